@@ -1,0 +1,1 @@
+"""Structure files to protein records to datasets. Imports nothing of the project."""

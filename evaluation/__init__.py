@@ -1,0 +1,1 @@
+"""Scores of predicted structures. May import data_prep; its commands start without torch and scipy."""

@@ -1,0 +1,1 @@
+"""Tensor adapters for the attention matrices of a transformer. Imports nothing of the project."""

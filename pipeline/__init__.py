@@ -1,0 +1,1 @@
+"""The folding model, its training and the stage commands."""

@@ -1,0 +1,45 @@
+"""Options for the directories of reference cases, so that another set of cases runs the same way."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+CASE_DIRS = {
+    "--golden-dir": ("golden", "npz files of OpenFold's and ESMFold's own functions"),
+    "--lddt-golden-dir": ("lddt_golden", "prediction/truth pairs scored by several lDDT implementations"),
+    "--bad-inputs-dir": ("bad_inputs", "damaged files and directories with the report that each deserves"),
+    "--structures-dir": ("structures", "experimental structure files"),
+    "--lddt-pairs-dir": ("lddt_pairs", "prediction/truth pairs with a published lDDT-Calpha"),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("reference cases")
+    for option, (folder, text) in CASE_DIRS.items():
+        group.addoption(option, type=Path, default=SHARED / folder, help=f"{text} (default: {SHARED / folder})")
+
+
+def case_dir(config: pytest.Config, option: str) -> Path | None:
+    """The directory that ``option`` names, or None where it does not exist (use it at collection time)."""
+    path = config.getoption(option)
+    return path if path.is_dir() else None
+
+
+def _fixture(option: str):
+    @pytest.fixture(scope="session", name=option.strip("-").replace("-", "_"))
+    def fixture(pytestconfig: pytest.Config) -> Path:
+        path = case_dir(pytestconfig, option)
+        if path is None:
+            pytest.skip(f"no reference cases: {pytestconfig.getoption(option)} is not a directory (see {option})")
+        return path
+
+    return fixture
+
+
+golden_dir = _fixture("--golden-dir")
+lddt_golden_dir = _fixture("--lddt-golden-dir")
+bad_inputs_dir = _fixture("--bad-inputs-dir")
+structures_dir = _fixture("--structures-dir")
+lddt_pairs_dir = _fixture("--lddt-pairs-dir")
