@@ -1,1 +1,1 @@
-
+"""The folding network: stem, trunk, structure module, heads."""
