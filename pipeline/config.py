@@ -1,0 +1,310 @@
+"""The configuration of a run: TOML and command line to frozen dataclasses, and back.
+
+Layers, later ones win: the defaults below, a preset (``pipeline/presets/*.toml``), a file (``--config``), dotted options
+(``--trunk.blocks 4``) and the named options of the command. An unknown key, a wrong type or a value out of range is an
+error that names the field. The resolved configuration is written to the run directory.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+DropoutRate = Annotated[float, Field(ge=0, lt=0.5)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one line that names the field."""
+
+
+class Strict:
+    """Unknown keys are errors, and "3" is not a number."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True)
+class StemConfig(Strict):
+    """The protein language model."""
+
+    name: str = "esm2_t12_35M"
+    """ESM-2 name, with or without ``_UR50D``; or ``esm2_t3_demo``, a small one that exists only untrained."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    weights: str = ""
+    """Local file or directory with pretrained weights; empty: fair-esm's own cache, then its download."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig(Strict):
+    """How the stem is adapted."""
+
+    method: Literal["lorta", "lora", "none", "full"] = "lorta"
+    """``none`` freezes the stem, ``full`` trains all of it."""
+    rank: PositiveInt = 8
+    alpha: PositiveFloat | Literal["default", "paper"] = "default"
+    """Scale of the update, s = alpha / rank. ``default``: that of ``lorta``; ``paper``: Table 6 of the LoRTA paper."""
+
+
+@dataclass(frozen=True)
+class StructureModuleConfig(Strict):
+    """Shape of the structure module (Jumper et al. 2021, Algorithm 20)."""
+
+    c_s: PositiveInt = 128
+    c_z: PositiveInt = 64
+    c_ipa: PositiveInt = 16
+    c_resnet: PositiveInt = 128
+    heads: PositiveInt = 8
+    qk_points: PositiveInt = 4
+    v_points: PositiveInt = 8
+    blocks: PositiveInt = 8
+    transition_layers: PositiveInt = 1
+    resnet_blocks: PositiveInt = 2
+    dropout: DropoutRate = 0.1
+    trans_scale: PositiveFloat = 10.0
+    """angstrom per internal unit of length."""
+
+
+@dataclass(frozen=True)
+class TrunkConfig(Strict):
+    """Shape of the trunk."""
+
+    blocks: PositiveInt = 4
+    c_s: PositiveInt = 256
+    c_z: PositiveInt = 64
+    sequence_head_width: PositiveInt = 32
+    pair_head_width: PositiveInt = 32
+    pair_update: Literal["outer_product_mean", "product_difference"] = "outer_product_mean"
+    """AlphaFold2's (the LoRTA paper's choice) or ESMFold's way from the single to the pair representation."""
+    c_outer_product: PositiveInt = 32
+    triangle_attention: bool = True
+    position_bins: PositiveInt = 32
+    dropout: DropoutRate = 0.0
+    """Of the single representation; rows and columns of the pair representation are dropped at twice the rate."""
+    checkpoint_blocks: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+    structure_module: StructureModuleConfig = field(default_factory=StructureModuleConfig)
+
+
+@dataclass(frozen=True)
+class HeadsConfig(Strict):
+    """Output heads."""
+
+    distogram_bins: PositiveInt = 64
+    plddt_hidden: PositiveInt = 128
+    plddt_bins: PositiveInt = 50
+    plddt_atoms: Literal[1, 37] = 1
+    """Values per residue; ESMFold has one for each of atom37, of which the C-alpha's is trained and reported."""
+
+
+@dataclass(frozen=True)
+class LossConfig(Strict):
+    """Weights of the loss terms (OpenFold's, initial training)."""
+
+    backbone_fape: NonNegativeFloat = 0.5
+    sidechain_fape: NonNegativeFloat = 0.5
+    supervised_chi: NonNegativeFloat = 1.0
+    distogram: NonNegativeFloat = 0.3
+    plddt: NonNegativeFloat = 0.01
+    clamp_probability: Fraction = 0.9
+    """Share of the samples whose backbone FAPE is clamped at 10 angstrom; drawn per sample."""
+    scale_by_length: bool = True
+    """Multiply a sample's loss by the square root of its number of residues (suppl. 1.9.1)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Strict):
+    """Adam with AlphaFold's schedule (suppl. 1.11.3)."""
+
+    lr: PositiveFloat = 1e-3
+    stem_lr: PositiveFloat = 1e-3
+    """Peak learning rate of the adapter's factors (or of the whole stem with adapter.method = full)."""
+    eps: PositiveFloat = 1e-5
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    warmup_steps: NonNegativeInt = 1_000
+    decay_after: NonNegativeInt = 50_000
+    decay_every: PositiveInt = 50_000
+    decay_factor: PositiveFloat = 0.95
+    cosine_after: Fraction = 1.0
+    """Share of max_steps after which the rate goes to zero along a cosine; 1: never, as AlphaFold."""
+    clip_norm: PositiveFloat = 0.1
+    """Global gradient norm of a step, as OpenFold (AlphaFold2 clips each sample)."""
+    ema_decay: Fraction = 0.999
+    """Exponential moving average of the weights, used for validation and prediction; 0: off."""
+
+
+@dataclass(frozen=True)
+class DataConfig(Strict):
+    """What a training step sees."""
+
+    crop_size: PositiveInt = 256
+    batch_size: PositiveInt = 4
+    max_recycles: NonNegativeInt = 3
+    """Recycles are drawn from 0..max per step; validation and prediction use max."""
+    cluster_sampling: bool = True
+    """Draw clusters with equal probability, then a chain of the cluster; False: chains with equal probability."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Strict):
+    """The loop."""
+
+    max_steps: NonNegativeInt = 5_000
+    validate_every: PositiveInt = 500
+    validation_limit: NonNegativeInt = 100
+    """Validation chains per round, the first in the order of their ids; 0: all."""
+    checkpoint_every: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 2
+    seed: NonNegativeInt = 0
+    device: str = "auto"
+    """``auto``: cuda, else mps, else cpu."""
+
+
+@dataclass(frozen=True)
+class RunConfig(Strict):
+    """Everything that decides what a run computes."""
+
+    stem: StemConfig = field(default_factory=StemConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for width, head, name in (
+            (self.trunk.c_s, self.trunk.sequence_head_width, "trunk.c_s and trunk.sequence_head_width"),
+            (self.trunk.c_z, self.trunk.pair_head_width, "trunk.c_z and trunk.pair_head_width"),
+        ):
+            if width % head:
+                raise ValueError(f"{name}: {width} is not a multiple of {head}")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("pipeline") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def preset_layer(name: str) -> dict[str, Any]:
+    """The values that a preset sets. Raises ConfigError for an unknown name."""
+    if name not in preset_names():
+        raise ConfigError(f"preset {name!r} is unknown: one of {', '.join(preset_names())}")
+    return tomllib.loads((resources.files("pipeline") / "presets" / f"{name}.toml").read_text())
+
+
+def file_layer(path: Path) -> dict[str, Any]:
+    """The values that a TOML file sets. Raises ConfigError when it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def dotted_layer(arguments: Sequence[str]) -> dict[str, Any]:
+    """Options such as ``--trunk.blocks 4`` or ``--trunk.blocks=4`` as a nested dictionary.
+
+    Values are TOML values (``4``, ``1e-3``, ``true``); what is not one is a string.
+    """
+    layer: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        option = rest.pop(0)
+        name, equals, text = option.partition("=")
+        if not name.startswith("--") or "." not in name:
+            raise ConfigError(f"unknown option {option!r}: see --help; fields of the configuration are --section.field")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"option {name} needs a value")
+            text = rest.pop(0)
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        nested = value
+        for key in reversed(name[2:].split(".")):
+            nested = {key: nested}
+        layer = merge(layer, nested)
+    return layer
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over`` put over it, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def resolve(*layers: Mapping[str, Any]) -> RunConfig:
+    """The configuration from layers of nested dictionaries, later ones win. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = merge(values, layer)
+    try:
+        return TypeAdapter(RunConfig).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first problem of a validation."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known_keys(path[:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"configuration: unknown key {name!r}: {hint}"
+    if not path:
+        return f"configuration: {first['msg'].removeprefix('Value error, ')}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"configuration: {name} = {first['input']!r}: {message}"
+
+
+def _known_keys(section: Sequence[str]) -> list[str]:
+    kind: Any = RunConfig
+    for part in section:
+        kind = next((f.type for f in fields(kind) if f.name == part), None)
+        if not is_dataclass(kind):
+            return []
+    return [f.name for f in fields(kind)]
+
+
+def to_toml(config: RunConfig) -> str:
+    """The resolved configuration as TOML; ``resolve(tomllib.loads(text))`` gives it back."""
+    return tomli_w.dumps(asdict(config))
+
+
+def describe_fields() -> str:
+    """Every field with its default, for ``--help``."""
+    lines = []
+
+    def walk(kind: Any, prefix: str) -> None:
+        for item in fields(kind):
+            if is_dataclass(item.type):
+                walk(item.type, f"{prefix}{item.name}.")
+            else:
+                lines.append(f"  --{prefix}{item.name} (default {item.default})")
+
+    walk(RunConfig, "")
+    return "\n".join(lines)

@@ -1,0 +1,223 @@
+"""The folding trunk: blocks over single and pair representations, recycled (Lin et al. 2023, suppl. A.3).
+
+Parameters are named as in fair-esm's ``esm.esmfold.v1.trunk``, so that its state dict loads as it is.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.config import TrunkConfig
+from pipeline.folding.initialization import linear
+from pipeline.folding.structure_module import StructureModule, StructureOutput
+from pipeline.folding.triangle import OuterProductMean, ProductDifference, TriangleAttention, TriangleMultiplication
+
+RECYCLE_BINS = 15
+RECYCLE_MIN_DISTANCE = 3.375
+RECYCLE_MAX_DISTANCE = 21.375
+"""angstrom; ESMFold's bins of the C-beta distances that are recycled."""
+
+
+class RelativePosition(nn.Module):
+    """Embedding of the clipped difference of residue indices (Algorithm 4); index 0 is for masked pairs."""
+
+    def __init__(self, bins: int, c_z: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.embedding = nn.Embedding(2 * bins + 2, c_z)
+
+    def forward(self, residue_index: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[B, N, N, c_z] from ``residue_index`` int64 [B, N] and residue mask [B, N]."""
+        offset = residue_index[:, None, :] - residue_index[:, :, None]
+        offset = offset.clamp(-self.bins, self.bins) + self.bins + 1
+        pair_mask = mask.bool()[:, None, :] & mask.bool()[:, :, None]
+        return self.embedding(offset.masked_fill(~pair_mask, 0))
+
+
+class SequenceAttention(nn.Module):
+    """Gated self-attention of the single representation, biased by the pair representation.
+
+    The rows of ``proj`` are laid out head by head: q, k, v of head 0, then of head 1, and so on.
+    """
+
+    def __init__(self, c_s: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.proj = linear(c_s, 3 * c_s, bias=False, init="glorot")
+        self.g_proj = linear(c_s, c_s, init="gate")
+        self.o_proj = linear(c_s, c_s, init="zero")
+
+    def forward(self, s: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Update of ``s`` [B, N, c_s]; ``bias`` [B, N, N, H]; residue mask [B, N]."""
+        qkv = self.proj(s).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, N, 3c]
+        q, k, v = qkv.chunk(3, dim=-1)
+        masked = torch.finfo(s.dtype).min
+        logits_bias = bias.permute(0, 3, 1, 2).masked_fill(~mask.bool()[:, None, None, :], masked)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=logits_bias)
+        out = out.transpose(1, 2).flatten(-2)  # [B, N, c_s]
+        return self.o_proj(out * torch.sigmoid(self.g_proj(s)))
+
+
+class PairToSequence(nn.Module):
+    """The bias that the pair representation gives to the sequence attention."""
+
+    def __init__(self, c_z: int, num_heads: int) -> None:
+        super().__init__()
+        self.layernorm = nn.LayerNorm(c_z)
+        self.linear = linear(c_z, num_heads, bias=False, init="zero")
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """[B, N, N, H] from ``z`` [B, N, N, c_z]."""
+        return self.linear(self.layernorm(z))
+
+
+class ResidueMLP(nn.Module):
+    """Transition with its residual connection."""
+
+    def __init__(self, channels: int, dropout: float, expansion: int = 4) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(channels),
+            linear(channels, expansion * channels, init="relu"),
+            nn.ReLU(),
+            linear(expansion * channels, channels, init="zero"),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Same shape as ``x``."""
+        return x + self.mlp(x)
+
+
+def shared_dropout(x: torch.Tensor, rate: float, shared_axis: int, training: bool) -> torch.Tensor:
+    """Dropout of ``x`` [B, N, N, c] with one mask along ``shared_axis``: 1 row-wise, 2 column-wise (suppl. 1.11.6)."""
+    if rate == 0.0 or not training:
+        return x
+    shape = list(x.shape)
+    shape[shared_axis] = 1
+    return x * F.dropout(x.new_ones(shape), rate)
+
+
+class TrunkBlock(nn.Module):
+    """One block: sequence attention and transition, sequence to pair, triangle updates, pair transition."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        c_s, c_z = config.c_s, config.c_z
+        heads = c_s // config.sequence_head_width
+        self.dropout = config.dropout
+        self.layernorm_1 = nn.LayerNorm(c_s)
+        self.pair_to_sequence = PairToSequence(c_z, heads)
+        self.seq_attention = SequenceAttention(c_s, heads)
+        self.mlp_seq = ResidueMLP(c_s, config.dropout)
+        if config.pair_update == "outer_product_mean":
+            self.sequence_to_pair: nn.Module = OuterProductMean(c_s, c_z, config.c_outer_product)
+        else:
+            self.sequence_to_pair = ProductDifference(c_s, c_z // 2, c_z)
+        self.tri_mul_out = TriangleMultiplication(c_z, c_z, outgoing=True)
+        self.tri_mul_in = TriangleMultiplication(c_z, c_z, outgoing=False)
+        self.triangle_attention = config.triangle_attention
+        if config.triangle_attention:
+            width = config.pair_head_width
+            self.tri_att_start = TriangleAttention(c_z, width, c_z // width, starting=True)
+            self.tri_att_end = TriangleAttention(c_z, width, c_z // width, starting=False)
+        self.mlp_pair = ResidueMLP(c_z, config.dropout)
+
+    def forward(self, s: torch.Tensor, z: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``s`` [B, N, c_s] and ``z`` [B, N, N, c_z], updated; residue mask [B, N]."""
+        attended = self.seq_attention(self.layernorm_1(s), mask, self.pair_to_sequence(z))
+        s = s + F.dropout(attended, self.dropout, self.training)
+        s = self.mlp_seq(s)
+        z = z + self.sequence_to_pair(s, mask)
+        pair_mask = (mask[:, :, None] * mask[:, None, :]).to(z.dtype)
+        rate = 2 * self.dropout  # fair-esm drops whole rows and columns at twice the rate
+        z = z + shared_dropout(self.tri_mul_out(z, pair_mask), rate, 1, self.training)
+        z = z + shared_dropout(self.tri_mul_in(z, pair_mask), rate, 2, self.training)
+        if self.triangle_attention:
+            z = z + shared_dropout(self.tri_att_start(z, pair_mask), rate, 1, self.training)
+            z = z + shared_dropout(self.tri_att_end(z, pair_mask), rate, 2, self.training)
+        return s, self.mlp_pair(z)
+
+
+class FoldingTrunk(nn.Module):
+    """Blocks and structure module, run once and then ``num_recycles`` times more on their own output."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.config = config
+        c_s, c_z, sm = config.c_s, config.c_z, config.structure_module
+        self.pairwise_positional_embedding = RelativePosition(config.position_bins, c_z)
+        self.blocks = nn.ModuleList(TrunkBlock(config) for _ in range(config.blocks))
+        self.recycle_s_norm = nn.LayerNorm(c_s)
+        self.recycle_z_norm = nn.LayerNorm(c_z)
+        self.recycle_disto = nn.Embedding(RECYCLE_BINS, c_z)
+        with torch.no_grad():
+            self.recycle_disto.weight[0] = 0
+        self.trunk2sm_s = linear(c_s, sm.c_s)
+        self.trunk2sm_z = linear(c_z, sm.c_z)
+        self.structure_module = StructureModule(sm)
+
+    def forward(
+        self,
+        single: torch.Tensor,
+        pair: torch.Tensor,
+        aatype: torch.Tensor,
+        residue_index: torch.Tensor,
+        mask: torch.Tensor,
+        num_recycles: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, StructureOutput]:
+        """Fold.
+
+        Args:
+            single: [B, N, c_s] from the stem.
+            pair: [B, N, N, c_z], zeros in ESMFold.
+            aatype: int64 [B, N].
+            residue_index: int64 [B, N].
+            mask: [B, N], 1 for residues, 0 for padding.
+            num_recycles: passes after the first; only the last pass carries gradients (Algorithm 31).
+
+        Returns:
+            single [B, N, c_s], pair [B, N, N, c_z] and the structure of the last pass.
+        """
+        recycled_s, recycled_z = torch.zeros_like(single), torch.zeros_like(pair)
+        bins = torch.zeros(pair.shape[:3], dtype=torch.int64, device=pair.device)
+        for recycle in range(num_recycles + 1):
+            last = recycle == num_recycles
+            with torch.set_grad_enabled(last and torch.is_grad_enabled()):
+                s = single + self.recycle_s_norm(recycled_s)
+                z = pair + self.recycle_z_norm(recycled_z) + self.recycle_disto(bins)
+                z = z + self.pairwise_positional_embedding(residue_index, mask)
+                for block in self.blocks:
+                    if self.config.checkpoint_blocks and torch.is_grad_enabled():
+                        s, z = checkpoint(block, s, z, mask, use_reentrant=False)
+                    else:
+                        s, z = block(s, z, mask)
+                structure = self.structure_module(self.trunk2sm_s(s), self.trunk2sm_z(z), aatype, mask)
+            if not last:
+                recycled_s, recycled_z = s.detach(), z.detach()
+                bins = recycle_distogram(structure.positions[-1, :, :, :3].detach())
+        return s, z, structure
+
+
+def recycle_distogram(
+    backbone: torch.Tensor,
+    min_distance: float = RECYCLE_MIN_DISTANCE,
+    max_distance: float = RECYCLE_MAX_DISTANCE,
+    num_bins: int = RECYCLE_BINS,
+) -> torch.Tensor:
+    """Bins of the distances between ideal C-beta atoms, int64 [B, N, N].
+
+    Args:
+        backbone: N, CA, C positions [B, N, 3, 3] in angstrom.
+        min_distance: lowest bin edge in angstrom.
+        max_distance: highest bin edge in angstrom.
+        num_bins: number of bins; bin 0 holds everything below the lowest edge.
+    """
+    n, ca, c = backbone.unbind(dim=-2)
+    u, v = ca - n, c - ca
+    # The tetrahedral position of C-beta as fair-esm writes it: coefficients of an ideal backbone.
+    cb = -0.58273431 * torch.cross(u, v, dim=-1) + 0.56802827 * u - 0.54067466 * v + ca
+    squared = (cb[..., None, :, :] - cb[..., :, None, :]).square().sum(dim=-1)
+    edges = torch.linspace(min_distance, max_distance, num_bins - 1, device=backbone.device, dtype=backbone.dtype)
+    return (squared[..., None] > edges.square()).sum(dim=-1)
