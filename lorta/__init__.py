@@ -1,1 +1,36 @@
 """Tensor adapters for the attention matrices of a transformer. Imports nothing of the project."""
+
+from lorta.attach import (
+    Adapter,
+    adapter_set,
+    attach,
+    delete,
+    detach,
+    disabled,
+    merge,
+    set_active,
+    unmerge,
+)
+from lorta.config import LortaConfig
+from lorta.factors import SiteUpdate
+from lorta.sites import Site, find_sites
+from lorta.storage import base_fingerprint, load, save
+
+__all__ = [
+    "Adapter",
+    "LortaConfig",
+    "Site",
+    "SiteUpdate",
+    "adapter_set",
+    "attach",
+    "base_fingerprint",
+    "delete",
+    "detach",
+    "disabled",
+    "find_sites",
+    "load",
+    "merge",
+    "save",
+    "set_active",
+    "unmerge",
+]

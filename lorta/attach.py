@@ -1,0 +1,216 @@
+"""Attach an adapter to any model: wrap its attention projections, own the factors, merge, switch, take off.
+
+    adapter = attach(model, r=8)          # freezes the model; only the factors train
+    merge(model); unmerge(model)          # into the weights and exactly back
+    with disabled(model): ...             # the base model
+    detach(model)                         # the base model again, wrappers gone
+
+``model`` may also be a module that contains the one that was given to ``attach``.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from lorta.config import LortaConfig
+from lorta.factors import DECOMPOSITIONS, Factors, SiteUpdate
+from lorta.layer import AdaptedLinear
+from lorta.sites import Site, base_linear, find_sites
+
+ATTRIBUTE = "lorta"
+"""The root model gets its ``AdapterSet`` under this name."""
+
+
+class Adapter(nn.Module):
+    """All factors of one adapter, registered once. ``state_dict()`` is the whole adapter."""
+
+    def __init__(self, config: LortaConfig, sites: list[Site], device: torch.device, dtype: torch.dtype):
+        super().__init__()
+        self.config = config
+        self.sites = {site.name: site for site in sites}
+        decomposition = DECOMPOSITIONS[config.method]
+        groups: dict[str, list[Site]] = {}
+        for site in sites:
+            groups.setdefault(decomposition.group(site, config), []).append(site)
+        self._group_of = {site.name: key for key, members in groups.items() for site in members}
+        self.tensors = nn.ModuleDict(
+            {key: decomposition(members, config, device, dtype) for key, members in groups.items()}
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial factors again, from ``config.seed``."""
+        seed = self.config.seed
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        for factors in self.tensors.values():
+            factors.reset_parameters(self.config, generator)
+
+    def update(self, site: Site) -> SiteUpdate:
+        """The factored update of ``site`` with the scale alpha / r in it."""
+        factors: Factors = self.tensors[self._group_of[site.name]]
+        update = factors.update(site)
+        return update if self.config.scaling == 1 else update._replace(up=update.up * self.config.scaling)
+
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        """Trainable factors by their name in ``state_dict()``, e.g. ``tensors.all.A``."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @property
+    def zero_factors(self) -> tuple[str, ...]:
+        """The factors that start at zero. At step 0 of a fresh adapter they alone have a non-zero gradient;
+        all others have one as soon as these are off zero."""
+        return tuple(f"tensors.{key}.{name}" for key, factors in self.tensors.items() for name in factors.zero)
+
+    def extra_repr(self) -> str:
+        """One line about the whole."""
+        return f"{self.config.method}, r={self.config.r}, {len(self.sites)} sites, {self.num_parameters()} parameters"
+
+
+class AdapterSet(nn.ModuleDict):
+    """The adapters of one model by name, and which of them act."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: tuple[str, ...] = ()
+        self.enabled = True
+
+    def active_adapters(self) -> list[Adapter]:
+        """Adapters that the layers add now."""
+        return [self[name] for name in self.active] if self.enabled else []
+
+
+def attach(model: nn.Module, config: LortaConfig | None = None, *, name: str = "default", **settings) -> Adapter:
+    """Wrap the attention projections of ``model`` and return the new adapter, which is active.
+
+    ``settings`` are fields of ``LortaConfig`` (``attach(model, r=8)``); give them or a config. The model's own
+    parameters lose ``requires_grad``: set it again on those that shall train too, such as a head. Factors are
+    float32 (float64 for a float64 model) on the device of the projections, and the output is unchanged until they
+    train. A second call with another ``name`` adds an adapter beside the first and makes it the only active one.
+
+    Raises ``ValueError`` in one line: nothing to adapt, shapes that one tensor cannot span, a name that is taken.
+    """
+    if config is None:
+        config = LortaConfig(**settings)
+    elif settings:
+        raise ValueError(f"give a config or settings, not both: got a config and {', '.join(settings)}")
+    if not name or "." in name:
+        raise ValueError(f"an adapter's name must be non-empty and hold no dot, got {name!r}")
+    adapters = getattr(model, ATTRIBUTE, None)
+    if adapters is None and any(isinstance(module, AdapterSet) for module in model.modules()):
+        raise ValueError(f"a part of this {type(model).__name__} has an adapter already; attach to that part")
+    if adapters is not None and not isinstance(adapters, AdapterSet):
+        raise ValueError(f"this {type(model).__name__} has an attribute {ATTRIBUTE!r} of its own; attach to a part")
+    if adapters is not None and name in adapters:
+        raise ValueError(f"there is an adapter {name!r} already; choose another name or delete it first")
+    if any(layer.merged for layer in _layers(model)):
+        raise ValueError("an adapter is merged into the weights; unmerge it before attaching another")
+
+    sites = find_sites(model, config.targets)
+    if not sites:
+        raise ValueError(f"no projections with the roles {', '.join(config.targets)} in this {type(model).__name__}")
+    weight = base_linear(model.get_submodule(sites[0].name)).weight
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    adapter = Adapter(config, sites, weight.device, dtype)
+
+    if adapters is None:
+        model.requires_grad_(False)
+        adapters = AdapterSet()
+        model.add_module(ATTRIBUTE, adapters)
+    adapters[name] = adapter
+    adapters.active = (name,)
+    for site in sites:
+        module = model.get_submodule(site.name)
+        if not isinstance(module, AdaptedLinear):
+            model.set_submodule(site.name, AdaptedLinear(module, site.name, adapters))
+    return adapter
+
+
+def adapter_set(model: nn.Module) -> AdapterSet:
+    """The adapters of ``model`` or of the one part of it that has some; ``ValueError`` where there are none."""
+    found = [module for module in model.modules() if isinstance(module, AdapterSet)]
+    if len(found) != 1:
+        what = "no adapter is" if not found else f"{len(found)} parts have adapters"
+        raise ValueError(f"{what} attached to this {type(model).__name__}; one part must have them, see lorta.attach")
+    return found[0]
+
+
+def set_active(model: nn.Module, *names: str) -> None:
+    """Make the named adapters the ones that act; several add up; none leaves the base model."""
+    adapters = adapter_set(model)
+    for name in names:
+        if name not in adapters:
+            raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
+    if any(layer.merged for layer in _layers(model)):
+        raise ValueError("adapters are merged into the weights; unmerge before switching")
+    adapters.active = tuple(dict.fromkeys(names))
+
+
+def delete(model: nn.Module, name: str) -> None:
+    """Forget one adapter; the wrappers stay (``detach`` takes them off)."""
+    adapters = adapter_set(model)
+    if name not in adapters:
+        raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
+    set_active(model, *(other for other in adapters.active if other != name))
+    del adapters[name]
+
+
+def merge(model: nn.Module) -> None:
+    """Add the active updates to the weights, so that the model runs at base speed. Keeps the old weights."""
+    adapter_set(model)
+    layers = _layers(model)
+    done: list[AdaptedLinear] = []
+    try:
+        for layer in layers:
+            layer.merge()
+            done.append(layer)
+    except ValueError:
+        for layer in done:  # all or nothing
+            layer.unmerge()
+        raise
+
+
+def unmerge(model: nn.Module) -> None:
+    """Undo ``merge`` exactly."""
+    adapter_set(model)
+    for layer in _layers(model):
+        layer.unmerge()
+
+
+def detach(model: nn.Module) -> None:
+    """Take wrappers and adapters off ``model``: the base model again, or the merged one if it is merged.
+
+    ``requires_grad`` of the base parameters stays as it is.
+    """
+    adapters = adapter_set(model)
+    for path, module in list(model.named_modules()):
+        if isinstance(module, AdaptedLinear):
+            model.set_submodule(path, module.base_layer)
+        elif getattr(module, ATTRIBUTE, None) is adapters:
+            delattr(module, ATTRIBUTE)
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is its base; a merged one is unmerged for the time."""
+    adapters = adapter_set(model)
+    merged = any(layer.merged for layer in _layers(model))
+    before = adapters.enabled
+    if merged:
+        unmerge(model)
+    adapters.enabled = False
+    try:
+        yield
+    finally:
+        adapters.enabled = before
+        if merged:
+            merge(model)
+
+
+def _layers(model: nn.Module) -> list[AdaptedLinear]:
+    return [module for module in model.modules() if isinstance(module, AdaptedLinear)]

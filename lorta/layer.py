@@ -1,0 +1,91 @@
+"""AdaptedLinear: a frozen Linear plus the factored updates of the active adapters."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from lorta.attach import AdapterSet
+
+
+class AdaptedLinear(nn.Module):
+    """y = base(x) + (alpha/r) up(core(down(x))) for every active adapter that has this site.
+
+    The factors belong to the ``AdapterSet`` at the root of the model. The layer refers to it without registering
+    it, so that each factor is one parameter with one name, whatever the number of sites (a second registration
+    breaks FSDP2 and doubles ``parameters()`` of saved files). A deep copy of the model copies both consistently.
+
+    It has no ``weight``: code that reads one would bypass the update, and fails instead.
+    """
+
+    def __init__(self, base_layer: nn.Linear, name: str, adapters: "AdapterSet"):
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features = base_layer.in_features
+        self.out_features = base_layer.out_features
+        self.name = name
+        self.__dict__["adapters"] = adapters  # past nn.Module.__setattr__, which would register it
+        self._unmerged: Tensor | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base weight holds the update now."""
+        return self._unmerged is not None
+
+    def base_weight(self) -> Tensor:
+        """The frozen weight [out, in] without any update, merged or not."""
+        return self.base_layer.weight if self._unmerged is None else self._unmerged
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]. The update is computed in x's dtype from factors kept in theirs."""
+        y = self.base_layer(x)
+        if self._unmerged is not None:
+            return y
+        for adapter in self.adapters.active_adapters():
+            site = adapter.sites.get(self.name)
+            if site is None:
+                continue
+            update = adapter.update(site)
+            h = functional.dropout(x, adapter.config.dropout, self.training) if adapter.config.dropout else x
+            h = functional.linear(h, update.down.to(x.dtype))  # [..., k]
+            if update.core is not None:
+                h = functional.linear(h, update.core.to(x.dtype))  # [..., m]
+            y = y + functional.linear(h, update.up.to(x.dtype))
+        return y
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the active updates to the base weight, in float32 at least. The old weight is kept for ``unmerge``."""
+        if self.merged:
+            raise ValueError(f"{self.name} is merged already; unmerge first")
+        weight = self.base_layer.weight
+        merged = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        for adapter in self.adapters.active_adapters():
+            if self.name in adapter.sites:
+                merged = merged + adapter.update(adapter.sites[self.name]).dense().to(merged)
+        if not torch.isfinite(merged).all():
+            raise ValueError(f"{self.name}: the update is not finite; nothing was merged here")
+        self._unmerged = weight.detach().clone()
+        weight.copy_(merged)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put back the very weight that ``merge`` found, bit by bit."""
+        if self._unmerged is None:
+            raise ValueError(f"{self.name} is not merged")
+        self.base_layer.weight.copy_(self._unmerged)
+        self._unmerged = None
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        if name == "weight":
+            raise AttributeError(
+                f"{self.__dict__.get('name')} is adapted and has no weight of its own; call the module, "
+                "or read base_weight() for the frozen part"
+            )
+        return super().__getattr__(name)
+
+    def extra_repr(self) -> str:
+        """The state that the children do not show."""
+        return f"merged={self.merged}"

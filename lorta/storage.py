@@ -1,0 +1,174 @@
+"""Adapter directories: ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+The config file holds the settings, the sites, and a fingerprint of the frozen weights that the adapter was trained
+on, so that loading it onto another base is noticed and the difference named.
+"""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lorta.attach import ATTRIBUTE, Adapter, AdapterSet, adapter_set, attach, delete, detach
+from lorta.config import LortaConfig
+from lorta.layer import AdaptedLinear
+from lorta.sites import Site
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+FORMAT = 1
+
+
+def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> Path:
+    """Write the adapter ``name`` of ``model`` into ``directory`` (made if needed) and return the directory."""
+    root = _root(model)
+    adapters = adapter_set(root)
+    if name not in adapters:
+        raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
+    adapter: Adapter = adapters[name]
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    document = {
+        "format": FORMAT,
+        "config": adapter.config.to_dict(),
+        "sites": {site.name: _describe(site) for site in adapter.sites.values()},
+        "parameters": adapter.num_parameters(),
+        "base_model": type(root).__name__,
+        "base_weights": base_fingerprint(root),
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
+    save_file(tensors, directory / TENSOR_FILE, metadata={"format": "pt"})
+    (directory / CONFIG_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return directory
+
+
+def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> Adapter:
+    """Attach the adapter of ``directory`` to ``model`` (its base, as for ``attach``) and return it.
+
+    Warns, and says what differs, when the frozen weights are not those it was trained on. Raises a one-line
+    ``ValueError`` when a file is missing or not of this format, or when sites, names or shapes do not fit; the model
+    is then as it was before, except that its parameters may be frozen.
+    """
+    directory = Path(directory)
+    document = _read_config(directory)
+    config = LortaConfig.from_dict(document["config"])
+    tensors = _read_tensors(directory)
+    fresh = getattr(model, ATTRIBUTE, None) is None
+    adapter = attach(model, config, name=name)
+    try:
+        _check_fit(directory, adapter, document["sites"], tensors)
+    except ValueError:
+        detach(model) if fresh else delete(model, name)
+        raise
+    adapter.load_state_dict(tensors, strict=True)
+    difference = _difference(document["base_weights"]["tensors"], base_fingerprint(model)["tensors"])
+    if difference:
+        warnings.warn(f"{directory}: not the base that this adapter was trained on: {difference}", stacklevel=2)
+    return adapter
+
+
+def base_fingerprint(model: nn.Module) -> dict:
+    """``sha256`` over all frozen parameters of ``model``, and ``tensors``: name -> "dtype shape sha256".
+
+    Trainable parameters and adapters are left out: they are no part of the base. A merged model has the fingerprint
+    of its unmerged weights. Names are those of the model without adapter.
+    """
+    merged = {
+        f"{path}.base_layer.weight": module.base_weight()
+        for path, module in model.named_modules()
+        if isinstance(module, AdaptedLinear)
+    }
+    inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, AdapterSet))
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad or (inside and name.startswith(inside)):
+            continue
+        tensors[name.replace(".base_layer.", ".")] = _digest(merged.get(name, parameter))
+    lines = "".join(f"{name} {tensors[name]}\n" for name in sorted(tensors))
+    return {"sha256": hashlib.sha256(lines.encode()).hexdigest(), "tensors": tensors}
+
+
+def _digest(tensor: Tensor) -> str:
+    shape = "x".join(map(str, tensor.shape))
+    data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape} {hashlib.sha256(data).hexdigest()}"
+
+
+def _root(model: nn.Module) -> nn.Module:
+    """The module that ``attach`` was given: ``model`` itself or a part of it."""
+    adapters = adapter_set(model)
+    return next(module for module in model.modules() if getattr(module, ATTRIBUTE, None) is adapters)
+
+
+def _read_config(directory: Path) -> dict:
+    path = directory / CONFIG_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{directory} is no adapter directory: it has no {CONFIG_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"{path} has format {found!r}; this version reads format {FORMAT}")
+    return document
+
+
+def _read_tensors(directory: Path) -> dict[str, Tensor]:
+    path = directory / TENSOR_FILE
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"{directory} is no adapter directory: it has no {TENSOR_FILE}") from None
+    except Exception as error:  # safetensors has its own error type, and others for a damaged header
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _describe(site: Site) -> str:
+    return f"{site.role} of layer {site.layer}, {site.heads} heads, {site.in_features} to {site.out_features}"
+
+
+def _check_fit(directory: Path, adapter: Adapter, saved_sites: dict, tensors: dict[str, Tensor]) -> None:
+    """Names and shapes must agree exactly: a key that is left out would leave B = 0 and the adapter idle."""
+    sites = {site.name: _describe(site) for site in adapter.sites.values()}
+    expected = adapter.state_dict()
+    for what, saved, here in (("site", saved_sites, sites), ("tensor", tensors, expected)):
+        for key in sorted(set(saved) ^ set(here)):
+            where = "the file" if key in saved else "this model"
+            raise ValueError(f"{directory} does not fit: only {where} has the {what} {key}")
+    for key, tensor in tensors.items():
+        if tensor.shape != expected[key].shape:
+            raise ValueError(
+                f"{directory} does not fit: {key} is {list(tensor.shape)} in the file and "
+                f"{list(expected[key].shape)} for this model"
+            )
+    for key, value in saved_sites.items():
+        if value != sites[key]:
+            raise ValueError(f"{directory} does not fit: {key} is [{value}] in the file and [{sites[key]}] here")
+
+
+def _difference(saved: dict[str, str], here: dict[str, str]) -> str:
+    """What differs between two fingerprints, in words; empty when nothing does."""
+    names_of: dict[str, list[str]] = {}
+    for name, digest in saved.items():
+        kind = _kind_of_difference(digest, here.get(name))
+        if kind:
+            names_of.setdefault(kind, []).append(name)
+    return ", ".join(
+        f"{len(names)} of {len(saved)} tensors {kind} (first: {names[0]})" for kind, names in names_of.items()
+    )
+
+
+def _kind_of_difference(saved: str, here: str | None) -> str | None:
+    if here is None:
+        return "missing or trainable here"
+    if saved == here:
+        return None
+    (dtype, shape, _), (dtype_here, shape_here, _) = saved.split(" "), here.split(" ")
+    if dtype != dtype_here:
+        return f"{dtype} there and {dtype_here} here"
+    return "of another shape" if shape != shape_here else "with other values"
