@@ -202,16 +202,26 @@ class StructureModule(nn.Module):
         z = self.layer_norm_z(pair)
         s = self.linear_in(s_initial)
         rigids = Rigid.identity(s.shape[:-1], dtype=s.dtype, device=s.device)
-        iterations = []
+        backbones, unnormalized, normalized, states = [], [], [], []
         for _ in range(self.config.blocks):
             s = s + self.ipa(s, z, rigids, mask)
             s = self.transition(self.layer_norm_ipa(self.ipa_dropout(s)))
             rigids = rigids.compose_q_update(self.bb_update(s))
-            unnormalized_angles, angles = self.angle_resnet(s, s_initial)
-            backbone = rigids.scale_translation(self.config.trans_scale)
-            all_frames = torsions_to_frames(aatype, backbone, angles)
-            positions = frames_to_atom14(aatype, all_frames)
-            iterations.append((backbone, all_frames, unnormalized_angles, angles, positions, s))
+            raw_angles, angles = self.angle_resnet(s, s_initial)
+            backbones.append(rigids.scale_translation(self.config.trans_scale))
+            unnormalized.append(raw_angles)
+            normalized.append(angles)
+            states.append(s)
             rigids = rigids.stop_rotation_gradient()
-        frames, all_frames, *tensors = zip(*iterations, strict=True)
-        return StructureOutput(Rigid.stack(frames), Rigid.stack(all_frames), *(torch.stack(t) for t in tensors))
+        # The side chains of all iterations at once: nothing in the loop depends on them.
+        frames, angles = Rigid.stack(backbones), torch.stack(normalized)
+        aatype = aatype.expand(angles.shape[:3])  # [K, B, N]
+        all_frames = torsions_to_frames(aatype, frames, angles)
+        return StructureOutput(
+            frames=frames,
+            sidechain_frames=all_frames,
+            unnormalized_angles=torch.stack(unnormalized),
+            angles=angles,
+            positions=frames_to_atom14(aatype, all_frames),
+            states=torch.stack(states),
+        )

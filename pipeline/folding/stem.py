@@ -1,0 +1,231 @@
+"""The ESM-2 stem: building it, loading published weights safely, and running it on aatype.
+
+fair-esm's own loaders unpickle without restriction (and fail since torch 2.6); files are read here with
+``weights_only`` and an allow-list of the one class that fair-esm's checkpoints hold, ``argparse.Namespace``.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from esm.data import Alphabet
+from esm.model.esm2 import ESM2
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from data_prep.residues import RESTYPES_WITH_X
+from pipeline.config import StemConfig
+
+ESM2_SHAPES: dict[str, tuple[int, int, int]] = {
+    "esm2_t6_8M": (6, 320, 20),
+    "esm2_t12_35M": (12, 480, 20),
+    "esm2_t30_150M": (30, 640, 20),
+    "esm2_t33_650M": (33, 1280, 20),
+    "esm2_t36_3B": (36, 2560, 40),
+    "esm2_t48_15B": (48, 5120, 40),
+}
+"""Layers, width and heads of the published models (Lin et al. 2023, table S1)."""
+
+DEMO_STEM = "esm2_t3_demo"
+DEMO_SHAPE = (3, 64, 4)
+
+DOWNLOAD_URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{name}_UR50D.pt"
+
+
+class StemError(ValueError):
+    """The stem cannot be built or its weights cannot be had; the message is one line."""
+
+
+def canonical_name(name: str) -> str:
+    """The ESM-2 name without ``_UR50D`` and ``facebook/``. Raises StemError for an unknown one."""
+    short = name.removeprefix("facebook/").removesuffix("_UR50D")
+    if short not in ESM2_SHAPES and short != DEMO_STEM:
+        known = ", ".join([*ESM2_SHAPES, DEMO_STEM])
+        raise StemError(f"unknown ESM-2 model {name!r}: one of {known} (with or without _UR50D)")
+    return short
+
+
+class Stem(nn.Module):
+    """ESM-2 over aatype, all hidden representations.
+
+    Gradients flow through it: fair-esm's ESMFold detaches the stem's output, which would leave an adapter without
+    gradient. Whether anything in it trains is decided by ``requires_grad`` of its parameters.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        name = canonical_name(name)
+        layers, width, heads = DEMO_SHAPE if name == DEMO_STEM else ESM2_SHAPES[name]
+        alphabet = Alphabet.from_architecture("ESM-1b")
+        self.name = name
+        self.num_layers = layers
+        self.embed_dim = width
+        self.esm = ESM2(layers, width, heads, alphabet=alphabet, token_dropout=True)
+        # Parts of ESM-2 that nothing here reads: they get no gradient and are not in any run's checkpoint.
+        del self.esm.contact_head
+        tokens = [alphabet.get_idx(letter) for letter in RESTYPES_WITH_X]
+        self.register_buffer("aatype_to_token", torch.tensor(tokens), persistent=False)
+
+    def forward(self, aatype: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Hidden representations [B, N, L + 1, E]: embeddings first, the last one after the final layer norm.
+
+        Args:
+            aatype: int64 [B, N], 0-20.
+            mask: [B, N], 1 for residues, which come first, 0 for padding.
+        """
+        mask = mask.bool()
+        batch = len(aatype)
+        tokens = torch.full((batch, aatype.shape[1] + 2), self.esm.padding_idx, device=aatype.device)
+        tokens[:, 0] = self.esm.cls_idx
+        tokens[:, 1:-1] = torch.where(mask, self.aatype_to_token[aatype], self.esm.padding_idx)
+        tokens[torch.arange(batch, device=aatype.device), mask.sum(dim=1) + 1] = self.esm.eos_idx
+        layers = range(self.num_layers + 1)
+        representations = self.esm(tokens, repr_layers=layers)["representations"]
+        return torch.stack([representations[i] for i in layers], dim=2)[:, 1:-1]
+
+
+def build_stem(config: StemConfig, seed: int) -> Stem:
+    """The stem of a run with its weights.
+
+    Args:
+        config: name, initialisation and optional local weights.
+        seed: of the random initialisation.
+
+    Raises:
+        StemError: unknown name, or weights that cannot be had or do not fit.
+    """
+    name = canonical_name(config.name)
+    if config.init == "random":
+        if config.weights:
+            raise StemError(f"stem weights {config.weights} were given together with init = random: choose one")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Stem(name)
+    stem = Stem(name)
+    load_esm2_state(stem, _pretrained_state(name, config.weights), config.weights or name)
+    return stem
+
+
+def _pretrained_state(name: str, weights: str) -> Mapping[str, torch.Tensor]:
+    if weights:
+        return read_esm2_weights(Path(weights))
+    if name == DEMO_STEM:
+        raise StemError(f"{name} has no pretrained weights: use --esm-init random, or the name of a published ESM-2")
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / f"{name}_UR50D.pt"
+    if not cached.is_file():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        url = DOWNLOAD_URL.format(name=name)
+        try:
+            torch.hub.download_url_to_file(url, str(cached))
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise StemError(
+                f"pretrained weights of {name} cannot be had: no file {cached} and no download from {url} ({reason}). "
+                f"Three ways out: (1) copy {name}_UR50D.pt to {cached.parent}, (2) --esm-weights FILE (fair-esm's .pt "
+                f"or a Hugging Face directory), (3) --esm-init random for an untrained stem"
+            ) from None
+    return read_esm2_weights(cached)
+
+
+def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
+    """State dict in fair-esm's names from a local file, without running anything that the file holds.
+
+    Args:
+        path: fair-esm's ``esm2_*_UR50D.pt``; or a Hugging Face directory, ``model.safetensors`` or
+            ``pytorch_model.bin`` of an ``EsmModel`` or ``EsmForMaskedLM``.
+
+    Raises:
+        StemError: no such file, not such a file, or a file that would need unsafe loading.
+    """
+    if path.is_dir():
+        candidates = [path / "model.safetensors", path / "pytorch_model.bin"]
+        found = next((file for file in candidates if file.is_file()), None)
+        if found is None:
+            raise StemError(f"{path}: holds neither model.safetensors nor pytorch_model.bin (Hugging Face layout)")
+        path = found
+    if not path.is_file():
+        raise StemError(f"{path}: no such file (ESM-2 weights)")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            state = content.get("model", content) if isinstance(content, Mapping) else content
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, KeyError) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StemError(f"{path}: not ESM-2 weights that can be read safely: {line[:200]}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise StemError(f"{path}: holds no state dict of tensors; expected fair-esm's or Hugging Face's ESM-2 layout")
+    state = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}
+    if any(name.startswith("esm.encoder.") or "attention.self.query" in name for name in state):
+        state = _from_hugging_face(state)
+    return state
+
+
+_HUGGING_FACE_NAMES = (
+    (r"^esm\.", ""),
+    (r"^embeddings\.word_embeddings\.", "embed_tokens."),
+    (r"^encoder\.emb_layer_norm_after\.", "emb_layer_norm_after."),
+    (r"^encoder\.layer\.", "layers."),
+    (r"^layer\.", "layers."),  # the prefix ``encoder.`` is stripped from files saved as a bare EsmModel
+    (r"attention\.self\.rotary_embeddings\.", "self_attn.rot_emb."),
+    (r"attention\.self\.query\.", "self_attn.q_proj."),
+    (r"attention\.self\.key\.", "self_attn.k_proj."),
+    (r"attention\.self\.value\.", "self_attn.v_proj."),
+    (r"attention\.output\.dense\.", "self_attn.out_proj."),
+    (r"attention\.LayerNorm\.", "self_attn_layer_norm."),
+    (r"intermediate\.dense\.", "fc1."),
+    (r"output\.dense\.", "fc2."),
+    (r"(layers\.\d+)\.LayerNorm\.", r"\1.final_layer_norm."),
+    (r"^lm_head\.decoder\.", "lm_head."),
+)
+
+
+def _from_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in _HUGGING_FACE_NAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return renamed
+
+
+def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy ``state`` (fair-esm's names) into the stem; every tensor that the stem computes with must be there.
+
+    Raises:
+        StemError: a missing tensor or another shape, with the first example.
+    """
+    own = stem.esm.state_dict()
+    # What the representations do not depend on may be absent (a file without LM head) or extra (contact head,
+    # rotary frequencies, position ids of the Hugging Face layout).
+    optional = {name for name in own if name.startswith("lm_head.") or name.endswith("rot_emb.inv_freq")}
+    missing = sorted(set(own) - set(state) - optional)
+    if missing:
+        raise StemError(
+            f"{source}: {len(missing)} tensors of {stem.name} are missing, e.g. {missing[0]}: is this another model?"
+        )
+    for name, tensor in own.items():
+        if name in state and state[name].shape != tensor.shape:
+            raise StemError(
+                f"{source}: {name} has shape {list(state[name].shape)}, {stem.name} needs {list(tensor.shape)}: "
+                f"is --esm right?"
+            )
+    stem.esm.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def state_hash(module: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of all parameters of ``module``, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        digest.update(json.dumps([name, list(parameter.shape), str(parameter.dtype)]).encode())
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

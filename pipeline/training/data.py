@@ -1,0 +1,70 @@
+"""From protein records to padded batches of tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from data_prep.record import ProteinRecord
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B chains or crops, padded to N residues."""
+
+    ids: tuple[str, ...]
+    aatype: torch.Tensor
+    """int64 [B, N]; 0 in the padding."""
+    mask: torch.Tensor
+    """float32 [B, N], 1 for residues, observed or not."""
+    residue_index: torch.Tensor
+    """int64 [B, N]."""
+    atom37_positions: torch.Tensor
+    """float32 [B, N, 37, 3], angstrom."""
+    atom37_mask: torch.Tensor
+    """float32 [B, N, 37], 1 for observed atoms."""
+    resolution: torch.Tensor
+    """float32 [B], angstrom; 0 where the file states none."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A record and the residues of it to use."""
+
+    record: ProteinRecord
+    start: int = 0
+    length: int | None = None
+    """None: all the rest."""
+
+
+def random_crop(record: ProteinRecord, crop_size: int, rng: np.random.Generator) -> Crop:
+    """A uniformly drawn window of ``crop_size`` residues, or the whole chain when it is not longer."""
+    spare = len(record) - crop_size
+    return Crop(record) if spare <= 0 else Crop(record, int(rng.integers(spare + 1)), crop_size)
+
+
+def collate(crops: Sequence[Crop]) -> Batch:
+    """Pad crops to the longest one."""
+    windows = [slice(c.start, None if c.length is None else c.start + c.length) for c in crops]
+
+    def padded(arrays: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
+        rows = [torch.as_tensor(np.ascontiguousarray(array)).to(dtype) for array in arrays]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    records = [c.record for c in crops]
+    aatype = [r.aatype[w] for r, w in zip(records, windows, strict=True)]
+    return Batch(
+        ids=tuple(r.id for r in records),
+        aatype=padded(aatype, torch.int64),
+        mask=padded([np.ones(len(a)) for a in aatype], torch.float32),
+        residue_index=padded([r.residue_index[w] for r, w in zip(records, windows, strict=True)], torch.int64),
+        atom37_positions=padded([r.atom37_positions[w] for r, w in zip(records, windows, strict=True)], torch.float32),
+        atom37_mask=padded([r.atom37_mask[w] for r, w in zip(records, windows, strict=True)], torch.float32),
+        resolution=torch.tensor([r.resolution or 0.0 for r in records]),
+    )
