@@ -93,15 +93,30 @@ def attach(model: nn.Module, config: LortaConfig | None = None, *, name: str = "
     float32 (float64 for a float64 model) on the device of the projections, and the output is unchanged until they
     train. A second call with another ``name`` adds an adapter beside the first and makes it the only active one.
 
-    Raises ``ValueError`` in one line: nothing to adapt, shapes that one tensor cannot span, a name that is taken.
+    Raises ``ValueError`` in one line, and changes nothing: no projection that is known, shapes that one tensor
+    cannot span, a name that is taken.
     """
     if config is None:
         config = LortaConfig(**settings)
     elif settings:
         raise ValueError(f"give a config or settings, not both: got a config and {', '.join(settings)}")
+    adapter = build(model, config)
+    install(model, adapter, name)
+    return adapter
+
+
+def build(model: nn.Module, config: LortaConfig) -> Adapter:
+    """The fresh adapter that fits ``model``, which is only looked at."""
+    sites = find_sites(model, config.targets)
+    weight = base_linear(model.get_submodule(sites[0].name)).weight
+    return Adapter(config, sites, weight.device, torch.promote_types(weight.dtype, torch.float32))
+
+
+def install(model: nn.Module, adapter: Adapter, name: str) -> None:
+    """Put ``adapter``, built for ``model``, in place: freeze, register, wrap, activate."""
+    adapters = getattr(model, ATTRIBUTE, None)
     if not name or "." in name:
         raise ValueError(f"an adapter's name must be non-empty and hold no dot, got {name!r}")
-    adapters = getattr(model, ATTRIBUTE, None)
     if adapters is None and any(isinstance(module, AdapterSet) for module in model.modules()):
         raise ValueError(f"a part of this {type(model).__name__} has an adapter already; attach to that part")
     if adapters is not None and not isinstance(adapters, AdapterSet):
@@ -111,24 +126,16 @@ def attach(model: nn.Module, config: LortaConfig | None = None, *, name: str = "
     if any(layer.merged for layer in _layers(model)):
         raise ValueError("an adapter is merged into the weights; unmerge it before attaching another")
 
-    sites = find_sites(model, config.targets)
-    if not sites:
-        raise ValueError(f"no projections with the roles {', '.join(config.targets)} in this {type(model).__name__}")
-    weight = base_linear(model.get_submodule(sites[0].name)).weight
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    adapter = Adapter(config, sites, weight.device, dtype)
-
     if adapters is None:
         model.requires_grad_(False)
         adapters = AdapterSet()
         model.add_module(ATTRIBUTE, adapters)
-    adapters[name] = adapter
+    adapters[name] = adapter.train(model.training)
     adapters.active = (name,)
-    for site in sites:
+    for site in adapter.sites.values():
         module = model.get_submodule(site.name)
         if not isinstance(module, AdaptedLinear):
             model.set_submodule(site.name, AdaptedLinear(module, site.name, adapters))
-    return adapter
 
 
 def adapter_set(model: nn.Module) -> AdapterSet:
@@ -170,8 +177,8 @@ def merge(model: nn.Module) -> None:
             layer.merge()
             done.append(layer)
     except ValueError:
-        for layer in done:  # all or nothing
-            layer.unmerge()
+        for merged in done:  # all or nothing
+            merged.unmerge()
         raise
 
 

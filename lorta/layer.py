@@ -28,6 +28,7 @@ class AdaptedLinear(nn.Module):
         self.name = name
         self.__dict__["adapters"] = adapters  # past nn.Module.__setattr__, which would register it
         self._unmerged: Tensor | None = None
+        self.train(base_layer.training)
 
     @property
     def merged(self) -> bool:

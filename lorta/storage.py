@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lorta.attach import ATTRIBUTE, Adapter, AdapterSet, adapter_set, attach, delete, detach
+from lorta.attach import ATTRIBUTE, Adapter, AdapterSet, adapter_set, build, install
 from lorta.config import LortaConfig
 from lorta.layer import AdaptedLinear
 from lorta.sites import Site
@@ -50,21 +50,16 @@ def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> A
     """Attach the adapter of ``directory`` to ``model`` (its base, as for ``attach``) and return it.
 
     Warns, and says what differs, when the frozen weights are not those it was trained on. Raises a one-line
-    ``ValueError`` when a file is missing or not of this format, or when sites, names or shapes do not fit; the model
-    is then as it was before, except that its parameters may be frozen.
+    ``ValueError`` when a file is missing or not of this format, or when sites, names or shapes do not fit, and then
+    leaves the model as it was.
     """
     directory = Path(directory)
     document = _read_config(directory)
-    config = LortaConfig.from_dict(document["config"])
+    adapter = build(model, LortaConfig.from_dict(document["config"]))
     tensors = _read_tensors(directory)
-    fresh = getattr(model, ATTRIBUTE, None) is None
-    adapter = attach(model, config, name=name)
-    try:
-        _check_fit(directory, adapter, document["sites"], tensors)
-    except ValueError:
-        detach(model) if fresh else delete(model, name)
-        raise
+    _check_fit(directory, adapter, document["sites"], tensors)
     adapter.load_state_dict(tensors, strict=True)
+    install(model, adapter, name)
     difference = _difference(document["base_weights"]["tensors"], base_fingerprint(model)["tensors"])
     if difference:
         warnings.warn(f"{directory}: not the base that this adapter was trained on: {difference}", stacklevel=2)

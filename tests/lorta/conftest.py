@@ -1,0 +1,174 @@
+"""Models and methods over which the shared suite runs. Every model is tiny, seeded and built without any download."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from esm.model.esm2 import ESM2
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+import lorta
+
+torch.set_num_threads(1)
+
+
+class Attention(nn.Module):
+    """Plain self-attention whose heads may be wider or narrower than d / H."""
+
+    def __init__(self, width: int, num_heads: int, head_dim: int, output: str):
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        inner = num_heads * head_dim
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, inner) for _ in range(3))
+        self.output = output
+        self.add_module(output, nn.Linear(inner, width, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        q, k, v = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [batch, heads, length, head_dim]
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return getattr(self, self.output)(y)
+
+
+class Plain(nn.Module):
+    """Embedding and residual attention blocks; ``checkpointing`` is None, 'reentrant' or 'non-reentrant'."""
+
+    def __init__(self, width: int = 24, num_heads: int = 4, head_dim: int = 6, layers: int = 3, output: str = "o_proj"):
+        super().__init__()
+        self.embed = nn.Embedding(33, width)
+        self.blocks = nn.ModuleList(Attention(width, num_heads, head_dim, output) for _ in range(layers))
+        self.checkpointing: str | None = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        if self.checkpointing == "reentrant":
+            x = x.detach().requires_grad_()
+        for block in self.blocks:
+            if self.checkpointing:
+                x = x + checkpoint(block, x, use_reentrant=self.checkpointing == "reentrant")
+            else:
+                x = x + block(x)
+        return x
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    build: Callable[[], nn.Module]
+    width: int
+    inner: int
+    heads: int
+    layers: int
+
+
+def _hf(kind: str) -> nn.Module:
+    import transformers
+
+    shape = {
+        "vocab_size": 33,
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "pad_token_id": 1,
+    }
+    if kind == "esm":
+        shape |= {"mask_token_id": 32, "position_embedding_type": "rotary", "hidden_dropout_prob": 0.0}
+    config = getattr(transformers, f"{kind.capitalize()}Config")(**shape)
+    return getattr(transformers, f"{kind.capitalize()}Model")(config)
+
+
+MODELS = {
+    "esm2": ModelCase(lambda: ESM2(num_layers=3, embed_dim=40, attention_heads=4, alphabet="ESM-1b"), 40, 40, 4, 3),
+    "plain": ModelCase(Plain, 24, 24, 4, 3),
+    "wide-heads": ModelCase(lambda: Plain(head_dim=8, output="out_proj"), 24, 32, 4, 3),
+}
+HF_MODELS = {
+    "bert": ModelCase(lambda: _hf("bert"), 24, 24, 4, 3),
+    "roberta": ModelCase(lambda: _hf("roberta"), 24, 24, 4, 3),
+    "esm": ModelCase(lambda: _hf("esm"), 24, 24, 4, 3),
+    "llama": ModelCase(lambda: _hf("llama"), 24, 24, 4, 3),
+}
+
+HAVE_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
+if HAVE_TRANSFORMERS:
+    MODELS |= HF_MODELS
+
+METHODS = {
+    "lorta": {},
+    "lorta-official": {"init": "official"},
+    "lorta-per-layer": {"modes": ("heads", "matrices")},
+    "lorta-per-matrix": {"modes": ("heads",)},
+    "lorta-no-heads": {"modes": ("matrices", "layers")},
+    "lorta-qv": {"targets": ("q", "v")},
+    "lora": {"method": "lora"},
+}
+
+
+@pytest.fixture(params=list(MODELS))
+def case(request: pytest.FixtureRequest) -> ModelCase:
+    return MODELS[request.param]
+
+
+@pytest.fixture
+def model(case: ModelCase) -> nn.Module:
+    torch.manual_seed(0)
+    return case.build().eval()
+
+
+@pytest.fixture(params=list(METHODS))
+def config(request: pytest.FixtureRequest) -> lorta.LortaConfig:
+    """Rank 3 and a scale that is not 1, so that a forgotten scale shows."""
+    settings = METHODS[request.param]
+    return lorta.LortaConfig(**{"r": 3, "alpha": 4.5, "seed": 7} | settings)
+
+
+@pytest.fixture
+def needs_transformers() -> None:
+    if not HAVE_TRANSFORMERS:
+        pytest.skip("the suite runs without BERT, RoBERTa, ESM and Llama: transformers is not installed (lm extra)")
+
+
+@pytest.fixture
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return Plain().eval()
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Tensor:
+    """[2, 9] ordinary tokens for every model's vocabulary."""
+    return torch.randint(4, 24, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[nn.Module, Tensor], Tensor]:
+    """The last hidden states of any of the models."""
+
+    def last_hidden(model: nn.Module, tokens: Tensor) -> Tensor:
+        if isinstance(model, ESM2):
+            return model(tokens, repr_layers=[model.num_layers])["representations"][model.num_layers]
+        output = model(tokens)
+        return output if isinstance(output, Tensor) else output.last_hidden_state
+
+    return last_hidden
+
+
+@pytest.fixture(scope="session")
+def perturb() -> Callable[[nn.Module], None]:
+    """Move every factor away from its start, as training would, so that updates are not zero."""
+
+    def move(adapter: nn.Module) -> None:
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * 0.3)
+
+    return move

@@ -1,0 +1,320 @@
+"""The suite that every method passes on every model."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import lorta
+from lorta.attach import AdapterSet
+from lorta.layer import AdaptedLinear
+
+
+def train(model: nn.Module, tokens, run, steps: int = 3, lr: float = 1e-2) -> list[float]:
+    """A few Adam steps on all parameters that train; the losses before each."""
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=lr)
+    target = torch.randn(run(model, tokens).shape, generator=torch.Generator().manual_seed(5))
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (run(model, tokens).float() - target).pow(2).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_output_at_the_start_is_bit_equal(model, config, tokens, run):
+    before = run(model, tokens)
+    lorta.attach(model, config)
+    assert torch.equal(run(model, tokens), before)
+
+
+def test_factored_is_dense_is_merged(model, config, tokens, run, perturb):
+    model.double()
+    adapter = lorta.attach(model, config)
+    perturb(adapter)
+    base, factored = copy.deepcopy(model), run(model, tokens)
+    with torch.no_grad():  # the reconstruction is held to the definition in test_factors.py
+        for path, module in base.named_modules():
+            if isinstance(module, AdaptedLinear) and path in adapter.sites:
+                module.base_layer.weight += adapter.update(adapter.sites[path]).dense()
+    lorta.set_active(base)
+    torch.testing.assert_close(factored, run(base, tokens), rtol=1e-9, atol=1e-11)
+    lorta.merge(model)
+    torch.testing.assert_close(run(model, tokens), factored, rtol=1e-9, atol=1e-11)
+
+
+def test_merge_in_float32_and_back_exactly(model, config, tokens, run, perturb):
+    adapter = lorta.attach(model, config)
+    perturb(adapter)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    factored = run(model, tokens)
+    lorta.merge(model)
+    merged = run(model, tokens)
+    assert (merged - factored).norm() <= 1e-5 * factored.norm()
+    assert not torch.equal(
+        model.state_dict()[f"{next(iter(adapter.sites))}.base_layer.weight"],
+        weights[f"{next(iter(adapter.sites))}.base_layer.weight"],
+    )
+    lorta.unmerge(model)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert torch.equal(run(model, tokens), factored)
+
+
+def test_disabled_is_the_base(model, config, tokens, run, perturb):
+    before = run(model, tokens)
+    perturb(lorta.attach(model, config))
+    adapted = run(model, tokens)
+    assert not torch.allclose(adapted, before, atol=1e-4)
+    with lorta.disabled(model):
+        assert torch.equal(run(model, tokens), before)
+        with lorta.disabled(model):
+            pass
+        assert torch.equal(run(model, tokens), before)
+    assert torch.equal(run(model, tokens), adapted)
+    lorta.merge(model)
+    merged = run(model, tokens)
+    with lorta.disabled(model):
+        assert torch.equal(run(model, tokens), before)
+    assert torch.equal(run(model, tokens), merged)
+
+
+def test_detach_gives_the_base_model_back(model, config, tokens, run, perturb):
+    names, before = list(model.state_dict()), run(model, tokens)
+    perturb(lorta.attach(model, config))
+    lorta.detach(model)
+    assert list(model.state_dict()) == names
+    assert torch.equal(run(model, tokens), before)
+    assert not any(isinstance(module, (AdaptedLinear, AdapterSet)) for module in model.modules())
+
+
+def test_detach_keeps_a_merged_update(model, config, tokens, run, perturb):
+    perturb(lorta.attach(model, config))
+    lorta.merge(model)
+    merged = run(model, tokens)
+    lorta.detach(model)
+    assert torch.equal(run(model, tokens), merged)
+
+
+def test_only_the_factors_move_and_all_of_them_do(model, config, tokens, run):
+    adapter = lorta.attach(model, config)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    train(model, tokens, run)
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {f"lorta.default.{name}" for name in adapter.factors()}
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == moved
+
+
+def test_gradient_reaches_the_zero_factors_first(model, config, tokens, run):
+    adapter = lorta.attach(model, config)
+    for step in range(2):
+        model.zero_grad()
+        run(model, tokens).pow(3).mean().backward()
+        with_gradient = {name for name, p in adapter.factors().items() if p.grad is not None and p.grad.abs().max() > 0}
+        assert with_gradient == (set(adapter.zero_factors) if step == 0 else set(adapter.factors()))
+        with torch.no_grad():
+            for name in adapter.zero_factors:
+                adapter.factors()[name].sub_(adapter.factors()[name].grad.sign() * 1e-2)
+
+
+def test_training_lowers_the_loss(model, config, tokens, run):
+    lorta.attach(model, config)
+    losses = train(model, tokens, run, steps=15)
+    assert losses[-1] < losses[0]
+
+
+def test_factors_are_registered_once(model, config):
+    adapter = lorta.attach(model, config)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False) if "base_layer" not in name]
+    inside = [name for name in names if name.startswith("lorta.default.")]
+    assert len(inside) == len(adapter.factors()) == len(set(inside))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == adapter.num_parameters()
+
+
+def test_deepcopy_is_independent(model, config, tokens, run, perturb):
+    perturb(lorta.attach(model, config))
+    twin = copy.deepcopy(model)
+    before = run(model, tokens)
+    assert torch.equal(run(twin, tokens), before)
+    perturb(lorta.adapter_set(twin)["default"])
+    assert torch.equal(run(model, tokens), before)
+    assert not torch.allclose(run(twin, tokens), before, atol=1e-4)
+    train(twin, tokens, run)
+    assert torch.equal(run(model, tokens), before)
+
+
+def test_bfloat16_base_with_float32_factors(model, config, tokens, run):
+    model.bfloat16()
+    before = run(model, tokens)
+    adapter = lorta.attach(model, config)
+    assert {parameter.dtype for parameter in adapter.parameters()} == {torch.float32}
+    assert torch.equal(run(model, tokens), before)
+    train(model, tokens, run)
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in adapter.factors().values())
+    factored = run(model, tokens).float()
+    lorta.merge(model)
+    merged = run(model, tokens).float()
+    assert (merged - factored).norm() <= 0.03 * factored.norm()  # bfloat16 has 8 bits
+    lorta.unmerge(model)
+    assert torch.equal(run(model, tokens).float(), factored)
+
+
+def test_autocast(model, config, tokens, run, perturb):
+    perturb(lorta.attach(model, config))
+    full = run(model, tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = run(model, tokens)
+    assert (half.float() - full).norm() <= 0.05 * full.norm()
+
+
+@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
+def test_gradient_checkpointing_gives_the_same_gradients(plain, config, tokens, run, perturb, kind):
+    adapter = lorta.attach(plain.double(), config)
+    perturb(adapter)
+    gradients = []
+    for checkpointing in (None, kind):
+        plain.checkpointing = checkpointing
+        plain.zero_grad()
+        run(plain, tokens).pow(2).mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in adapter.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_dropout_acts_in_training_only(plain, tokens, perturb):
+    adapter = lorta.attach(plain, r=3, dropout=0.5, seed=0)
+    perturb(adapter)
+    assert torch.equal(plain(tokens), plain(tokens))
+    plain.train()
+    assert not torch.equal(plain(tokens), plain(tokens))
+    plain.eval()
+    with lorta.disabled(plain):
+        base = plain(tokens)
+    plain.train()
+    with lorta.disabled(plain):
+        assert torch.equal(plain(tokens), base)
+
+
+def test_two_adapters_side_by_side(plain, tokens, perturb):
+    base = plain(tokens)
+    perturb(lorta.attach(plain, r=3, seed=0))
+    first = plain(tokens)
+    other = lorta.attach(plain, method="lora", r=2, targets=("q", "v"), name="other", seed=1)
+    assert torch.equal(plain(tokens), base)  # the new one is active, and fresh
+    perturb(other)
+    second = plain(tokens)
+    assert not torch.allclose(first, second, atol=1e-4)
+    lorta.set_active(plain, "default")
+    assert torch.equal(plain(tokens), first)
+    lorta.set_active(plain, "default", "other")
+    both = plain(tokens)
+    lorta.merge(plain)
+    torch.testing.assert_close(plain(tokens), both, rtol=1e-4, atol=1e-5)
+    lorta.unmerge(plain)
+    lorta.set_active(plain)
+    assert torch.equal(plain(tokens), base)
+    lorta.set_active(plain, "other")
+    lorta.delete(plain, "default")
+    assert torch.equal(plain(tokens), second)
+    lorta.delete(plain, "other")
+    assert torch.equal(plain(tokens), base)
+
+
+def test_a_containing_model_reaches_the_adapter(plain, tokens, perturb):
+    outer = nn.ModuleDict({"stem": plain, "head": nn.Linear(24, 2)})
+    perturb(lorta.attach(plain, r=2, seed=0))
+    assert all(parameter.requires_grad for parameter in outer["head"].parameters())
+    adapted = plain(tokens)
+    lorta.merge(outer)
+    torch.testing.assert_close(plain(tokens), adapted, rtol=1e-4, atol=1e-5)
+    lorta.detach(outer)
+    assert not hasattr(plain, "lorta")
+
+
+def test_model_of_the_state_dict_round_trip(plain, config, tokens, perturb):
+    perturb(lorta.attach(plain, config))
+    torch.manual_seed(9)
+    twin = type(plain)().eval()
+    lorta.attach(twin, config)
+    twin.load_state_dict(plain.state_dict(), strict=True)
+    assert torch.equal(twin(tokens), plain(tokens))
+
+
+class TestRefusals:
+    def test_merge_twice(self, plain):
+        lorta.attach(plain, r=2)
+        lorta.merge(plain)
+        weight = plain.blocks[0].q_proj.base_layer.weight.clone()
+        with pytest.raises(ValueError, match=r"blocks.0.q_proj is merged already; unmerge first"):
+            lorta.merge(plain)
+        assert torch.equal(plain.blocks[0].q_proj.base_layer.weight, weight)
+
+    def test_unmerge_without_merge(self, plain):
+        lorta.attach(plain, r=2)
+        with pytest.raises(ValueError, match="is not merged"):
+            lorta.unmerge(plain)
+
+    def test_merge_of_an_update_that_is_not_finite_leaves_all_weights(self, plain):
+        adapter = lorta.attach(plain, method="lora", r=2)
+        before = [layer.base_layer.weight.clone() for layer in plain.modules() if isinstance(layer, AdaptedLinear)]
+        with torch.no_grad():
+            adapter.tensors["layer1_k"].B.fill_(float("nan"))
+        with pytest.raises(ValueError, match=r"blocks.1.k_proj: the update is not finite"):
+            lorta.merge(plain)
+        after = [layer for layer in plain.modules() if isinstance(layer, AdaptedLinear)]
+        assert all(torch.equal(layer.base_layer.weight, weight) for layer, weight in zip(after, before, strict=True))
+        assert not any(layer.merged for layer in after)
+
+    def test_same_name(self, plain):
+        lorta.attach(plain, r=2)
+        with pytest.raises(ValueError, match="there is an adapter 'default' already"):
+            lorta.attach(plain, r=4)
+
+    def test_config_and_settings(self, plain):
+        with pytest.raises(ValueError, match="give a config or settings, not both"):
+            lorta.attach(plain, lorta.LortaConfig(), r=2)
+
+    def test_attach_while_merged(self, plain):
+        lorta.attach(plain, r=2)
+        lorta.merge(plain)
+        with pytest.raises(ValueError, match="unmerge it before attaching"):
+            lorta.attach(plain, r=2, name="second")
+        with pytest.raises(ValueError, match="unmerge before switching"):
+            lorta.set_active(plain)
+
+    def test_attach_around_an_adapted_part(self, plain):
+        lorta.attach(plain, r=2)
+        with pytest.raises(ValueError, match="has an adapter already; attach to that part"):
+            lorta.attach(nn.ModuleDict({"stem": plain}), r=2)
+
+    def test_attribute_taken(self, plain):
+        plain.lorta = nn.Linear(1, 1)
+        with pytest.raises(ValueError, match="has an attribute 'lorta' of its own"):
+            lorta.attach(plain, r=2)
+
+    @pytest.mark.parametrize("call", [lorta.merge, lorta.unmerge, lorta.detach, lorta.set_active])
+    def test_no_adapter(self, plain, call):
+        with pytest.raises(ValueError, match="no adapter is attached to this Plain"):
+            call(plain)
+
+    def test_unknown_adapter(self, plain):
+        lorta.attach(plain, r=2)
+        with pytest.raises(ValueError, match="no adapter 'x'; there are default"):
+            lorta.set_active(plain, "x")
+        with pytest.raises(ValueError, match="no adapter 'x'"):
+            lorta.delete(plain, "x")
+
+    @pytest.mark.parametrize("name", ["", "a.b"])
+    def test_bad_name(self, plain, name):
+        with pytest.raises(ValueError, match="name must be non-empty and hold no dot"):
+            lorta.attach(plain, r=2, name=name)
+
+    def test_a_failed_attach_changes_nothing(self, plain):
+        plain.blocks[2].num_heads = 2
+        names = list(plain.state_dict())
+        with pytest.raises(ValueError, match="same heads"):
+            lorta.attach(plain, r=2)
+        assert list(plain.state_dict()) == names
+        assert all(parameter.requires_grad for parameter in plain.parameters())

@@ -1,0 +1,71 @@
+import dataclasses
+import json
+
+import pytest
+
+from lorta import LortaConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "lorra"}, "method must be one of lorta, lora"),
+        ({"r": 0}, "r must be a positive whole number, got 0"),
+        ({"r": 2.0}, "r must be a positive whole number, got 2.0"),
+        ({"r": True}, "r must be a positive whole number"),
+        ({"alpha": 0}, "alpha must be positive"),
+        ({"alpha": float("nan")}, "alpha must be a finite number"),
+        ({"alpha": "16"}, "alpha must be a finite number, got '16'"),
+        ({"targets": ()}, "targets is empty"),
+        ({"targets": "qv"}, "targets must be a tuple"),
+        ({"targets": ("q", "x")}, "an entry of targets must be one of q, k, v, o, got 'x'"),
+        ({"targets": ("q", "q")}, "targets has a repeated entry"),
+        ({"modes": ("depth",)}, "an entry of modes must be one of heads, matrices, layers"),
+        ({"method": "lora", "modes": ("heads",)}, "modes is a setting of method 'lorta'"),
+        ({"init": "zero"}, "init must be one of unit, official"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"seed": 0.5}, "seed must be a whole number or None"),
+    ],
+)
+def test_wrong_values_are_one_line(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        LortaConfig(**settings)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "alpha", "init"),
+    [
+        ({}, 8.0, "unit"),
+        ({"r": 64}, 64.0, "unit"),
+        ({"init": "official", "r": 64}, 16.0, "official"),
+        ({"method": "lora", "r": 1}, 1.0, "official"),
+        ({"alpha": 256}, 256, "unit"),
+    ],
+)
+def test_defaults_are_resolved(settings, alpha, init):
+    config = LortaConfig(**settings)
+    assert (config.alpha, config.init) == (alpha, init)
+    assert config.scaling == alpha / config.r
+
+
+def test_order_of_names_is_canonical():
+    config = LortaConfig(targets=["o", "q"], modes=["layers", "heads"])
+    assert config.targets == ("q", "o")
+    assert config.modes == ("heads", "layers")
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LortaConfig().r = 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "lora", "r": 2}, {"modes": ("heads",), "seed": 3}])
+def test_round_trip_through_json(settings):
+    config = LortaConfig(**settings)
+    assert LortaConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_unknown_key_is_refused():
+    with pytest.raises(ValueError, match="unknown setting 'rank'"):
+        LortaConfig.from_dict({"rank": 8})

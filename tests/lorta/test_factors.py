@@ -1,0 +1,199 @@
+"""Counts, dense reconstructions and initial scales of the decompositions."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lorta
+from lorta.attach import Adapter
+from lorta.factors import CP
+
+ROBERTA_BASE, ROBERTA_LARGE = (768, 12, 12), (1024, 16, 24)
+ESM2_35M, LLAMA2_7B = (480, 20, 12), (4096, 32, 32)
+
+
+def attention_model(width: int, heads: int, layers: int) -> nn.Module:
+    """Modules of the real shape on the meta device: the count comes from the adapter, not from a formula."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.num_heads = heads
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                self.add_module(name, nn.Linear(width, width, device="meta"))
+
+    return nn.ModuleList(Block() for _ in range(layers))
+
+
+def count(shape: tuple[int, int, int], **settings) -> int:
+    adapter = lorta.attach(attention_model(*shape), **settings)
+    assert all(parameter.is_meta for parameter in adapter.parameters())
+    return adapter.num_parameters()
+
+
+@pytest.mark.parametrize("r", [1, 8, 64])
+def test_count_esm2_35m(r):
+    assert count(ESM2_35M, r=r) == 540 * r
+    assert count(ESM2_35M, r=r, targets=("q", "k", "v")) == 539 * r
+    assert count(ESM2_35M, r=r, method="lora") == 8 * 480 * 12 * r
+
+
+def test_counts_of_the_papers_tables():
+    assert count(ROBERTA_BASE, r=4) == 3440  # Table 1
+    assert count(ROBERTA_LARGE, r=8) == 9056
+    assert count(ROBERTA_BASE, r=1, modes=("heads",)) == 40512  # Table 2, from one row to the next
+    assert count(ROBERTA_BASE, r=1, modes=("heads", "matrices")) == 10176
+    assert count(ROBERTA_BASE, r=1) == 860
+    assert count(ROBERTA_BASE, r=8, method="lora", targets=("q", "v")) == 294912  # Hu et al. 2021
+    assert count(ROBERTA_LARGE, r=8, method="lora", targets=("q", "v")) == 786432
+
+
+@pytest.mark.parametrize("r", [1, 4, 48, 192, 768])
+def test_count_llama2_7b(r):
+    assert count(LLAMA2_7B, r=r) == 4292 * r
+
+
+@pytest.mark.parametrize("r", [1, 64])
+def test_count_llama2_7b_lora(r):
+    assert count(LLAMA2_7B, r=r, method="lora") == 1048576 * r
+
+
+def dense_by_definition(adapter: Adapter, site: lorta.Site) -> Tensor:
+    """dW [out, in] summed component by component and head by head from the definition, in float64."""
+    config = adapter.config
+    (key,) = [key for key in adapter.tensors if key in _keys_of(config, site)]
+    factors = {name: value.detach().double() for name, value in adapter.tensors[key].named_parameters()}
+    if config.method == "lora":
+        return config.alpha / config.r * factors["B"] @ factors["A"]
+    head_dim = site.head_width // site.heads
+    blocks = []
+    for head in range(site.heads):
+        block = torch.zeros(head_dim, site.residual_width, dtype=torch.float64)
+        for component in range(config.r):
+            weight = config.alpha / config.r
+            if "heads" in config.modes:
+                weight = weight * factors["C_H"][head, component]
+                rows = factors["B"][:, component]
+            else:
+                rows = factors["B"][head * head_dim : (head + 1) * head_dim, component]
+            if "layers" in config.modes:
+                weight = weight * factors["C_L"][site.layer, component]
+            if "matrices" in config.modes:
+                weight = weight * factors["C_M"][config.targets.index(site.role), component]
+            block += weight * torch.outer(rows, factors["A"][:, component])
+        blocks.append(block)
+    stacked = torch.cat(blocks)  # [H * d/H, d]: heads on the rows
+    return stacked.T if site.role == "o" else stacked
+
+
+def _keys_of(config: lorta.LortaConfig, site: lorta.Site) -> set[str]:
+    return {"all", f"layer{site.layer}", site.role, f"layer{site.layer}_{site.role}"}
+
+
+def test_update_is_the_definition(model, config, perturb):
+    adapter = lorta.attach(model.double(), config)
+    perturb(adapter)
+    for site in adapter.sites.values():
+        expected = dense_by_definition(adapter, site)
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(adapter.update(site).dense(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_every_site_of_a_cp_tensor_has_its_own_update(plain, perturb):
+    adapter = lorta.attach(plain, r=3, seed=0)
+    perturb(adapter)
+    updates = [adapter.update(site).dense() for site in adapter.sites.values()]
+    assert len(updates) == 12
+    for i, first in enumerate(updates):
+        for second in updates[:i]:
+            assert (first - second).abs().max() > 1e-3
+
+
+def first_step(width: int, heads: int, layers: int, eta: float = 1e-3, **settings) -> float:
+    """RMS element of dW at one q site after a first Adam step: every element of the zero factor moves by eta.
+
+    Signs are random here; in training they are the gradient's, which changes no magnitude.
+    """
+    torch.manual_seed(0)
+    model = attention_model(width, heads, layers).to_empty(device="cpu")
+    adapter = lorta.attach(model, **settings)
+    adapter.reset_parameters()
+    with torch.no_grad():
+        for name in adapter.zero_factors:
+            parameter = adapter.factors()[name]
+            parameter.copy_(eta * (torch.randint(0, 2, parameter.shape) * 2 - 1))
+    return adapter.update(adapter.sites["1.q_proj"]).dense().pow(2).mean().sqrt().item()
+
+
+@pytest.mark.parametrize("r", [1, 4, 16, 64])
+def test_first_step_of_unit_is_that_of_lora(r):
+    """(alpha/r) sqrt(r/d) eta for both; here with alpha = r. 4 and 1/4 of the width tell d from any constant."""
+    for width, heads in ((64, 4), (256, 8)):
+        expected = (r / width) ** 0.5 * 1e-3
+        for method in ("lorta", "lora"):
+            step = first_step(width, heads, 2, method=method, init="unit", r=r)
+            assert step == pytest.approx(expected, rel=0.25), (method, width)
+
+
+def test_first_step_of_official_falls_as_the_rank_to_the_minus_five_halves():
+    """At a fixed alpha: RMS alpha/r * sqrt(r) * (3r)^-2 * eta, averaged over seeds by its many elements."""
+    steps = {r: first_step(256, 8, 24, init="official", alpha=16, r=r) for r in (4, 64)}
+    for r, step in steps.items():
+        assert step == pytest.approx(16 * r**-2.5 / 9 * 1e-3, rel=0.6)
+    assert steps[4] / steps[64] == pytest.approx(16**2.5, rel=0.6)
+
+
+def test_official_bounds(plain):
+    adapter = lorta.attach(plain, r=4, init="official", seed=0)
+    for name, factor in adapter.factors().items():
+        if name in adapter.zero_factors:
+            assert factor.abs().max() == 0
+        else:
+            assert 0.5 * 0.4 < factor.abs().max() <= 0.5  # uniform within 1/sqrt(4)
+
+
+def test_unit_values(plain):
+    factors = lorta.attach(plain, r=64, seed=0).tensors["all"]
+    assert isinstance(factors, CP)
+    assert factors.A.std().item() == pytest.approx(24**-0.5, rel=0.1)
+    for signs in (factors.C_H, factors.C_L, factors.C_M):
+        assert set(signs.unique().tolist()) == {-1.0, 1.0}
+
+
+def test_seed_decides_and_the_global_generator_is_left_alone():
+    def factors(seed: int | None) -> list[Tensor]:
+        model = attention_model(8, 2, 2).to_empty(device="cpu")
+        return list(lorta.attach(model, r=2, seed=seed).state_dict().values())
+
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again, other = factors(1), factors(1), factors(2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    unseeded = factors(None)
+    torch.manual_seed(5)
+    assert all(torch.equal(a, b) for a, b in zip(unseeded, factors(None), strict=True))
+
+
+def test_shapes_that_one_tensor_cannot_span(plain):
+    plain.blocks[2].num_heads = 2
+    with pytest.raises(ValueError, match=r"same heads at all its sites: blocks.0.q_proj has 4, blocks.2.q_proj has 2"):
+        lorta.attach(plain, r=2)
+    per_layer = lorta.attach(plain, r=1, modes=("heads", "matrices"))
+    assert per_layer.num_parameters() == 2 * (24 + 6 + 4 + 4) + (24 + 12 + 2 + 4)  # H = 4, 4 and 2
+
+
+def test_paper_tables_agree(pytestconfig):
+    """The counts above against the shared table of the paper's numbers, where it is at hand."""
+    path = Path(pytestconfig.getoption("--golden-dir")).parent / "paper_tables.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    table = json.loads(path.read_text())["counts"]
+    for r, expected in table["llama2-7b LoRTA"].items():
+        assert count(LLAMA2_7B, r=int(r)) == expected
+    for name, (width, heads, layers) in table["arch_d_H_L"].items():
+        assert count((width, heads, layers), r=2) == 2 * (width + width // heads + heads + layers + 4), name
