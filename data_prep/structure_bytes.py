@@ -1,0 +1,149 @@
+"""From a path to the text of a structure file: opening, decompressing, telling PDB from mmCIF by content.
+
+We open the bytes ourselves because parsers are silent on damage: a gzip stream that ends early or fails its checksum,
+a NUL byte, a directory named like a structure. Every such case is a ``StructureError`` here.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import stat
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_TEXT_BYTES = 1 << 30
+"""Largest accepted text (1 GiB, decompressed): more than any entry of the PDB, and it stops compression bombs."""
+
+_STRUCTURE_NAME = re.compile(r"\.(pdb\d*|ent|cif|mmcif)(\.gz)?$", re.IGNORECASE)
+_BINARY_MAGIC = {
+    b"BZh": "bzip2 data: decompress it, or compress with gzip",
+    b"\xfd7zXZ": "xz data: decompress it, or compress with gzip",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"\x28\xb5\x2f\xfd": "zstd data: decompress it, or compress with gzip",
+    b"\x1f\x8b": "gzip inside gzip: decompress it once",
+}
+_PDB_RECORDS = frozenset(
+    b"HEADER OBSLTE TITLE SPLIT CAVEAT COMPND SOURCE KEYWDS EXPDTA NUMMDL MDLTYP AUTHOR REVDAT SPRSDE JRNL REMARK "
+    b"DBREF DBREF1 DBREF2 SEQADV SEQRES MODRES HET HETNAM HETSYN FORMUL HELIX SHEET TURN SSBOND LINK CISPEP SITE "
+    b"CRYST1 ORIGX1 ORIGX2 ORIGX3 SCALE1 SCALE2 SCALE3 MTRIX1 MTRIX2 MTRIX3 MODEL ATOM ANISOU TER HETATM ENDMDL "
+    b"CONECT MASTER END PFRMAT TARGET PARENT METHOD".split()
+)
+
+
+class StructureError(ValueError):
+    """A structure file that cannot be used. ``str()`` is one line: the file, what was found, what was expected."""
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        self.path = str(path)
+        self.reason = " ".join(reason.split())
+        super().__init__(self.path, self.reason)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class StructureText:
+    """The text of one structure file, checked and decompressed."""
+
+    path: str
+    format: str
+    """'pdb' or 'mmcif', told by the content."""
+    data: bytes
+    """Without byte order mark, without NUL bytes."""
+    sha256: str
+    """Hash of the file as it lies on disk."""
+
+
+def is_structure_name(path: str | os.PathLike) -> bool:
+    """Whether the name ends like a structure file: .pdb (or .pdb1 ...), .ent, .cif or .mmcif, plain or .gz."""
+    return _STRUCTURE_NAME.search(os.path.basename(path)) is not None
+
+
+def structure_stem(path: str | os.PathLike) -> str:
+    """File name without ``.pdb .ent .cif .mmcif`` and ``.gz``; other endings stay."""
+    name = os.path.basename(path)
+    return _STRUCTURE_NAME.sub("", name) or name
+
+
+def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_TEXT_BYTES) -> StructureText:
+    """Read, decompress and recognise one structure file.
+
+    Raises ``StructureError`` if it is not a regular readable file, is empty, larger than ``max_bytes``, damaged as a
+    gzip stream, binary, or neither PDB nor mmCIF.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise StructureError(path, f"{kind}, expected a structure file")
+        with open(path, "rb") as file:
+            raw = file.read(max_bytes + 1)
+    except OSError as error:
+        raise StructureError(path, f"cannot be read ({error.strerror or error})") from None
+    if not raw:
+        raise StructureError(path, "empty file (0 bytes)")
+    digest = hashlib.sha256(raw).hexdigest()
+    data = _gunzip(path, raw, max_bytes) if raw[:2] == b"\x1f\x8b" else raw
+    if len(data) > max_bytes:
+        raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    return StructureText(str(path), _sniff(path, data), data, digest)
+
+
+def _gunzip(path: str | os.PathLike, raw: bytes, max_bytes: int) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            data = stream.read(max_bytes + 1)
+    except EOFError:
+        raise StructureError(path, "gzip stream ends early: the file is truncated") from None
+    except gzip.BadGzipFile as error:
+        crc = "CRC" in str(error) or "length" in str(error)
+        reason = "gzip checksum mismatch: the file is damaged" if crc else f"bad gzip data ({error})"
+        raise StructureError(path, reason) from None
+    except zlib.error as error:
+        raise StructureError(path, f"bad gzip data ({error}): the file is damaged") from None
+    if not data:
+        raise StructureError(path, "empty file (0 bytes after decompression)")
+    return data
+
+
+def _sniff(path: str | os.PathLike, data: bytes) -> str:
+    for magic, what in _BINARY_MAGIC.items():
+        if data.startswith(magic):
+            raise StructureError(path, f"neither PDB nor mmCIF text: {what}")
+    if b"\0" in data:
+        place = data.index(b"\0")
+        raise StructureError(path, f"neither PDB nor mmCIF text: binary data (NUL byte at offset {place})")
+    first = ""
+    for line in io.BytesIO(data[: 1 << 16].replace(b"\r", b"\n")):
+        words = line.split(None, 1)
+        if not words or words[0].startswith(b"#"):
+            continue
+        first = first or line.decode("latin-1").strip()
+        if words[0][:5].lower() == b"data_":
+            return "mmcif"
+        if line[:6].rstrip() in _PDB_RECORDS or line.startswith((b"ATOM", b"HETATM")):
+            return "pdb"
+    # Headers may be damaged or foreign: what counts is whether atoms follow.
+    if re.search(rb"^(ATOM  |HETATM)", data.replace(b"\r", b"\n"), re.MULTILINE):
+        return "pdb"
+    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:4096])
+    if printable < 0.9 * len(data[:4096]):
+        raise StructureError(path, "not a PDB or mmCIF file (binary data)")
+    shown = ascii(first[:40])[1:-1]
+    raise StructureError(path, f'not mmCIF (no "data_" line) and not PDB (no ATOM records): it begins with "{shown}"')
+
+
+def atomic_write(path: str | os.PathLike, data: bytes) -> None:
+    """Write a whole file or nothing: a temporary file beside it, then ``os.replace``."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
