@@ -1,0 +1,171 @@
+"""``python -m evaluation.lddt PREDS TRUTH``: arguments, the run, exit codes."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.match import MIN_IDENTITY, MODES
+
+_DESCRIPTION = """\
+Scores predicted protein structures against true ones by lDDT over alpha carbons, as OpenStructure's bb_lddt.
+
+PREDS and TRUTH are two directories, whose files pair by name (preds/x.pdb with truth/x.cif.gz; preds/x_B.pdb with
+chain B of truth/x.pdb), or two files. TRUTH may also be a dataset directory made by pipeline.prepare.
+PDB and mmCIF, plain or .gz, may be mixed.
+"""
+
+_EPILOG = """\
+examples:
+  python -m evaluation.lddt preds/ truth/                        a table on screen
+  python -m evaluation.lddt preds/ truth/ --out scores --report  and scores/scores.csv, per_residue.csv,
+                                                                 summary.json, report.html
+  python -m evaluation.lddt preds/ dataset/ --split val          every record of the split is expected
+  python -m evaluation.lddt model.pdb crystal.cif.gz --chain-map A=B
+
+lddt_ca pools over all pairs of alpha carbons closer than 15 A in the truth; a pair that the prediction lacks counts as
+not preserved. Other numbers (over common residues only, mean per residue, ...) stand beside it under their own names.
+
+Every target ends in a row with a status: scored, partial (scored, residues are missing), failed, missing (a truth
+without prediction) or extra (a prediction without truth), and with a reason.
+
+exit status: 0 all predictions scored, 1 some failed (with --strict also: some truth has no prediction or only part of
+one), 2 the arguments do not work.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except _usage_errors() as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Imported here, so that --help and a wrong argument answer at once.
+    from rich.console import Console
+    from rich.progress import track
+
+    from evaluation import output, screen
+    from evaluation.evaluate import Settings, evaluate
+    from evaluation.targets import UsageError, pair
+
+    if options.report and options.out is None:
+        raise UsageError("--report writes report.html into the directory of --out: add --out DIR")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise UsageError(f"--out {options.out} is a file: expected a directory")
+    settings = Settings(options.match, options.min_identity, options.chain_map)
+    pairing = pair(options.preds, options.truth, options.pairs, options.split)
+
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(
+        f"predictions: {options.preds}   truth: {options.truth}", markup=False, highlight=False, soft_wrap=True
+    )
+    progress = Console(stderr=True)
+    rows = list(
+        track(
+            evaluate(pairing.targets, settings),
+            total=len(pairing.targets),
+            description="scoring",
+            console=progress,
+            transient=True,
+            disable=not progress.is_terminal,
+        )
+    )
+    summary = output.summarise(rows, settings, options.seed, pairing.notes)
+    screen.show(console, rows, summary)
+    if options.out is None:
+        console.print("nothing written: add --out DIR to keep the scores")
+    else:
+        written = output.write_scores(options.out, rows, summary)
+        if options.report:
+            from evaluation.report import write_report
+
+            written.append(write_report(options.out, rows, summary))
+        for path in written:
+            console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    return _exit_status(rows, options.strict)
+
+
+def _exit_status(rows, strict: bool) -> int:
+    bad = {"failed", "missing", "partial"} if strict else {"failed"}
+    return int(any(row.status in bad for row in rows))
+
+
+def _usage_errors() -> tuple[type[Exception], ...]:
+    from data_prep.structure_io import StructureError
+    from evaluation.targets import UsageError
+
+    return UsageError, StructureError, OSError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.lddt",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("preds", metavar="PREDS", type=Path, help="predictions: directory or file")
+    parser.add_argument("truth", metavar="TRUTH", type=Path, help="true structures: directory, dataset or file")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write scores.csv, per_residue.csv and summary.json there"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="also write DIR/report.html, one page that needs no network"
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE.csv",
+        type=Path,
+        help="pairs by table instead of by name: columns pred and truth, and target where predictions' names repeat; "
+        "paths relative to PREDS and TRUTH, else to the table, else to the working directory",
+    )
+    parser.add_argument("--split", help="TRUTH is a dataset: expect every record of this split, e.g. val")
+    parser.add_argument(
+        "--match",
+        choices=MODES,
+        default="auto",
+        help="pair residues by the author's number and insertion code, by position along the sequence (label), or by "
+        "alignment; auto takes number unless another way pairs more residues of the same name (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chain-map",
+        metavar="A=B,C=D",
+        type=_chain_map,
+        help="truth chain A is the prediction's B, and so on, for all targets; without it the assignment that keeps "
+        "the most distances is taken",
+    )
+    parser.add_argument(
+        "--min-identity",
+        metavar="SHARE",
+        type=_share,
+        default=MIN_IDENTITY,
+        help="chains that share fewer residue names are not the same protein (default: %(default)s)",
+    )
+    parser.add_argument("--strict", action="store_true", help="exit 1 also when predictions or residues are missing")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (default: %(default)s)")
+    return parser
+
+
+def _chain_map(text: str) -> dict[str, str]:
+    pairs = [part.split("=") for part in text.split(",")]
+    if any(len(part) != 2 for part in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected TRUTH=PREDICTION, such as A=B or A=B,C=D")
+    chains = dict(pairs)
+    if len(chains) != len(pairs) or len(set(chains.values())) != len(pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}: a chain is named twice")
+    return chains
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a share between 0 and 1, such as {MIN_IDENTITY}")
+    return share

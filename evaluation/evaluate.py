@@ -1,0 +1,121 @@
+"""All targets of a run: each ends in a row with a status and a reason."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.record import ProteinRecord
+from data_prep.structure_io import StructureError, read_structure
+from evaluation.match import MIN_IDENTITY, MatchError
+from evaluation.score import PairScore, TruthError, score_pair
+from evaluation.targets import Target
+
+STATUSES: Mapping[str, str] = {
+    "scored": "every residue of the truth was compared",
+    "partial": "scored, but residues or chains of the truth are missing from the prediction and count as not preserved",
+    "failed": "no score; the reason says why",
+    "missing": "a truth without a prediction",
+    "extra": "a prediction without a truth: ignored",
+}
+"""What the column ``status`` of scores.csv can say."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user can choose about the scoring itself."""
+
+    match: str = "auto"
+    min_identity: float = MIN_IDENTITY
+    chain_map: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one target ended."""
+
+    target: str
+    status: str
+    """One of ``STATUSES``."""
+    reason: str = ""
+    score: PairScore | None = None
+    """Of scored and partial targets."""
+    counts: bool = True
+    """The target belongs in a mean that takes what is missing as 0. Not so an extra prediction, nor a target whose
+    truth is of no use."""
+    prediction: str = ""
+    truth: str = ""
+    prediction_sha256: str = ""
+    """Of the file's bytes, where it could be read."""
+    truth_sha256: str = ""
+    """The same; of the source file when the truth is a record of a dataset."""
+
+
+def evaluate(targets: Sequence[Target], settings: Settings) -> Iterator[Row]:
+    """Scores the targets in their order. Foreseeable trouble with a target is its row, not an exception."""
+    truths = _Truths()
+    for target in targets:
+        yield _evaluate_one(target, settings, truths)
+
+
+def _evaluate_one(target: Target, settings: Settings, truths: "_Truths") -> Row:
+    prediction = "" if target.prediction is None else str(target.prediction)
+    truth = "" if target.truth is None else str(target.truth)
+    if target.record_id is not None:
+        truth += f":{target.record_id}"
+
+    def row(status: str, reason: str, **others) -> Row:
+        return Row(target.name, status, reason, prediction=prediction, truth=truth, **others)
+
+    if target.problem:
+        return row("failed", target.problem)
+    if target.truth is None:
+        return row("extra", "no truth of this name: ignored", counts=False)
+    if target.prediction is None:
+        return row("missing", "no prediction of this name")
+    try:
+        true_chains = truths.read(target)
+    except (StructureError, TruthError) as error:
+        return row("failed", f"truth: {error}", counts=False)
+    try:
+        pred_chains = read_structure(target.prediction)
+    except StructureError as error:
+        return row("failed", f"prediction: {error}")
+    hashes = {"prediction_sha256": pred_chains[0].source_sha256, "truth_sha256": true_chains[0].source_sha256}
+    try:
+        score = score_pair(true_chains, pred_chains, settings.match, settings.min_identity, settings.chain_map)
+    except MatchError as error:
+        return row("failed", str(error), counts=not isinstance(error, TruthError), **hashes)
+    if score.n_matched == score.n_truth:
+        return row("scored", "", score=score, **hashes)
+    reason = f"{score.n_truth - score.n_matched} of {score.n_truth} residues of the truth are missing in the prediction"
+    return row("partial", reason, score=score, **hashes)
+
+
+class _Truths:
+    """Reads truths and keeps the last one, since many predictions may name the same."""
+
+    def __init__(self):
+        self._key: tuple | None = None
+        self._chains: list[ProteinRecord] = []
+        self._datasets: dict[Path, object] = {}
+
+    def read(self, target: Target) -> list[ProteinRecord]:
+        key = (target.truth, target.record_id)
+        if key != self._key:
+            self._chains, self._key = self._load(target), key
+        if target.true_chain is None:
+            return self._chains
+        named = [chain for chain in self._chains if chain.chain_id == target.true_chain]
+        if not named:
+            there = ", ".join(repr(chain.chain_id) for chain in self._chains)
+            raise TruthError(f"{target.truth} has no protein chain {target.true_chain!r}, only {there}")
+        return named
+
+    def _load(self, target: Target) -> list[ProteinRecord]:
+        if target.record_id is None:
+            return read_structure(target.truth)
+        if target.truth not in self._datasets:
+            from data_prep.dataset import StructureDataset  # its file formats are needed for this kind of truth only
+
+            self._datasets[target.truth] = StructureDataset(target.truth)
+        return [self._datasets[target.truth].load(target.record_id)]

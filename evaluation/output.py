@@ -1,0 +1,118 @@
+"""What a run leaves in its directory: scores.csv, per_residue.csv, summary.json.
+
+An undefined value is a blank cell or a null, never nan. Files are written beside their place and then moved into it,
+so that a stopped run leaves the old file or the new one and no half of either.
+"""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from evaluation.evaluate import STATUSES, Row, Settings
+from evaluation.lddt import DEFINITION, INCLUSION_RADIUS, THRESHOLDS
+from evaluation.score import DEFINITIONS, PairScore, ResidueScore
+from evaluation.statistics import CONFIDENCE, RESAMPLES, estimate
+
+SCORE_COLUMNS: tuple[str, ...] = (
+    "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "coverage",
+    "n_truth", "n_matched", "n_extra", "n_name_mismatch", "identity", "match", "chain_map", "chain_scores",
+    "mean_plddt", "plddt_scale",
+)  # fmt: skip
+"""Columns of scores.csv that are fields of ``PairScore``, in order, after target, status and reason."""
+
+RESIDUE_COLUMNS: tuple[str, ...] = tuple(ResidueScore.__dataclass_fields__)
+"""Columns of per_residue.csv after target."""
+
+SUMMARISED: tuple[str, ...] = (
+    "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "coverage", "mean_plddt",
+)  # fmt: skip
+"""Columns of which summary.json has mean, median and interval."""
+
+
+def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequence[str]) -> dict:
+    """The content of summary.json: definition, settings, counts, means both ways, file hashes."""
+    scores = [row.score for row in rows if row.score is not None]
+    with_zeros = [0.0 if row.score is None else row.score.lddt_ca for row in rows if row.counts]
+    counts = Counter(row.status for row in rows)
+    hashes = {row.prediction: row.prediction_sha256 for row in rows} | {row.truth: row.truth_sha256 for row in rows}
+    return {
+        "program": "evaluation.lddt of lorta-fold",
+        "version": version("lorta-fold"),
+        "definition": DEFINITION,
+        "columns": dict(DEFINITIONS),
+        "settings": asdict(settings)
+        | {"inclusion_radius": INCLUSION_RADIUS, "thresholds": list(THRESHOLDS), "seed": seed}
+        | {"bootstrap_resamples": RESAMPLES, "confidence": CONFIDENCE},
+        "notes": list(notes),
+        "counts": {"targets": len(rows)} | {status: counts[status] for status in STATUSES},
+        "scored": {name: _estimate([getattr(score, name) for score in scores], seed) for name in SUMMARISED},
+        "missing_as_0": {"lddt_ca": _estimate(with_zeros, seed)},
+        "sha256": {path: digest for path, digest in sorted(hashes.items()) if path and digest},
+    }
+
+
+def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list[Path]:
+    """Writes the three files; returns their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    header = ["target", "status", "reason", *SCORE_COLUMNS, "notes"]
+    sources = ["prediction", "truth", "prediction_sha256", "truth_sha256"]
+    table = [
+        [row.target, row.status, row.reason, *_score_cells(row.score), *(getattr(row, name) for name in sources)]
+        for row in rows
+    ]
+    residues = [
+        [row.target, *(_cell(getattr(residue, name)) for name in RESIDUE_COLUMNS)]
+        for row in rows
+        if row.score is not None
+        for residue in row.score.residues
+    ]
+    contents = {
+        "scores.csv": _csv([*header, *sources], table),
+        "per_residue.csv": _csv(["target", *RESIDUE_COLUMNS], residues),
+        "summary.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
+    }
+    for name, text in contents.items():
+        write_atomically(directory / name, text)
+    return [directory / name for name in contents]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that nobody ever sees a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _score_cells(score: PairScore | None) -> list[str]:
+    if score is None:
+        return [""] * (len(SCORE_COLUMNS) + 1)
+    return [*(_cell(getattr(score, name)) for name in SCORE_COLUMNS), "; ".join(score.notes)]
+
+
+def _cell(value: float | int | bool | str | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
+
+
+def _estimate(values: Iterable[float | None], seed: int) -> dict:
+    return asdict(estimate([value for value in values if value is not None], seed))
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,247 @@
+"""One prediction against one truth: every number that is reported of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from data_prep.record import ProteinRecord
+from data_prep.residues import RESNAMES
+from evaluation.chains import ChainMatch, match_chains
+from evaluation.lddt import LddtResult, lddt_ca
+from evaluation.match import MIN_IDENTITY, MatchError
+from evaluation.plddt import plddt_of
+
+DEFINITIONS: Mapping[str, str] = {
+    "lddt_ca": "pooled over all pairs of the truth; a pair that the prediction lacks counts as not preserved",
+    "lddt_ca_common": "the same over the pairs of which the prediction has both residues",
+    "lddt_ca_mean_per_residue": "mean over the truth's residues of their own pooled scores (not lddt_ca)",
+    "lddt_ca_intra": "lddt_ca over pairs within chains only",
+    "coverage": "share of the truth's residues with an alpha carbon that the prediction has",
+    "mean_plddt": "mean of the prediction's own confidence over the scored residues, 0 to 100",
+}
+"""Column of scores.csv -> what it is, for the summary."""
+
+
+@dataclass(frozen=True)
+class ResidueScore:
+    """One residue of the truth."""
+
+    chain: str
+    number: int
+    insertion_code: str
+    name: str
+    """Three letters."""
+    in_pred: bool
+    lddt_ca: float | None
+    """None: undefined, no other residue within 15 A."""
+    pred_chain: str = ""
+    pred_number: int | None = None
+    pred_insertion_code: str = ""
+    pred_name: str = ""
+    plddt: float | None = None
+    """0 to 100; None where the prediction's B-factors are not pLDDT."""
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """Scores of a prediction. Numbers are None where they are undefined."""
+
+    lddt_ca: float
+    lddt_ca_common: float | None
+    lddt_ca_mean_per_residue: float
+    lddt_ca_intra: float | None
+    n_truth: int
+    """Residues of the truth with an alpha carbon."""
+    n_matched: int
+    """Of them, those that the prediction has."""
+    n_extra: int
+    """Residues of the assigned chains of the prediction that the truth has not."""
+    n_name_mismatch: int
+    identity: float
+    """Share of equal names among the matched residues of known name."""
+    match: str
+    """How residues were paired: number, label, align; several where chains differ."""
+    chain_map: str
+    """``A=B;C=``: chain A of the truth is the prediction's B, C has no counterpart."""
+    chain_scores: str
+    """``A=1.000000``: lddt_ca of each chain of the truth for itself; blank after = where undefined."""
+    mean_plddt: float | None
+    plddt_scale: str
+    """0-1 or 0-100, blank where the B-factors are not pLDDT."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the number should know: how residues and chains were paired, what was left out."""
+    residues: tuple[ResidueScore, ...] = field(default=(), repr=False)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the truth's residues that the prediction has."""
+        return self.n_matched / self.n_truth
+
+
+def score_pair(
+    truth: Sequence[ProteinRecord],
+    prediction: Sequence[ProteinRecord],
+    mode: str = "auto",
+    min_identity: float = MIN_IDENTITY,
+    chain_map: Mapping[str, str] | None = None,
+) -> PairScore:
+    """Scores the chains of one prediction against those of its truth; arguments as for ``match_chains``.
+
+    Raises:
+        MatchError: no alpha carbon on one side, chains that do not belong together, or a truth too small to score.
+    """
+    truth, true_notes = _with_alpha_carbons(truth, "truth")
+    prediction, pred_notes = _with_alpha_carbons(prediction, "prediction")
+    chains = match_chains(truth, prediction, mode, min_identity, chain_map)
+
+    positions, mask = _in_the_truths_places(truth, prediction, chains)
+    chain_index = np.repeat(np.arange(len(truth)), [len(record) for record in truth])
+    true_positions = np.concatenate([record.ca_positions for record in truth])
+    true_mask = np.concatenate([record.ca_mask for record in truth])
+    whole = lddt_ca(positions, true_positions, mask, true_mask, chain_index)
+    if not whole.pairs:
+        raise TruthError(
+            f"lDDT is undefined: the truth has {whole.residues} alpha carbon(s) and no two of them within 15 A"
+        )
+    rows = [chain_index == t for t in range(len(truth))]
+    single = [lddt_ca(positions[r], true_positions[r], mask[r], true_mask[r]) for r in rows]
+
+    found = [c for c in chains.correspondences if c is not None]
+    identical, mismatches = sum(c.identical for c in found), sum(c.mismatches for c in found)
+    assigned = [prediction[p] for p in chains.assignment if p is not None]
+    plddt, scale = plddt_of(prediction)
+    residues = _residue_scores(truth, prediction, chains, whole, plddt)
+    confidences = [residue.plddt for residue in residues if residue.plddt is not None]
+    return PairScore(
+        lddt_ca=whole.score,
+        lddt_ca_common=_defined(whole.score_common),
+        lddt_ca_mean_per_residue=whole.mean_per_residue,
+        lddt_ca_intra=_pooled(single),
+        n_truth=whole.residues,
+        n_matched=whole.residues_common,
+        n_extra=sum(int(np.count_nonzero(record.ca_mask)) for record in assigned) - whole.residues_common,
+        n_name_mismatch=mismatches,
+        identity=identical / (identical + mismatches) if identical + mismatches else 1.0,
+        match="+".join(sorted({c.mode for c in found})),
+        chain_map=";".join(
+            f"{record.chain_id}={'' if p is None else prediction[p].chain_id}"
+            for record, p in zip(truth, chains.assignment, strict=True)
+        ),
+        chain_scores=";".join(
+            f"{record.chain_id}={'' if np.isnan(result.score) else f'{result.score:.6f}'}"
+            for record, result in zip(truth, single, strict=True)
+        ),
+        mean_plddt=float(np.mean(confidences)) if confidences else None,
+        plddt_scale=scale,
+        notes=(*true_notes, *pred_notes, *_pairing_notes(truth, prediction, chains, mode, mismatches)),
+        residues=residues,
+    )
+
+
+class TruthError(MatchError):
+    """A truth that no prediction could be scored against."""
+
+
+def _with_alpha_carbons(records: Sequence[ProteinRecord], whose: str) -> tuple[list[ProteinRecord], list[str]]:
+    """The chains that can be scored, and notes on what the reader and this left out."""
+    usable = [record for record in records if record.ca_mask.any()]
+    if not usable:
+        chains = f" in {len(records)} protein chain(s)" if records else ", nor any protein chain"
+        kind = TruthError if whose == "truth" else MatchError
+        raise kind(f"the {whose} has 0 CA atoms{chains}: nothing to score")
+    left_out = [record.chain_id for record in records if not record.ca_mask.any()]
+    notes = [f"{whose} chain {chain!r} has 0 CA atoms and is left out" for chain in left_out]
+    warnings = dict.fromkeys(warning for record in records for warning in record.warnings)  # each once, in order
+    return usable, notes + [f"{whose}: {warning}" for warning in warnings]
+
+
+def _in_the_truths_places(
+    truth: Sequence[ProteinRecord], prediction: Sequence[ProteinRecord], chains: ChainMatch
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [R, 3] and bool [R]: the prediction's alpha carbons for the R residues of all chains of the truth."""
+    positions = np.zeros((sum(len(record) for record in truth), 3), dtype=np.float32)
+    mask = np.zeros(len(positions), dtype=bool)
+    start = 0
+    for record, p, correspondence in zip(truth, chains.assignment, chains.correspondences, strict=True):
+        if correspondence is not None:
+            rows = start + correspondence.true_index
+            positions[rows] = prediction[p].ca_positions[correspondence.pred_index]
+            mask[rows] = True
+        start += len(record)
+    return positions, mask
+
+
+def _residue_scores(
+    truth: Sequence[ProteinRecord],
+    prediction: Sequence[ProteinRecord],
+    chains: ChainMatch,
+    result: LddtResult,
+    plddt: list[np.ndarray] | None,
+) -> tuple[ResidueScore, ...]:
+    """One entry per residue of the truth with an alpha carbon, in its order."""
+    rows = []
+    start = 0
+    for record, p, correspondence in zip(truth, chains.assignment, chains.correspondences, strict=True):
+        partners = {}
+        if correspondence is not None:
+            partners = dict(zip(correspondence.true_index.tolist(), correspondence.pred_index.tolist(), strict=True))
+        for i in np.flatnonzero(record.ca_mask).tolist():
+            residue = ResidueScore(
+                chain=record.chain_id,
+                number=int(record.auth_seq_id[i]),
+                insertion_code=str(record.insertion_code[i]),
+                name=RESNAMES[record.aatype[i]],
+                in_pred=i in partners,
+                lddt_ca=_defined(result.per_residue[start + i]),
+            )
+            if i in partners:
+                other, j = prediction[p], partners[i]
+                residue = replace(
+                    residue,
+                    pred_chain=other.chain_id,
+                    pred_number=int(other.auth_seq_id[j]),
+                    pred_insertion_code=str(other.insertion_code[j]),
+                    pred_name=RESNAMES[other.aatype[j]],
+                    plddt=None if plddt is None else float(plddt[p][j]),
+                )
+            rows.append(residue)
+        start += len(record)
+    return tuple(rows)
+
+
+def _pairing_notes(
+    truth: Sequence[ProteinRecord],
+    prediction: Sequence[ProteinRecord],
+    chains: ChainMatch,
+    mode: str,
+    mismatches: int,
+) -> list[str]:
+    """How the pairing came about, where it is not the plain one by number."""
+    notes = []
+    for record, correspondence in zip(truth, chains.correspondences, strict=True):
+        if correspondence is None:
+            notes.append(f"truth chain {record.chain_id!r} has no counterpart in the prediction: counted as missing")
+        elif mode == "auto" and correspondence.mode != "number":
+            shift = "" if correspondence.shift is None else f" (prediction = truth {correspondence.shift:+d})"
+            how = "the sequences were aligned" if correspondence.mode == "align" else "paired by sequence position"
+            notes.append(f"chain {record.chain_id!r}: residue numbers do not match, {how}{shift}")
+    unused = [record.chain_id for p, record in enumerate(prediction) if p not in chains.assignment]
+    if unused:
+        how = "named" if chains.named else "best"
+        notes.append(
+            f"prediction has {len(prediction)} chains, truth {len(truth)}: {how} chain(s) scored, "
+            f"{', '.join(map(repr, unused))} left out"
+        )
+    if mismatches:
+        notes.append(f"{mismatches} residue name(s) differ: scored all the same")
+    return notes
+
+
+def _pooled(results: Sequence[LddtResult]) -> float | None:
+    pairs = sum(result.pairs for result in results)
+    return sum(result.preserved for result in results) / (4 * pairs) if pairs else None
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

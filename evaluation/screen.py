@@ -1,0 +1,83 @@
+"""What a run prints: a table of its targets, the best and the worst where they are many, and what they come to."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.evaluate import Row
+
+_SHOWN = 10  # of each: best, worst, without a score
+_STYLES = {"scored": "", "partial": "yellow", "failed": "red", "missing": "red", "extra": "dim"}
+
+
+def show(console: Console, rows: Sequence[Row], summary: Mapping) -> None:
+    """Prints the table and the summary lines."""
+    ranked = sorted((row for row in rows if row.score is not None), key=lambda row: -row.score.lddt_ca)
+    unscored = [row for row in rows if row.score is None]
+    if len(ranked) > 2 * _SHOWN:
+        console.print(_table(f"best {_SHOWN} of {len(ranked)}", ranked[:_SHOWN]))
+        console.print(_table(f"worst {_SHOWN} of {len(ranked)}", ranked[-_SHOWN:]))
+    elif ranked:
+        console.print(_table("", ranked))
+    for row in unscored[:_SHOWN]:
+        console.print(Text(f"{row.target}: {row.status}: {row.reason}", style=_STYLES[row.status]), soft_wrap=True)
+    if len(unscored) > _SHOWN:
+        console.print(f"... and {len(unscored) - _SHOWN} more without a score")
+    for line in summary_lines(summary):
+        console.print(Text(line), soft_wrap=True)
+
+
+def summary_lines(summary: Mapping) -> list[str]:
+    """Counts and means in words."""
+    counts = summary["counts"]
+    expected = counts["targets"] - counts["extra"]
+    scored = counts["scored"] + counts["partial"]
+    others = ", ".join(f"{counts[name]} {name}" for name in ("partial", "failed", "missing", "extra") if counts[name])
+    lines = [*summary["notes"], f"{scored} of {expected} targets scored" + (f" ({others})" if others else "")]
+    for label, numbers in (("over scored", summary["scored"]["lddt_ca"]), ("missing as 0", _zeros(summary))):
+        if numbers is not None and numbers["n"]:
+            lines.append(f"lDDT-Calpha, {label}: {in_words(numbers)}")
+    return lines
+
+
+def in_words(numbers: Mapping) -> str:
+    """``mean 0.812 [0.790, 0.833], median 0.820, n 40``."""
+    interval = ""
+    if numbers["low"] is not None:
+        flag = ", degenerate: all scores are equal" if numbers["degenerate"] else ""
+        interval = f" [{numbers['low']:.4f}, {numbers['high']:.4f}]{flag}"
+    return f"mean {numbers['mean']:.4f}{interval}, median {numbers['median']:.4f}, n {numbers['n']}"
+
+
+def _zeros(summary: Mapping) -> Mapping | None:
+    """The mean with missing as 0, where it differs from the one over scored targets."""
+    zeros = summary["missing_as_0"]["lddt_ca"]
+    return zeros if zeros["n"] != summary["scored"]["lddt_ca"]["n"] else None
+
+
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title or None, title_justify="left")
+    table.add_column("target", overflow="fold")
+    for name in ("lDDT-Ca", "common", "residues", "matched", "differ", "pLDDT"):
+        table.add_column(name, justify="right")
+    for name in ("match", "chains"):
+        table.add_column(name, overflow="fold")
+    table.add_column("status and notes", overflow="fold", ratio=1)
+    for row in rows:
+        score = row.score
+        remarks = "; ".join((row.status, *([row.reason] if row.reason else []), *score.notes))
+        table.add_row(
+            Text(row.target),
+            f"{score.lddt_ca:.4f}",
+            "" if score.lddt_ca_common is None else f"{score.lddt_ca_common:.4f}",
+            str(score.n_truth),
+            str(score.n_matched),
+            str(score.n_name_mismatch),
+            "" if score.mean_plddt is None else f"{score.mean_plddt:.1f}",
+            score.match,
+            Text(score.chain_map),
+            Text(remarks, style=_STYLES[row.status]),
+        )
+    return table

@@ -1,0 +1,225 @@
+"""Which prediction file is scored against which truth.
+
+Names decide: ``preds/x.pdb`` belongs to ``truth/x.cif.gz``. Predictions made from a dataset are named
+``<file stem>_<chain>``; where no truth has that whole name, ``x_B`` belongs to chain B of ``truth/x.pdb``. A truth may
+also be a dataset directory of pipeline.prepare, and a table may name the pairs outright.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.structure_io import is_structure_name, structure_stem
+
+
+class UsageError(ValueError):
+    """The command cannot start with these arguments. One line: what was found, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row to be: a prediction, the truth that it is meant for, or the lack of either."""
+
+    name: str
+    prediction: Path | None
+    truth: Path | None
+    """A structure file, or a dataset directory when ``record_id`` is given."""
+    true_chain: str | None = None
+    """Score against this chain of the truth alone."""
+    record_id: str | None = None
+    """The record of the dataset that is the truth."""
+    problem: str = ""
+    """Why this target cannot be scored, known from the names alone."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """All targets, and what a reader should know about how they were found."""
+
+    targets: tuple[Target, ...]
+    notes: tuple[str, ...] = ()
+
+
+def pair(preds: Path, truth: Path, table: Path | None = None, split: str | None = None) -> Pairing:
+    """Finds the targets.
+
+    Args:
+        preds: a directory of predictions or one file.
+        truth: the same for the truth, or a dataset directory (one with a ``dataset.json``).
+        table: CSV with the columns ``pred`` and ``truth`` (and ``target``, if the predictions' names repeat). A path
+            in it is taken from ``preds`` or ``truth`` when it exists there, else from the table's own directory, else
+            from the working directory.
+        split: with a dataset, the split whose records are all expected; without, only those with a prediction are.
+
+    Raises:
+        UsageError: paths that do not exist, no structure file, nothing that pairs.
+    """
+    for path, whose in ((preds, "PREDS"), (truth, "TRUTH")):
+        if not path.exists():
+            raise UsageError(f"{whose}: {path} does not exist: expected a directory or a structure file")
+    is_dataset = (truth / "dataset.json").is_file()
+    if split is not None and not is_dataset:
+        raise UsageError(f"--split {split} needs a dataset as TRUTH, and {truth} has no dataset.json")
+    if table is not None:
+        if is_dataset:
+            raise UsageError(f"--pairs names truth files, and {truth} is a dataset: give the directory of the files")
+        return _pair_by_table(preds, truth, table)
+    if is_dataset:
+        return _pair_with_dataset(preds, truth, split)
+    if preds.is_dir() and truth.is_dir():
+        return _pair_directories(preds, truth)
+    if preds.is_file() and truth.is_file():
+        return Pairing((Target(structure_stem(preds), preds, truth),))
+    one, other = ("a directory", "a file") if preds.is_dir() else ("a file", "a directory")
+    raise UsageError(
+        f"PREDS {preds} is {one} and TRUTH {truth} is {other}: give two directories or two files, or name the pairs "
+        "with --pairs FILE.csv"
+    )
+
+
+def structure_files(directory: Path) -> list[Path]:
+    """The structure files of a directory, sorted by name; hidden files (macOS leaves ``._x.pdb``) are none."""
+    return sorted(path for path in directory.iterdir() if not path.name.startswith(".") and is_structure_name(path))
+
+
+def _pair_directories(preds: Path, truth: Path) -> Pairing:
+    predictions, truths = _by_stem(preds, "PREDS"), _by_stem(truth, "TRUTH")
+    targets, used = [], set()
+    by_chain = []
+    for stem, files in predictions.items():
+        if stem in truths:
+            true_stem, chain = stem, None
+        else:
+            true_stem, chain = _split_chain(stem, truths)
+        if true_stem is None:
+            targets.append(Target(stem, files[0], None))
+            continue
+        used.add(true_stem)
+        if chain is not None:
+            by_chain.append(stem)
+        problem = _doubled(files) or _doubled(truths[true_stem])
+        targets.append(Target(stem, files[0], truths[true_stem][0], true_chain=chain, problem=problem))
+    if not used:
+        raise UsageError(_nothing_pairs(preds, predictions, truth, truths))
+
+    unused = [stem for stem in truths if stem not in used]
+    notes = []
+    if by_chain:
+        notes.append(
+            f"{len(by_chain)} of {len(predictions)} predictions are named <stem>_<chain> and are scored against that "
+            f"chain alone of the truth <stem> (first: {by_chain[0]})"
+        )
+    if unused and len(by_chain) == len(used):
+        notes.append(
+            f"{len(unused)} files of {truth} have no prediction; predictions are named by chain, so these are "
+            "taken for files that were not meant to be predicted, and not counted as missing"
+        )
+    else:
+        targets += [Target(stem, None, truths[stem][0], problem=_doubled(truths[stem])) for stem in unused]
+    return Pairing(tuple(sorted(targets, key=lambda target: target.name)), tuple(notes))
+
+
+def _pair_with_dataset(preds: Path, dataset: Path, split: str | None) -> Pairing:
+    from data_prep.dataset import StructureDataset  # its file formats are needed for this kind of truth only
+
+    records = StructureDataset(dataset)
+    every = set(records.ids())
+    expected = set(records.ids(split)) if split is not None else set()
+    if split is not None and not expected:
+        raise UsageError(f"--split {split}: dataset {dataset} has no such split, or it is empty")
+    predictions = _by_stem(preds, "PREDS") if preds.is_dir() else {structure_stem(preds): [preds]}
+    scope = expected if split is not None else every
+    targets = [
+        Target(stem, files[0], dataset, record_id=stem, problem=_doubled(files))
+        if stem in scope
+        else Target(stem, files[0], None)
+        for stem, files in predictions.items()
+    ]
+    if not scope & predictions.keys():
+        raise UsageError(
+            f"no prediction in {preds} has the name of a record of dataset {dataset}: found {_some(predictions)}, "
+            f"expected such as {_some(sorted(scope))}"
+        )
+    targets += [Target(one, None, dataset, record_id=one) for one in expected - predictions.keys()]
+    if split is None:
+        note = f"{len(every - predictions.keys())} of its {len(every)} records have no prediction and are not counted "
+        note += "as missing: name the split that was predicted with --split to count them"
+    else:
+        note = f"expected: all {len(expected)} records of split {split}"
+    notes = (f"the truth is dataset {dataset}", note)
+    return Pairing(tuple(sorted(targets, key=lambda target: target.name)), notes)
+
+
+def _pair_by_table(preds: Path, truth: Path, table: Path) -> Pairing:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"--pairs {table}: cannot be read as CSV: {error}") from None
+    absent = [column for column in ("pred", "truth") if column not in columns]
+    if absent:
+        raise UsageError(f"--pairs {table}: no column {' and '.join(absent)}; found {', '.join(columns) or 'nothing'}")
+    if not rows:
+        raise UsageError(f"--pairs {table}: no row below the header")
+    targets, line_of = [], {}
+    for line, row in enumerate(rows, start=2):
+        if not row["pred"] or not row["truth"]:
+            raise UsageError(f"--pairs {table}: row {line} has an empty pred or truth")
+        prediction, true = _find(row["pred"], preds, table), _find(row["truth"], truth, table)
+        name = row.get("target") or structure_stem(Path(row["pred"]))
+        if name in line_of:
+            raise UsageError(
+                f"--pairs {table}: rows {line_of[name]} and {line} are both target {name}: tell them apart in a column "
+                "`target`"
+            )
+        line_of[name] = line
+        absent_file = next((Path(row[c]) for c, path in (("truth", true), ("pred", prediction)) if path is None), None)
+        problem = f"row {line} of {table.name} names {absent_file}, which does not exist" if absent_file else ""
+        targets.append(Target(name, prediction or Path(row["pred"]), true or Path(row["truth"]), problem=problem))
+    return Pairing(tuple(targets), (f"pairs from {table}",))
+
+
+def _find(name: str, base: Path, table: Path) -> Path | None:
+    for directory in (base, table.parent, Path()):
+        if (directory / name).exists():
+            return directory / name
+    return None
+
+
+def _by_stem(directory: Path, whose: str) -> dict[str, list[Path]]:
+    stems: dict[str, list[Path]] = defaultdict(list)
+    for path in structure_files(directory):
+        stems[structure_stem(path)].append(path)
+    if not stems:
+        expected = "expected names that end in .pdb, .ent, .cif or .mmcif, plain or .gz"
+        raise UsageError(f"{whose}: no structure files in {directory}: {expected}")
+    return dict(stems)
+
+
+def _split_chain(stem: str, truths: Iterable[str]) -> tuple[str | None, str | None]:
+    """``x_B`` -> (x, B) where x is a truth; the longest such x."""
+    for cut in range(len(stem) - 1, 0, -1):
+        if stem[cut] == "_" and stem[:cut] in truths:
+            return stem[:cut], stem[cut + 1 :]
+    return None, None
+
+
+def _doubled(files: Sequence[Path]) -> str:
+    if len(files) == 1:
+        return ""
+    return f"{' and '.join(path.name for path in files)} share a stem: keep one, or name the pairs with --pairs"
+
+
+def _nothing_pairs(preds: Path, predictions: Iterable[str], truth: Path, truths: Iterable[str]) -> str:
+    line = f"no name in PREDS {preds} ({_some(predictions)}) is one in TRUTH {truth} ({_some(truths)})"
+    if any(_split_chain(stem, predictions)[0] is not None for stem in truths):
+        return line + ": they pair when swapped. The predictions come first, then the truth"
+    return line + ": rename, or name the pairs with --pairs FILE.csv"
+
+
+def _some(names: Iterable[str], count: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:count]) + (f", ... {len(names)} in all" if len(names) > count else "")
