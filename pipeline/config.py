@@ -6,6 +6,7 @@ error that names the field. The resolved configuration is written to the run dir
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -260,7 +261,8 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     for layer in layers:
         values = merge(values, layer)
     try:
-        return TypeAdapter(RunConfig).validate_python(values)
+        # Through JSON: in strict mode pydantic takes sections from JSON objects, from Python dictionaries it does not.
+        return TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise ConfigError(_explain(error)) from error
 

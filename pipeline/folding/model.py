@@ -120,9 +120,11 @@ class FoldingModel(nn.Module):
         return [] if adapter is None else list(adapter.parameters())
 
     @property
-    def adapter(self) -> "lorta.Adapter | None":
+    def adapter(self) -> lorta.Adapter | None:
         """The adapter on the stem, if there is one."""
-        return getattr(self.stem.esm, lorta.ATTRIBUTE, None)
+        if self.config.adapter.method in ("none", "full"):
+            return None
+        return lorta.adapter_set(self.stem)["default"]
 
 
 def adapter_alpha(config: AdapterConfig) -> float | None:

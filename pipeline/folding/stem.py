@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -222,10 +222,10 @@ def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) 
     stem.esm.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
 
 
-def state_hash(module: nn.Module) -> str:
-    """sha256 over names, shapes and bytes of all parameters of ``module``, in the order of their names."""
+def parameter_hash(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """sha256 over names, shapes and bytes of (name, tensor) pairs, in the order of their names."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        digest.update(json.dumps([name, list(parameter.shape), str(parameter.dtype)]).encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(parameters, key=lambda pair: pair[0]):
+        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

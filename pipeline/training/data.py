@@ -25,7 +25,7 @@ class Batch:
     atom37_mask: torch.Tensor
     """float32 [B, N, 37], 1 for observed atoms."""
     resolution: torch.Tensor
-    """float32 [B], angstrom; 0 where the file states none."""
+    """float32 [B], angstrom; nan where the file states none."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
@@ -66,5 +66,5 @@ def collate(crops: Sequence[Crop]) -> Batch:
         residue_index=padded([r.residue_index[w] for r, w in zip(records, windows, strict=True)], torch.int64),
         atom37_positions=padded([r.atom37_positions[w] for r, w in zip(records, windows, strict=True)], torch.float32),
         atom37_mask=padded([r.atom37_mask[w] for r, w in zip(records, windows, strict=True)], torch.float32),
-        resolution=torch.tensor([r.resolution or 0.0 for r in records]),
+        resolution=torch.tensor([float("nan") if r.resolution is None else r.resolution for r in records]),
     )

@@ -1,0 +1,139 @@
+"""Checkpoints: directories of safetensors and JSON, written atomically, newest readable one wins.
+
+    checkpoints/step_00000500/
+        trained.safetensors     parameters that train, by name
+        ema.safetensors         their moving averages
+        optimizer.safetensors   Adam's moments, "<parameter>/<moment>"
+        state.json              step, format version
+
+Random numbers need no state: every draw is a function of the seed and the step (``sampler.py``).
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+FORMAT_VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The state of a run after ``step`` optimizer steps."""
+
+    step: int
+    trained: Mapping[str, torch.Tensor]
+    ema: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, torch.Tensor]
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, directory) of the complete checkpoints, oldest first."""
+    found = [(int(p.name.removeprefix("step_")), p) for p in folder.glob("step_*") if (p / "state.json").is_file()]
+    return sorted(found)
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint and delete all but the newest ``keep``.
+
+    The directory gets its name when everything in it is on disk, so that an interruption leaves the previous
+    checkpoints and, at worst, a directory that starts with a dot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / _name(checkpoint.step)
+    temporary = folder / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for part in ("trained", "ema", "optimizer"):
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in getattr(checkpoint, part).items()}
+        save_file(tensors, temporary / f"{part}.safetensors")
+    state = {"format_version": FORMAT_VERSION, "step": checkpoint.step}
+    (temporary / "state.json").write_text(json.dumps(state) + "\n")
+    for file in temporary.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    for _, old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Raises CheckpointError when a file of it is missing, damaged or of another version."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+        if state["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path}: checkpoint format {state['format_version']}, this version reads {FORMAT_VERSION}"
+            )
+        parts = {part: load_file(path / f"{part}.safetensors") for part in ("trained", "ema", "optimizer")}
+        return Checkpoint(step=int(state["step"]), **parts)
+    except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+
+
+def latest_checkpoint(folder: Path, step: int | None = None) -> Checkpoint | None:
+    """The newest readable checkpoint, with a warning for each newer one that is not; None when there is none.
+
+    With ``step``: that one, or CheckpointError.
+    """
+    found = list_checkpoints(folder)
+    if step is not None:
+        for number, path in found:
+            if number == step:
+                return read_checkpoint(path)
+        have = ", ".join(str(number) for number, _ in found) or "none"
+        raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are: {have}")
+    for _, path in reversed(found):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            warnings.warn(f"{error}; going back to the one before", stacklevel=2)
+    return None
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]
+) -> dict[str, torch.Tensor]:
+    """Adam's state as "<parameter>/<moment>" tensors."""
+    return {
+        f"{names[parameter]}/{key}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[torch.nn.Parameter, str]
+) -> None:
+    """Put back what ``optimizer_tensors`` gave. Raises CheckpointError when a parameter's state is missing."""
+    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, moment = key.rsplit("/", 1)
+        by_parameter.setdefault(name, {})[moment] = tensor
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[parameter]
+            if name not in by_parameter:
+                raise CheckpointError(f"the checkpoint has no optimizer state of {name}: was the configuration changed?")
+            optimizer.state[parameter] = {
+                moment: tensor if moment == "step" else tensor.to(parameter.device)
+                for moment, tensor in by_parameter[name].items()
+            }

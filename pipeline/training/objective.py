@@ -1,0 +1,91 @@
+"""The training objective: weighted loss terms of one batch, each sample for itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from data_prep.residues import ATOM37_INDEX
+from pipeline.config import LossConfig
+from pipeline.folding.geometry import (
+    atom37_to_atom14,
+    atom37_to_rigid_groups,
+    atom37_to_torsions,
+    pseudo_beta,
+)
+from pipeline.folding.model import FoldOutput
+from pipeline.losses.chi import supervised_chi
+from pipeline.losses.distogram import distogram_loss
+from pipeline.losses.fape import backbone_fape, rename_ambiguous, sidechain_fape
+from pipeline.losses.plddt import plddt_loss
+from pipeline.training.data import Batch
+
+CA_IN_ATOM14 = 1
+CA_IN_ATOM37 = ATOM37_INDEX["CA"]
+
+PLDDT_DEFAULT_RESOLUTION = 1.0
+"""angstrom. The pLDDT loss leaves out structures of a stated resolution worse than 3 angstrom. OpenFold leaves out those
+without one too; here they count, since people's own files, predictions and NMR entries state none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Loss of a batch of B samples."""
+
+    loss: torch.Tensor
+    """Scalar: mean over samples of the weighted sum of terms, scaled by length if so configured."""
+    terms: dict[str, torch.Tensor]
+    """Unweighted terms by name, [B] each, detached."""
+
+
+def fold_objective(output: FoldOutput, batch: Batch, clamp: Sequence[bool], config: LossConfig) -> Objective:
+    """The loss terms of the initial training (Jumper et al. 2021, suppl. 1.9).
+
+    Args:
+        output: of the model on ``batch``.
+        batch: with observed atoms.
+        clamp: whether to clamp the backbone FAPE, per sample.
+        config: weights.
+    """
+    aatype, positions, atom_mask = batch.aatype, batch.atom37_positions, batch.atom37_mask
+    structure = output.structure
+    groups = atom37_to_rigid_groups(aatype, positions, atom_mask)
+    torsions = atom37_to_torsions(aatype, positions, atom_mask)
+    atom14 = atom37_to_atom14(aatype, positions, atom_mask)
+    beta, beta_mask = pseudo_beta(aatype, positions, atom_mask)
+    predicted = structure.positions[-1]
+    renamed = rename_ambiguous(
+        predicted.detach(),
+        atom14.positions,
+        atom14.alt_positions,
+        atom14.exists,
+        atom14.alt_exists,
+        atom14.is_ambiguous,
+    )
+    clamp_weight = torch.tensor(clamp, dtype=predicted.dtype, device=predicted.device)
+    terms = {
+        "backbone_fape": backbone_fape(structure.frames, groups.backbone, groups.backbone_mask, clamp_weight),
+        "sidechain_fape": sidechain_fape(
+            structure.sidechain_frames[-1], predicted, groups.frames, groups.alt_frames, groups.exists, renamed
+        ),
+        "supervised_chi": supervised_chi(
+            structure.angles,
+            structure.unnormalized_angles,
+            aatype,
+            torsions.sin_cos[..., 3:, :],
+            torsions.mask[..., 3:],
+            batch.mask,
+        ).total,
+        "distogram": distogram_loss(output.distogram_logits, beta, beta_mask),
+        "plddt": plddt_loss(
+            output.plddt_logits,
+            predicted[..., CA_IN_ATOM14, :].detach(),
+            positions[..., CA_IN_ATOM37, :],
+            atom_mask[..., CA_IN_ATOM37],
+            torch.where(batch.resolution.isnan(), PLDDT_DEFAULT_RESOLUTION, batch.resolution),
+        ),
+    }
+    total = sum(getattr(config, name) * term for name, term in terms.items())
+    if config.scale_by_length:
+        total = total * batch.mask.sum(dim=1).sqrt()
+    return Objective(total.mean(), {name: term.detach() for name, term in terms.items()})

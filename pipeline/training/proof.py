@@ -1,0 +1,115 @@
+"""Before the first step: what trains, and proof that gradients reach it and nothing else.
+
+Published ports of ESMFold detach the stem's output, so that an adapter on the stem trains without ever moving. Here a
+rehearsal backward pass shows that each factor of the adapter gets a gradient: at step 0 those that start at zero (the
+others are multiplied by them), and all others once the first are off zero.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.folding.model import FoldingModel
+from pipeline.folding.stem import parameter_hash
+
+
+class GradientPathError(RuntimeError):
+    """A parameter that should move would not, or the other way round; the message is one line."""
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """Parameters of one part of the model."""
+
+    part: str
+    total: int
+    trainable: int
+
+
+def count_parts(model: FoldingModel) -> list[PartCount]:
+    """Parameters by part, in the order of the forward pass."""
+    order = ("stem", "adapter", "stem to trunk", "trunk", "structure module", "heads")
+    total = dict.fromkeys(order, 0)
+    trainable = dict.fromkeys(order, 0)
+    for part, _, parameter in model.named_parts():
+        total[part] += parameter.numel()
+        trainable[part] += parameter.numel() if parameter.requires_grad else 0
+    return [PartCount(part, total[part], trainable[part]) for part in order if total[part]]
+
+
+@dataclass(frozen=True)
+class FactorProof:
+    """Gradient norms of one factor of the adapter."""
+
+    name: str
+    shape: tuple[int, ...]
+    starts_at_zero: bool
+    gradient_at_start: float
+    gradient_off_zero: float
+    """After the factors that start at zero were set to small random values."""
+
+
+def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], seed: int) -> list[FactorProof]:
+    """Rehearse two backward passes and leave the model exactly as it was.
+
+    Args:
+        model: at its initial weights.
+        loss: forward pass on one batch; called twice, must be deterministic.
+        seed: of the random values that the zero factors get for the second pass.
+
+    Returns:
+        One row per factor of the adapter; empty without an adapter.
+
+    Raises:
+        GradientPathError: a factor without a finite non-zero gradient where it should have one, a frozen parameter
+            with a gradient, or frozen parameters that changed.
+    """
+    adapter = model.adapter
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+    before = parameter_hash(model.named_parameters())
+    loss().backward()
+    first = _factor_gradients(model)
+    for name, parameter in frozen:
+        if parameter.grad is not None:
+            raise GradientPathError(f"frozen parameter {name} got a gradient")
+    # The stem's output must carry gradient even though factors other than the zero ones have none yet.
+    proofs: list[FactorProof] = []
+    if adapter is not None:
+        zero = set(adapter.zero_factors)
+        factors = adapter.factors()
+        saved = {name: factors[name].detach().clone() for name in zero}
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name in sorted(zero):
+                noise = torch.randn(factors[name].shape, generator=generator) * 1e-2
+                factors[name].copy_(noise.to(factors[name]))
+        model.zero_grad(set_to_none=True)
+        loss().backward()
+        second = _factor_gradients(model)
+        with torch.no_grad():
+            for name, value in saved.items():
+                factors[name].copy_(value)
+        for name, parameter in factors.items():
+            row = FactorProof(name, tuple(parameter.shape), name in zero, first[name], second[name])
+            proofs.append(row)
+            for passed, value in (("at the start", first[name]), ("with the zero factors off zero", second[name])):
+                if (passed != "at the start" or row.starts_at_zero) and not 0 < value < float("inf"):
+                    raise GradientPathError(f"adapter factor {name} has gradient norm {value} {passed}: it cannot train")
+    model.zero_grad(set_to_none=True)
+    if parameter_hash(model.named_parameters()) != before:
+        raise GradientPathError("the rehearsal changed parameters; nothing was trained yet")
+    return proofs
+
+
+def _factor_gradients(model: FoldingModel) -> dict[str, float]:
+    if model.adapter is None:
+        return {}
+    return {
+        name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in model.adapter.factors().items()
+    }
+
+
+def frozen_hash(model: FoldingModel) -> str:
+    """Hash of all parameters that do not train; it must never change during a run."""
+    return parameter_hash((name, p) for name, p in model.named_parameters() if not p.requires_grad)

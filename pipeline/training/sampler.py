@@ -1,0 +1,64 @@
+"""What each optimizer step sees, as a pure function of the seed and the step.
+
+Nothing random is kept between steps, so that a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_LENGTH_WEIGHT, MAX_LENGTH_WEIGHT = 256, 512
+"""OpenFold's sampling weight grows with the length between these bounds (AlphaFold2 suppl. 1.2.5)."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The random choices of one step."""
+
+    ids: tuple[str, ...]
+    """Chains, one per sample."""
+    crop_seeds: tuple[int, ...]
+    """Seed of each sample's crop."""
+    clamp: tuple[bool, ...]
+    """Whether the backbone FAPE of a sample is clamped."""
+    num_recycles: int
+    torch_seed: int
+    """For dropout."""
+
+
+def sampling_weights(lengths: Sequence[int], cluster_sizes: Sequence[int] | None) -> np.ndarray:
+    """Probability of each chain, float64 [chains].
+
+    With cluster sizes: 1 / cluster size x clip(length, 256, 512) / 512, as OpenFold; without: equal.
+    """
+    if cluster_sizes is None:
+        weights = np.ones(len(lengths))
+    else:
+        clipped = np.clip(np.asarray(lengths, dtype=np.float64), MIN_LENGTH_WEIGHT, MAX_LENGTH_WEIGHT)
+        weights = clipped / MAX_LENGTH_WEIGHT / np.asarray(cluster_sizes, dtype=np.float64)
+    return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class StepSampler:
+    """Draws the plan of any step."""
+
+    ids: tuple[str, ...]
+    weights: np.ndarray
+    batch_size: int
+    max_recycles: int
+    clamp_probability: float
+    seed: int
+
+    def plan(self, step: int) -> StepPlan:
+        """The plan of step ``step`` (from 1)."""
+        rng = np.random.default_rng([self.seed, step])
+        chosen = rng.choice(len(self.ids), size=self.batch_size, p=self.weights)
+        return StepPlan(
+            ids=tuple(self.ids[i] for i in chosen),
+            crop_seeds=tuple(int(s) for s in rng.integers(2**62, size=self.batch_size)),
+            clamp=tuple(bool(c) for c in rng.random(self.batch_size) < self.clamp_probability),
+            num_recycles=int(rng.integers(self.max_recycles + 1)),
+            torch_seed=int(rng.integers(2**62)),
+        )
