@@ -218,22 +218,33 @@ def format_mmcif(name: str, chains: Sequence[ProteinRecord]) -> bytes:
     block.set_pair("_entry.id", cif.quote(name))
     _write_header(block, chains[0])
     asym_ids = [_letters(i) for i in range(len(chains))]
-    entity = block.init_loop("_entity.", ["id", "type", "pdbx_description"])
-    poly = block.init_loop("_entity_poly.", ["entity_id", "type", "pdbx_seq_one_letter_code_can", "pdbx_strand_id"])
-    asym = block.init_loop("_struct_asym.", ["id", "entity_id"])
-    for i, (chain, asym_id) in enumerate(zip(chains, asym_ids, strict=True), start=1):
-        entity.add_row([str(i), "polymer", cif.quote(chain.id)])
-        poly.add_row([str(i), "'polypeptide(L)'", chain.sequence, _quoted_chain(chain)])
-        asym.add_row([asym_id, str(i)])
+    numbered = list(enumerate(chains, start=1))
+    # One loop at a time: a gemmi Loop dangles as soon as the next one is added to its block.
+    _add_loop(block, "_entity.", "id type pdbx_description", [[i, "polymer", cif.quote(c.id)] for i, c in numbered])
+    _add_loop(
+        block,
+        "_entity_poly.",
+        "entity_id type pdbx_seq_one_letter_code_can pdbx_strand_id",
+        [[i, "'polypeptide(L)'", chain.sequence, _quoted_chain(chain)] for i, chain in numbered],
+    )
+    _add_loop(block, "_struct_asym.", "id entity_id", list(zip(asym_ids, range(1, len(chains) + 1), strict=True)))
     # Without SEQRES the residue index follows the author's numbers, gaps included: entity_poly_seq could not say that.
-    listed = [(i, chain) for i, chain in enumerate(chains, start=1) if has_full_sequence(chain)]
-    if listed:
-        sequence = block.init_loop("_entity_poly_seq.", ["entity_id", "num", "mon_id", "hetero"])
-        for i, chain in listed:
-            for number, aatype in enumerate(chain.aatype.tolist(), start=1):
-                sequence.add_row([str(i), str(number), RESNAMES[aatype], "n"])
+    residues = [
+        [i, number, RESNAMES[aatype], "n"]
+        for i, chain in numbered
+        if has_full_sequence(chain)
+        for number, aatype in enumerate(chain.aatype.tolist(), start=1)
+    ]
+    if residues:
+        _add_loop(block, "_entity_poly_seq.", "entity_id num mon_id hetero", residues)
     _write_atoms(block, chains, asym_ids)
     return document.as_string().encode()
+
+
+def _add_loop(block: cif.Block, category: str, tags: str, rows: Sequence[Sequence[object]]) -> None:
+    loop = block.init_loop(category, tags.split())
+    for row in rows:
+        loop.add_row([str(value) for value in row])
 
 
 def has_full_sequence(chain: ProteinRecord) -> bool:
@@ -245,14 +256,11 @@ def _write_header(block: cif.Block, chain: ProteinRecord) -> None:
     if chain.deposition_date:
         block.set_pair("_pdbx_database_status.recvd_initial_deposition_date", chain.deposition_date)
     if chain.release_date:
-        loop = block.init_loop("_pdbx_audit_revision_history.", ["ordinal", "revision_date"])
-        loop.add_row(["1", chain.release_date])
+        _add_loop(block, "_pdbx_audit_revision_history.", "ordinal revision_date", [[1, chain.release_date]])
     if chain.method:
-        loop = block.init_loop("_exptl.", ["method"])
-        for method in chain.method.split("; "):
-            loop.add_row([cif.quote(method)])
+        _add_loop(block, "_exptl.", "method", [[cif.quote(method)] for method in chain.method.split("; ")])
     if chain.resolution is not None:
-        block.set_pair("_refine.ls_d_res_high", f"{chain.resolution:g}")
+        block.set_pair("_refine.ls_d_res_high", repr(float(chain.resolution)))
 
 
 def _write_atoms(block: cif.Block, chains: Sequence[ProteinRecord], asym_ids: list[str]) -> None:
