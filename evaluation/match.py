@@ -1,15 +1,16 @@
 """Which residue of a prediction is which residue of the truth, for one chain of each.
 
-Four ways, of which a person can ask for one and of which ``auto`` takes the best:
+Three ways, of which a person can ask for one:
 
 - ``number``: the author's residue number and insertion code are equal.
 - ``label``: the position along the sequence is equal (mmCIF's label_seq_id). Where a prediction is numbered 1..L and
   the truth is not, the prediction's number is its position.
-- ``align``: the sequences are aligned. Gaps are free where the truth's chain is broken. Where the alignment says that
-  one numbering is the other shifted by a constant, the shifted numbers decide: next to a gap they know more than
-  the letters.
+- ``align``: the sequences are aligned, by their letters alone. Where several alignments are equally good, as when the
+  residue before a missing loop is also the last one of the loop, gaps come as early as they can.
 
-``auto`` takes ``number`` unless another way brings more residues of the same name together.
+``auto`` takes ``number`` unless another way brings more residues of the same name together. When it aligns, it also
+uses what else the truth says: one numbering may be the other shifted by a constant, and gaps belong where the truth's
+chain is broken. So it does not tear apart neighbours of the truth for a tie between letters.
 """
 
 from collections import Counter
@@ -27,6 +28,8 @@ MODES: tuple[str, ...] = ("auto", "number", "label", "align")
 MIN_IDENTITY: float = 0.5
 """Two chains of which fewer residues than this share their name are not the same protein: unrelated sequences align at
 0.2 to 0.3, constructs with tags and mutations at more than 0.9."""
+
+_LONGEST_BOND = 4.5  # angstrom between alpha carbons of neighbours; 3.8 in a trans peptide, more means a gap
 
 
 class MatchError(ValueError):
@@ -76,7 +79,7 @@ def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = 
     if number.identical == shorter:  # nothing can bring more residues together
         return number
     # max() keeps the first of equals, so the order here is the order of preference.
-    candidates = (number, _by_alignment(truth, prediction), _by_label(truth, prediction))
+    candidates = (number, _by_all_evidence(truth, prediction), _by_label(truth, prediction))
     return max(candidates, key=lambda candidate: candidate.identical)
 
 
@@ -91,10 +94,16 @@ def _by_label(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence
     return max((by_position, by_number), key=lambda candidate: candidate.identical)
 
 
-def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
-    true_index, pred_index = align_sequences(truth.sequence, prediction.sequence, _breaks(truth), _breaks(prediction))
+def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord, breaks: np.ndarray | None = None) -> Correspondence:
+    true_index, pred_index = align_sequences(truth.sequence, prediction.sequence, breaks)
     both = truth.ca_mask[true_index] & prediction.ca_mask[pred_index]
-    aligned = _correspondence("align", truth, true_index[both], prediction, pred_index[both])
+    return _correspondence("align", truth, true_index[both], prediction, pred_index[both])
+
+
+def _by_all_evidence(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
+    """Aligned with gaps where the truth is broken; or by the shifted numbers that this alignment suggests, when they
+    bring as many residues of the same name together."""
+    aligned = _by_alignment(truth, prediction, _breaks(truth))
     if not aligned.identical:
         return aligned
     shifts = prediction.auth_seq_id[aligned.pred_index] - truth.auth_seq_id[aligned.true_index]
@@ -104,32 +113,31 @@ def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord) -> Correspond
     return shifted if shifted.identical >= aligned.identical else aligned
 
 
-def align_sequences(
-    target: str, query: str, target_breaks: np.ndarray | None = None, query_breaks: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Global alignment of two sequences with affine gaps (Gotoh, as gemmi has it).
+def align_sequences(target: str, query: str, breaks: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Global alignment of two sequences with affine gaps (Gotoh 1982, as gemmi has it).
+
+    A match is worth 10, a mismatch -10, a gap of n letters -9 - n; at the ends -n. Of equally good alignments the one
+    whose gaps come first is taken.
 
     Args:
         target: T letters.
         query: Q letters.
-        target_breaks: bool [T + 1], True where residues of the target may be missing before its i-th letter (the
-            last entry: after the end), so that a gap opens there for free. Gaps at the ends are always free to open.
-        query_breaks: bool [Q + 1], the same for the query. Only the sequence with more breaks gets its free gaps.
+        breaks: bool [T + 1], True where letters of the target may be missing before its i-th (the last entry: after
+            the end): a gap opens there for free.
 
     Returns:
         int64 [M] and int64 [M]: aligned positions of the target and of the query, both increasing.
     """
-    if query_breaks is not None and (target_breaks is None or query_breaks.sum() > target_breaks.sum()):
-        query_index, target_index = align_sequences(query, target, query_breaks)
-        return target_index, query_index
     scoring = gemmi.AlignmentScoring()
-    scoring.match, scoring.mismatch, scoring.gapo, scoring.gape = 2, -1, -4, -1
+    scoring.match, scoring.mismatch, scoring.gapo, scoring.gape = 10, -10, -9, -1
     opening = np.full(len(target) + 1, scoring.gapo)
     opening[[0, -1]] = 0
-    if target_breaks is not None:
-        opening[target_breaks] = 0
-    result = gemmi.align_string_sequences(list(query), list(target), opening.tolist(), scoring)
-    return _aligned_positions(result.cigar_str())
+    if breaks is not None:
+        opening[breaks] = 0
+    # gemmi puts gaps as late as they can be; aligned from the end, they come as early as they can.
+    result = gemmi.align_string_sequences(list(query[::-1]), list(target[::-1]), opening[::-1].tolist(), scoring)
+    target_index, query_index = _aligned_positions(result.cigar_str())
+    return len(target) - 1 - target_index[::-1], len(query) - 1 - query_index[::-1]
 
 
 def _aligned_positions(cigar: str) -> tuple[np.ndarray, np.ndarray]:
@@ -149,10 +157,13 @@ def _aligned_positions(cigar: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(target_runs or empty), np.concatenate(query_runs or empty)
 
 
-def _breaks(record: ProteinRecord) -> np.ndarray:
-    """bool [N + 1]: places where the record's own positions say that residues are missing from its sequence."""
-    jumps = np.diff(record.residue_index) > 1
-    return np.concatenate([[False], jumps, [False]])
+def _breaks(truth: ProteinRecord) -> np.ndarray:
+    """bool [N + 1]: places where residues are missing from the truth's sequence, because its positions jump or two
+    neighbours are too far apart for a peptide bond."""
+    jumps = np.diff(truth.residue_index) > 1
+    apart = np.linalg.norm(np.diff(truth.ca_positions, axis=0), axis=-1) > _LONGEST_BOND
+    both = truth.ca_mask[1:] & truth.ca_mask[:-1]
+    return np.concatenate([[False], jumps | (apart & both), [False]])
 
 
 def _numbers(record: ProteinRecord) -> list[tuple[int, str, int]]:

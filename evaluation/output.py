@@ -60,7 +60,7 @@ def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequenc
 def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list[Path]:
     """Writes the three files; returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    header = ["target", "status", "reason", *SCORE_COLUMNS, "notes"]
+    header = ["target", "status", "reason", *SCORE_COLUMNS, "notes", "warnings"]
     sources = ["prediction", "truth", "prediction_sha256", "truth_sha256"]
     table = [
         [row.target, row.status, row.reason, *_score_cells(row.score), *(getattr(row, name) for name in sources)]
@@ -94,8 +94,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _score_cells(score: PairScore | None) -> list[str]:
     if score is None:
-        return [""] * (len(SCORE_COLUMNS) + 1)
-    return [*(_cell(getattr(score, name)) for name in SCORE_COLUMNS), "; ".join(score.notes)]
+        return [""] * (len(SCORE_COLUMNS) + 2)
+    return [*(_cell(getattr(score, name)) for name in SCORE_COLUMNS), "; ".join(score.notes), "; ".join(score.warnings)]
 
 
 def _cell(value: float | int | bool | str | None) -> str:

@@ -71,6 +71,8 @@ class PairScore:
     """0-1 or 0-100, blank where the B-factors are not pLDDT."""
     notes: tuple[str, ...] = ()
     """What a reader of the number should know: how residues and chains were paired, what was left out."""
+    warnings: tuple[str, ...] = ()
+    """What the reader repaired, mapped or dropped in the two files."""
     residues: tuple[ResidueScore, ...] = field(default=(), repr=False)
 
     @property
@@ -91,6 +93,7 @@ def score_pair(
     Raises:
         MatchError: no alpha carbon on one side, chains that do not belong together, or a truth too small to score.
     """
+    warnings = (*_warnings(truth, "truth"), *_warnings(prediction, "prediction"))
     truth, true_notes = _with_alpha_carbons(truth, "truth")
     prediction, pred_notes = _with_alpha_carbons(prediction, "prediction")
     chains = match_chains(truth, prediction, mode, min_identity, chain_map)
@@ -135,6 +138,7 @@ def score_pair(
         mean_plddt=float(np.mean(confidences)) if confidences else None,
         plddt_scale=scale,
         notes=(*true_notes, *pred_notes, *_pairing_notes(truth, prediction, chains, mode, mismatches)),
+        warnings=warnings,
         residues=residues,
     )
 
@@ -144,16 +148,19 @@ class TruthError(MatchError):
 
 
 def _with_alpha_carbons(records: Sequence[ProteinRecord], whose: str) -> tuple[list[ProteinRecord], list[str]]:
-    """The chains that can be scored, and notes on what the reader and this left out."""
+    """The chains that can be scored, and notes on the others."""
     usable = [record for record in records if record.ca_mask.any()]
     if not usable:
         chains = f" in {len(records)} protein chain(s)" if records else ", nor any protein chain"
         kind = TruthError if whose == "truth" else MatchError
         raise kind(f"the {whose} has 0 CA atoms{chains}: nothing to score")
     left_out = [record.chain_id for record in records if not record.ca_mask.any()]
-    notes = [f"{whose} chain {chain!r} has 0 CA atoms and is left out" for chain in left_out]
-    warnings = dict.fromkeys(warning for record in records for warning in record.warnings)  # each once, in order
-    return usable, notes + [f"{whose}: {warning}" for warning in warnings]
+    return usable, [f"{whose} chain {chain!r} has 0 CA atoms and is left out" for chain in left_out]
+
+
+def _warnings(records: Sequence[ProteinRecord], whose: str) -> list[str]:
+    """The reader's warnings, each once, in order."""
+    return [f"{whose}: {warning}" for warning in dict.fromkeys(w for record in records for w in record.warnings)]
 
 
 def _in_the_truths_places(

@@ -9,6 +9,7 @@ from rich.text import Text
 from evaluation.evaluate import Row
 
 _SHOWN = 10  # of each: best, worst, without a score
+_IN_FULL = 5  # targets up to which the reader's warnings are shown too; scores.csv has them always
 _STYLES = {"scored": "", "partial": "yellow", "failed": "red", "missing": "red", "extra": "dim"}
 
 
@@ -67,7 +68,8 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
     table.add_column("status and notes", overflow="fold", ratio=1)
     for row in rows:
         score = row.score
-        remarks = "; ".join((row.status, *([row.reason] if row.reason else []), *score.notes))
+        warnings = score.warnings if len(rows) <= _IN_FULL else ()
+        remarks = "; ".join((row.status, *([row.reason] if row.reason else []), *score.notes, *warnings))
         table.add_row(
             Text(row.target),
             f"{score.lddt_ca:.4f}",

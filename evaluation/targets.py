@@ -48,9 +48,10 @@ def pair(preds: Path, truth: Path, table: Path | None = None, split: str | None 
     Args:
         preds: a directory of predictions or one file.
         truth: the same for the truth, or a dataset directory (one with a ``dataset.json``).
-        table: CSV with the columns ``pred`` and ``truth`` (and ``target``, if the predictions' names repeat). A path
-            in it is taken from ``preds`` or ``truth`` when it exists there, else from the table's own directory, else
-            from the working directory.
+        table: CSV with the columns ``pred`` and ``truth``; ``target`` where the predictions' names repeat, and
+            ``truth_chain`` to score against one chain of the truth alone, may be there too. A path in it is taken from
+            ``preds`` or ``truth`` when it exists there, else from the table's own directory, else from the working
+            directory.
         split: with a dataset, the split whose records are all expected; without, only those with a prediction are.
 
     Raises:
@@ -178,7 +179,8 @@ def _pair_by_table(preds: Path, truth: Path, table: Path) -> Pairing:
         line_of[name] = line
         absent_file = next((Path(row[c]) for c, path in (("truth", true), ("pred", prediction)) if path is None), None)
         problem = f"row {line} of {table.name} names {absent_file}, which does not exist" if absent_file else ""
-        targets.append(Target(name, prediction or Path(row["pred"]), true or Path(row["truth"]), problem=problem))
+        pred_path, true_path = prediction or Path(row["pred"]), true or Path(row["truth"])
+        targets.append(Target(name, pred_path, true_path, row.get("truth_chain") or None, problem=problem))
     return Pairing(tuple(targets), (f"pairs from {table}",))
 
 
