@@ -1,0 +1,57 @@
+"""What the stage commands share: one line for errors that a user can cause, exit codes, devices."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from pipeline.config import ConfigError
+from pipeline.training.checkpoint import CheckpointError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_command(
+    body: Callable[[argparse.Namespace], int],
+    arguments: argparse.Namespace,
+    *,
+    usage_errors: Sequence[type[Exception]],
+    failures: Sequence[type[Exception]] = (),
+) -> int:
+    """``body(arguments)`` with foreseeable errors as one line on stderr; returns the exit code.
+
+    Args:
+        body: the command; returns its own exit code.
+        arguments: parsed.
+        usage_errors: exceptions that mean wrong usage or input: exit 2.
+        failures: exceptions that mean that the run failed: exit 1.
+    """
+    try:
+        return body(arguments)
+    except (ConfigError, CheckpointError, *usage_errors) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except tuple(failures) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``: cuda, else mps, else cpu. Raises ConfigError for a device that this machine lacks."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used here ({line}): try --device cpu or auto") from None
+    return device

@@ -1,0 +1,153 @@
+"""Train: a dataset in, a run directory out.
+
+    python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter lorta --rank 8
+"""
+
+import argparse
+import platform
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from data_prep.dataset import DatasetError, StructureDataset
+from pipeline.command import EXIT_INTERRUPTED, pick_device, run_command
+from pipeline.config import (
+    ConfigError,
+    RunConfig,
+    describe_fields,
+    dotted_layer,
+    file_layer,
+    preset_layer,
+    preset_names,
+    resolve,
+)
+from pipeline.folding.stem import ESM2_SHAPES, StemError
+from pipeline.run import RunDirectory, RunError
+from pipeline.training.loop import Interrupted, TrainingError, train
+from pipeline.training.proof import GradientPathError
+
+NAMED_OPTIONS = {
+    "esm": ("stem", "name"),
+    "esm_weights": ("stem", "weights"),
+    "esm_init": ("stem", "init"),
+    "adapter": ("adapter", "method"),
+    "rank": ("adapter", "rank"),
+    "max_steps": ("training", "max_steps"),
+    "checkpoint_every": ("training", "checkpoint_every"),
+    "seed": ("training", "seed"),
+    "device": ("training", "device"),
+}
+"""Options that are short for a field of the configuration."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.train",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Train a folding trunk over an adapted ESM-2 stem.\n\n"
+            "examples:\n"
+            "  python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter lorta --rank 8\n"
+            "  python -m pipeline.train --data DATASET --out RUN --preset tiny --seed 1\n"
+            "  python -m pipeline.train --data DATASET --out RUN --resume\n"
+            "  python -m pipeline.train --data DATASET --out RUN --preset paper --trunk.blocks 8 --optimizer.lr 5e-4"
+        ),
+        epilog=(
+            "Any field of the configuration is an option by its dotted name; fields and defaults:\n" + describe_fields()
+        ),
+        allow_abbrev=False,
+    )
+    p.add_argument("--data", type=Path, required=True, help="dataset directory of pipeline.prepare")
+    p.add_argument("--out", type=Path, required=True, help="run directory to write")
+    p.add_argument("--preset", metavar="NAME", help=f"starting values: {', '.join(preset_names())}")
+    p.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration file, over the preset")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own configuration")
+    p.add_argument("--esm", metavar="NAME", help=f"stem: {', '.join(ESM2_SHAPES)}, with or without _UR50D")
+    p.add_argument("--esm-weights", metavar="FILE", help="pretrained weights: fair-esm's .pt or a Hugging Face directory")
+    p.add_argument("--esm-init", choices=["pretrained", "random"], help="random: an untrained stem, no weights needed")
+    p.add_argument("--adapter", choices=["lorta", "lora", "none", "full"], help="how the stem is adapted")
+    p.add_argument("--rank", type=int, help="rank of the adapter")
+    p.add_argument("--max-steps", type=int, help="optimizer steps")
+    p.add_argument("--checkpoint-every", type=int, metavar="STEPS")
+    p.add_argument("--seed", type=int)
+    p.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps")
+    return p
+
+
+def configuration(arguments: argparse.Namespace, dotted: list[str], run: RunDirectory) -> RunConfig:
+    """The resolved configuration; that of the run when resuming. Raises ConfigError, RunError."""
+    named: dict[str, Any] = {}
+    for option, (section, key) in NAMED_OPTIONS.items():
+        value = getattr(arguments, option)
+        if value is not None:
+            named.setdefault(section, {})[key] = value
+    if arguments.resume:
+        if arguments.preset or arguments.config:
+            raise ConfigError("--resume takes the configuration of the run: leave out --preset and --config")
+        before = run.config()
+        config = resolve(file_layer(run.config_file), dotted_layer(dotted), named)
+        if replace(config, training=before.training) != before or config.training.seed != before.training.seed:
+            raise ConfigError("--resume can change training.* (but not the seed): anything else is another run")
+        return config
+    if run.exists():
+        raise RunError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
+    layers = [preset_layer(arguments.preset)] if arguments.preset else []
+    if arguments.config:
+        layers.append(file_layer(arguments.config))
+    return resolve(*layers, dotted_layer(dotted), named)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments, dotted = parser().parse_known_args(argv)
+
+    def body(arguments: argparse.Namespace) -> int:
+        console = Console()
+        run = RunDirectory(arguments.out)
+        config = configuration(arguments, dotted, run)
+        device = pick_device(config.training.device)
+        dataset = StructureDataset(arguments.data)
+        sizes = {split: len(dataset.ids(split)) for split in ("train", "val")}
+        console.print(
+            f"Training on {sizes['train']} chains, validating on {sizes['val']}, device {device}, "
+            f"stem {config.stem.name} ({config.stem.init}), adapter {config.adapter.method}"
+        )
+        if config.stem.init == "random":
+            console.print("The stem is randomly initialised: it has learned nothing about proteins beforehand.")
+        info = {
+            "version": version("lorta-fold"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "dataset": str(arguments.data.resolve()),
+            "dataset_chains": sizes,
+            "command": ["python", "-m", "pipeline.train", *(sys.argv[1:] if argv is None else argv)],
+        }
+        try:
+            summary = train(config, dataset, run, device, info, console)
+        except Interrupted as error:
+            console.print(f"{error}; saved. Go on with: python -m pipeline.train --data {arguments.data} "
+                          f"--out {arguments.out} --resume")
+            return EXIT_INTERRUPTED
+        console.print(f"Trained to step {summary.step}, {summary.seconds_per_step:.2f} s per step (median).")
+        console.print(f"Wrote {run.path}: config.toml, metrics.csv, validation.csv, checkpoints/, adapter/")
+        console.print(
+            f"Next: python -m pipeline.predict --run {arguments.out} --data {arguments.data} --split val --out PREDS"
+        )
+        return 0
+
+    return run_command(
+        body,
+        arguments,
+        usage_errors=(StemError, RunError, DatasetError, ConfigError),
+        failures=(TrainingError, GradientPathError),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Blocks, trunk with recycling, relative positions: against reference cases, and batching."""
+
+import pytest
+import torch
+
+from pipeline.config import StructureModuleConfig, TrunkConfig
+from pipeline.folding.trunk import FoldingTrunk, RelativePosition, TrunkBlock, recycle_distogram, shared_dropout
+from tests.pipeline import golden
+from tests.pipeline.folding.test_structure_module import config_of
+
+pytest_generate_tests = golden.parametrize
+
+
+@golden.cases("esmfold_block")
+def test_esmfold_block(case):
+    c_s, c_z, sequence_width, pair_width = case.input("hyper").tolist()
+    config = TrunkConfig(
+        c_s=c_s,
+        c_z=c_z,
+        sequence_head_width=sequence_width,
+        pair_head_width=pair_width,
+        pair_update="product_difference",
+    )
+    block = TrunkBlock(config)
+    block.load_state_dict(case.weights())
+    block.to(case.dtype)
+    s, z, mask = case.input("s").requires_grad_(), case.input("z").requires_grad_(), case.input("mask")
+    s_out, z_out = block(s, z, mask)
+    pair_mask = mask[:, :, None] * mask[:, None, :]
+    case.check("s_out", s_out, gap=1e-7, mask=mask)
+    case.check("z_out", z_out, gap=4e-7, mask=pair_mask)
+    ((s_out * case.input("cotangent_s")).sum() + (z_out * case.input("cotangent_z")).sum()).backward()
+    case.check("grad_s", s.grad, gap=3e-7, mask=mask)
+    case.check("grad_z", z.grad, gap=3e-7, mask=pair_mask)
+
+
+@golden.cases("esmfold_trunk")
+def test_esmfold_trunk_with_recycling(case):
+    blocks, c_s, c_z, sequence_width, pair_width, bins, _ = case.input("hyper_trunk").tolist()
+    config = TrunkConfig(
+        blocks=blocks,
+        c_s=c_s,
+        c_z=c_z,
+        sequence_head_width=sequence_width,
+        pair_head_width=pair_width,
+        position_bins=bins,
+        pair_update="product_difference",
+        structure_module=config_of(case.input("hyper_sm")),
+    )
+    trunk = FoldingTrunk(config)
+    trunk.load_state_dict(case.weights())
+    trunk.to(case.dtype).eval()
+    mask = case.input("mask")
+    pair_mask = mask[:, :, None] * mask[:, None, :]
+    features = case.input("seq_feats").requires_grad_()
+    pair = features.new_zeros(*mask.shape, mask.shape[1], c_z)
+    for recycles in (0, 1, 2):
+        s, z, structure = trunk(
+            features, pair, case.input("aatype"), case.input("residue_index"), mask.to(case.dtype), recycles
+        )
+        positions = structure.positions * mask[None, :, :, None, None]
+        case.check(f"positions_recycles{recycles}", positions, gap=5e-7)
+        case.check(f"s_s_recycles{recycles}", s, gap=3e-7, mask=mask)
+        case.check(f"s_z_recycles{recycles}", z, gap=4e-7, mask=pair_mask)
+        bins = recycle_distogram(structure.positions[-1][:, :, :3])
+        case.check(f"recycle_bins_after{recycles}", bins * pair_mask)
+        if recycles == 1:
+            (structure.positions * case.input("cotangent_positions_recycles1")).sum().backward()
+            case.check("grad_s_recycles1", features.grad, gap=2e-6, mask=mask)
+
+
+@golden.cases("relpos")
+def test_relative_positions(case):
+    weight = case.input("weight")
+    module = RelativePosition((len(weight) - 2) // 2, weight.shape[1])
+    module.load_state_dict({"embedding.weight": weight})
+    case.check("out", module.to(case.dtype)(case.input("residue_index"), case.input("mask")))
+
+
+@golden.cases("recycle_distogram")
+def test_recycle_distogram(case):
+    limits = case.scalar("min_bin"), case.scalar("max_bin"), int(case.scalar("no_bins"))
+    case.check("bins", recycle_distogram(case.input("backbone_n_ca_c"), *limits))
+
+
+def small_trunk(pair_update: str, triangle_attention: bool) -> FoldingTrunk:
+    config = TrunkConfig(
+        blocks=2,
+        c_s=16,
+        c_z=8,
+        sequence_head_width=8,
+        pair_head_width=4,
+        c_outer_product=4,
+        pair_update=pair_update,
+        triangle_attention=triangle_attention,
+        structure_module=StructureModuleConfig(c_s=16, c_z=8, heads=2, blocks=2),
+    )
+    torch.manual_seed(0)
+    trunk = FoldingTrunk(config).double().eval()
+    for parameter in trunk.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return trunk
+
+
+@pytest.mark.parametrize("pair_update", ["outer_product_mean", "product_difference"])
+@pytest.mark.parametrize("triangle_attention", [True, False])
+def test_batch_equals_single_and_padding_changes_nothing(pair_update, triangle_attention):
+    trunk = small_trunk(pair_update, triangle_attention)
+    lengths = (7, 4)
+    single = torch.randn(2, 7, 16, dtype=torch.float64)
+    mask = torch.tensor([[1.0] * 7, [1.0] * 4 + [0.0] * 3], dtype=torch.float64)
+    aatype = torch.randint(0, 20, (2, 7))
+    index = torch.arange(7).expand(2, 7)
+    pair = torch.zeros(2, 7, 7, 8, dtype=torch.float64)
+    with torch.no_grad():
+        s, z, structure = trunk(single, pair, aatype, index, mask, 1)
+        for b, n in enumerate(lengths):
+            alone = slice(b, b + 1)
+            arguments = (single[alone, :n], pair[alone, :n, :n], aatype[alone, :n], index[alone, :n], mask[alone, :n])
+            s1, z1, structure1 = trunk(*arguments, 1)
+            torch.testing.assert_close(s[b, :n], s1[0])
+            torch.testing.assert_close(z[b, :n, :n], z1[0])
+            torch.testing.assert_close(structure.positions[:, b, :n], structure1.positions[:, 0])
+
+
+def test_checkpointed_blocks_give_the_same_gradients():
+    gradients = []
+    for checkpointed in (False, True):
+        trunk = small_trunk("outer_product_mean", True)
+        object.__setattr__(trunk.config, "checkpoint_blocks", checkpointed)
+        generator = torch.Generator().manual_seed(1)
+        single = torch.randn(1, 6, 16, dtype=torch.float64, generator=generator)
+        pair = torch.zeros(1, 6, 6, 8, dtype=torch.float64)
+        mask = torch.ones(1, 6, dtype=torch.float64)
+        out = trunk(single, pair, torch.zeros(1, 6, dtype=torch.int64), torch.arange(6)[None], mask, 0)[2]
+        out.positions.square().sum().backward()
+        gradients.append([p.grad.clone() for p in trunk.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_shared_dropout_drops_whole_lines_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(2, 50, 50, 4)
+    rows = shared_dropout(x, 0.25, 1, training=True)
+    assert rows.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert torch.equal(rows, rows[:, :1].expand_as(rows))
+    assert rows.mean() == pytest.approx(1.0, abs=0.1)
+    assert shared_dropout(x, 0.25, 1, training=False) is x
