@@ -139,8 +139,8 @@ def _index_tables() -> tuple[np.ndarray, ...]:
 ATOM14_IS_AMBIGUOUS: np.ndarray = np.arange(14) != ATOM14_RENAMING_PARTNER
 """bool [21, 14]: atoms with a renaming partner."""
 
-ATOM37_VDW_RADIUS: np.ndarray = np.array([VAN_DER_WAALS_RADIUS[name[0]] for name in ATOM_TYPES], dtype=np.float32)
-"""float32 [37], angstrom."""
+ATOM37_VDW_RADIUS: np.ndarray = np.array([VAN_DER_WAALS_RADIUS[name[0]] for name in ATOM_TYPES])
+"""float64 [37], angstrom."""
 
 
 def sequence_to_aatype(sequence: str) -> np.ndarray:

@@ -10,21 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.folding.frames import Rigid
+from pipeline.losses.point_error import point_error_sum
 
 _RENAMING_EPS = 1e-10
-
-
-def frame_point_errors(
-    pred_frames: Rigid, target_frames: Rigid, pred_points: Tensor, target_points: Tensor, eps: float = 1e-4
-) -> Tensor:
-    """Distance between prediction and target of every point seen from every frame.
-
-    Frames [..., F], points [..., A, 3], batch dimensions broadcast; result [..., F, A] in angstrom, never below
-    ``sqrt(eps)``.
-    """
-    pred = pred_frames[..., None].invert_apply(pred_points[..., None, :, :])  # [..., F, A, 3]
-    target = target_frames[..., None].invert_apply(target_points[..., None, :, :])
-    return ((pred - target).square().sum(-1) + eps).sqrt()
 
 
 def fape(
@@ -39,23 +27,28 @@ def fape(
     length_scale: float = 10.0,
     eps: float = 1e-4,
 ) -> Tensor:
-    """Frame aligned point error, [...].
+    """Frame aligned point error of S predictions of one structure: [S].
 
-    Frames [..., F] with mask [..., F], points [..., A, 3] with mask [..., A]. ``clamp_weight`` w, a number or [...],
-    mixes ``w * clamped + (1 - w) * unclamped``; the gradient of a clamped pair is zero.
+    Predicted frames [S, F] and points [S, A, 3], true ones [F] and [A, 3], masks (0 or 1) [F] and [A].
+    ``clamp_weight`` w mixes ``w * clamped + (1 - w) * unclamped``; a clamped pair has no gradient. The true structure
+    gets no gradient. Frames and points under the mask are dropped before pairs are formed.
     """
-    errors = frame_point_errors(pred_frames, target_frames, pred_points, target_points, eps)  # [..., F, A]
-    if isinstance(clamp_weight, Tensor):
-        weight = clamp_weight.to(errors.dtype)[..., None, None]
-        errors = torch.lerp(errors, errors.clamp(max=clamp_distance), weight)
-    elif clamp_weight == 1:
-        errors = errors.clamp(max=clamp_distance)
-    elif clamp_weight != 0:
-        errors = torch.lerp(errors, errors.clamp(max=clamp_distance), clamp_weight)
-    frames_mask, points_mask = frames_mask.to(errors.dtype), points_mask.to(errors.dtype)
-    per_frame = (errors * points_mask[..., None, :]).sum(-1) / length_scale  # [..., F]
-    total = (per_frame * frames_mask).sum(-1)
-    return total / (eps + frames_mask.sum(-1)) / (eps + points_mask.sum(-1))
+    frames, points = frames_mask.bool(), points_mask.bool()
+    dtype = torch.promote_types(pred_points.dtype, torch.float32)
+    total = point_error_sum(
+        pred_frames[:, frames].to(dtype),
+        target_frames[frames].to(dtype),
+        pred_points[:, points].to(dtype),
+        target_points[points].to(dtype),
+        torch.as_tensor(clamp_weight, dtype=dtype, device=pred_points.device),
+        clamp_distance,
+        eps,
+    )
+    return total / length_scale / (eps + frames.sum()) / (eps + points.sum())
+
+
+def _of_sample(clamp_weight: float | Tensor, sample: int) -> float | Tensor:
+    return clamp_weight[sample] if isinstance(clamp_weight, Tensor) and clamp_weight.dim() else clamp_weight
 
 
 def backbone_fape(
@@ -72,10 +65,14 @@ def backbone_fape(
     ``trajectory`` [layers, B, N], ``target`` [B, N], ``mask`` [B, N]; the points are the origins of the frames, the
     alpha carbons. ``clamp_weight`` is a number or one per sample [B]: AlphaFold clamps 90% of its batches.
     """
-    per_layer = fape(
-        trajectory, target, mask, trajectory.trans, target.trans, mask, clamp_weight, clamp_distance, length_scale, eps
-    )
-    return per_layer.mean(0)
+    losses = []
+    for b in range(len(mask)):
+        pred, true, weight = trajectory[:, b], target[b], _of_sample(clamp_weight, b)
+        per_layer = fape(
+            pred, true, mask[b], pred.trans, true.trans, mask[b], weight, clamp_distance, length_scale, eps
+        )
+        losses.append(per_layer.mean())
+    return torch.stack(losses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,23 +144,23 @@ def sidechain_fape(
     are dropped before pairs are formed; of 8 N x 14 N pairs about a quarter remain.
     """
     swap = renamed.alt_is_better.bool()[..., None]
-    target_rot = torch.where(swap[..., None, None], alt_frames.rot, frames.rot)
-    target_trans = torch.where(swap[..., None], alt_frames.trans, frames.trans)
+    target = Rigid(
+        torch.where(swap[..., None, None], alt_frames.rot, frames.rot),
+        torch.where(swap[..., None], alt_frames.trans, frames.trans),
+    )
     losses = []
     for b in range(len(pred_positions)):
-        groups, atoms = frames_exist[b].bool(), renamed.exists[b].bool()
-        losses.append(
-            fape(
-                pred_frames[b][groups],  # [F]
-                Rigid(target_rot[b][groups], target_trans[b][groups]),
-                frames_exist[b][groups],
-                pred_positions[b][atoms],  # [A, 3]
-                renamed.positions[b][atoms],
-                renamed.exists[b][atoms],
-                clamp_weight[b] if isinstance(clamp_weight, Tensor) and clamp_weight.dim() else clamp_weight,
-                clamp_distance,
-                length_scale,
-                eps,
-            )
+        loss = fape(
+            pred_frames[b].map(lambda part: part.flatten(0, 1)[None]),  # [1, 8 N]
+            target[b].map(lambda part: part.flatten(0, 1)),
+            frames_exist[b].flatten(),
+            pred_positions[b].flatten(0, 1)[None],  # [1, 14 N, 3]
+            renamed.positions[b].flatten(0, 1),
+            renamed.exists[b].flatten(),
+            _of_sample(clamp_weight, b),
+            clamp_distance,
+            length_scale,
+            eps,
         )
+        losses.append(loss[0])
     return torch.stack(losses)

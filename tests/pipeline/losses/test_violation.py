@@ -1,6 +1,5 @@
 """Structural violations."""
 
-
 from pipeline.losses.violation import extreme_ca_distances, structural_violations, violation_loss
 from tests.pipeline import golden
 
