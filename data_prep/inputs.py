@@ -1,0 +1,68 @@
+"""The files under an input directory: which are structures, which are not, which cannot be told apart."""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.ledger import LedgerRow
+from data_prep.structure_bytes import is_structure_name, structure_stem
+
+_OTHER_COMPRESSION = re.compile(r"\.(bz2|xz|zst|z|zip)$", re.IGNORECASE)
+
+
+def find_structures(root: str | os.PathLike) -> tuple[list[str], list[LedgerRow]]:
+    """Structure files under ``root`` (relative paths, '/', sorted) and a ledger row for everything else.
+
+    Subdirectories are searched; hidden files and directories are not read, links to directories are not followed,
+    pipes and devices are never opened. Files that share a stem (``x.pdb`` and ``x.cif.gz``, in whichever directories,
+    upper and lower case being the same) would give records of one name: all of them are rejected.
+    """
+    root = Path(root)
+    found: list[str] = []
+    rows: list[LedgerRow] = []
+    for path, reason in _walk(root, root):
+        if reason is None:
+            found.append(path)
+        else:
+            unreadable = reason.startswith("cannot")
+            rows.append(LedgerRow(path, "", "unreadable" if unreadable else "rejected", reason))
+    by_stem: dict[str, list[str]] = {}
+    for path in sorted(found):
+        by_stem.setdefault(structure_stem(path).lower(), []).append(path)
+    for group in by_stem.values():
+        if len(group) > 1:
+            for path in group:
+                others = ", ".join(other for other in group if other != path)
+                rows.append(LedgerRow(path, "", "rejected", f"duplicate stem: shared with {others}; rename or remove"))
+    return sorted(group[0] for group in by_stem.values() if len(group) == 1), rows
+
+
+def _walk(root: Path, directory: Path) -> Iterator[tuple[str, str | None]]:
+    """Relative path of each file with the reason not to read it, None for a structure file."""
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError as error:
+        yield directory.relative_to(root).as_posix(), f"cannot be listed: {error.strerror}"
+        return
+    for entry in entries:
+        path = Path(entry.path).relative_to(root).as_posix()
+        try:
+            mode = entry.stat().st_mode  # of the target, for a link
+        except OSError as error:
+            yield path, f"cannot be read: {error.strerror}"
+            continue
+        is_directory = stat.S_ISDIR(mode)
+        if entry.name.startswith("."):
+            yield path, f"hidden {'directory, not entered' if is_directory else 'file'}: ignored"
+        elif is_directory and entry.is_symlink():
+            yield path, "link to a directory: not followed"
+        elif is_directory:
+            yield from _walk(root, Path(entry.path))
+        elif not stat.S_ISREG(mode):
+            yield path, "cannot be read: a pipe, socket or device"
+        elif is_structure_name(_OTHER_COMPRESSION.sub("", entry.name)):
+            yield path, None
+        else:
+            yield path, "not a structure file: its name does not end in .pdb .ent .cif .mmcif (.gz)"
