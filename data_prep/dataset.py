@@ -198,8 +198,8 @@ class StructureDataset:
         self.description = _read_description(self.path)
         """The content of dataset.json."""
         try:
-            self.index: pa.Table = pq.read_table(self.path / "index.parquet")
-            """One row per record, columns as in ``INDEX_SCHEMA``."""
+            self.table: pa.Table = pq.read_table(self.path / "index.parquet")
+            """The index, one row per record, columns as in ``INDEX_SCHEMA``."""
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DatasetError(f"{self.path}: its index.parquet cannot be read ({reason})") from None
@@ -207,10 +207,15 @@ class StructureDataset:
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
-        return {record_id: i for i, record_id in enumerate(self.index["id"].to_pylist())}
+        return {row["id"]: i for i, row in enumerate(self.index)}
+
+    @cached_property
+    def index(self) -> list[dict[str, Any]]:
+        """The index as Python values: one dictionary per record."""
+        return self.table.to_pylist()
 
     def __len__(self) -> int:
-        return self.index.num_rows
+        return self.table.num_rows
 
     def __contains__(self, record_id: object) -> bool:
         return record_id in self._row_of
@@ -220,16 +225,13 @@ class StructureDataset:
 
     def ids(self, split: str | None = None) -> list[str]:
         """Record ids in the order of the index, of one split ('train', 'val', 'none') or of all."""
-        ids = self.index["id"].to_pylist()
-        if split is None:
-            return ids
-        return [record_id for record_id, s in zip(ids, self.index["split"].to_pylist(), strict=True) if s == split]
+        return [row["id"] for row in self.index if split in (None, row["split"])]
 
     def row(self, record_id: str) -> dict[str, Any]:
         """The index row of a record, by column name. Raises ``KeyError`` for an unknown id."""
         if record_id not in self._row_of:
             raise KeyError(f"{self.path}: no record {record_id}")
-        return {name: self.index[name][self._row_of[record_id]].as_py() for name in self.index.column_names}
+        return self.index[self._row_of[record_id]]
 
     def load(self, record_id: str) -> ProteinRecord:
         """The record exactly as it was written. Raises ``KeyError`` for an unknown id."""

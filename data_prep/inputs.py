@@ -12,12 +12,13 @@ from data_prep.structure_bytes import is_structure_name, structure_stem
 _OTHER_COMPRESSION = re.compile(r"\.(bz2|xz|zst|z|zip)$", re.IGNORECASE)
 
 
-def find_structures(root: str | os.PathLike) -> tuple[list[str], list[LedgerRow]]:
-    """Structure files under ``root`` (relative paths, '/', sorted) and a ledger row for everything else.
+def find_structures(root: str | os.PathLike) -> tuple[list[str], list[LedgerRow], list[list[str]]]:
+    """Structure files under ``root`` (relative paths, '/', sorted), ledger rows for everything that is none, and
+    groups of structure files that share a stem.
 
     Subdirectories are searched; hidden files and directories are not read, links to directories are not followed,
     pipes and devices are never opened. Files that share a stem (``x.pdb`` and ``x.cif.gz``, in whichever directories,
-    upper and lower case being the same) would give records of one name: all of them are rejected.
+    upper and lower case being the same) would give records of one name; they are in the groups only.
     """
     root = Path(root)
     found: list[str] = []
@@ -31,12 +32,8 @@ def find_structures(root: str | os.PathLike) -> tuple[list[str], list[LedgerRow]
     by_stem: dict[str, list[str]] = {}
     for path in sorted(found):
         by_stem.setdefault(structure_stem(path).lower(), []).append(path)
-    for group in by_stem.values():
-        if len(group) > 1:
-            for path in group:
-                others = ", ".join(other for other in group if other != path)
-                rows.append(LedgerRow(path, "", "rejected", f"duplicate stem: shared with {others}; rename or remove"))
-    return sorted(group[0] for group in by_stem.values() if len(group) == 1), rows
+    groups = list(by_stem.values())
+    return sorted(g[0] for g in groups if len(g) == 1), rows, [g for g in groups if len(g) > 1]
 
 
 def _walk(root: Path, directory: Path) -> Iterator[tuple[str, str | None]]:
