@@ -44,7 +44,7 @@ def fape(
         clamp_distance,
         eps,
     )
-    return total / length_scale / (eps + frames.sum()) / (eps + points.sum())
+    return total / length_scale / (eps + frames.sum(dtype=dtype)) / (eps + points.sum(dtype=dtype))
 
 
 def _of_sample(clamp_weight: float | Tensor, sample: int) -> float | Tensor:

@@ -1,7 +1,9 @@
 """Aligned error and TM-score predictions."""
 
+import torch
+
 from pipeline.folding.frames import Rigid
-from pipeline.losses.pae import error_bin_centers, pae_loss, predicted_aligned_error, predicted_tm
+from pipeline.losses.pae import aligned_errors, error_bin_centers, pae_loss, predicted_aligned_error, predicted_tm
 from tests.pipeline import golden
 
 pytest_generate_tests = golden.parametrize
@@ -22,3 +24,53 @@ def test_reference(case):
     case.check("ptm", predicted_tm(logits, max_bin=max_bin)[0], gap=1e-7)
     case.check("predicted_aligned_error", predicted_aligned_error(logits, max_bin)[0], gap=2e-7)
     case.check("max_predicted_aligned_error", error_bin_centers(bins, max_bin, logits)[-1])
+
+
+def frames(*x: float) -> Rigid:
+    """Unrotated frames on the x axis, [1, N]."""
+    values = torch.tensor(x, dtype=torch.float64)
+    identity = Rigid.identity((1, len(x)), dtype=torch.float64)
+    return Rigid(identity.rot, torch.stack((values, 0 * values, 0 * values), dim=-1)[None])
+
+
+def test_aligned_error_by_hand():
+    """The second of two residues predicted 3 angstrom too far: each sees the other 3 off, itself never."""
+    assert aligned_errors(frames(0, 7), frames(0, 4))[0].tolist() == [[0, 9], [9, 0]]
+
+
+def test_certain_logits():
+    """All mass in bin 10 means an error of 5.25 angstrom everywhere, and the TM term of that error."""
+    logits = torch.zeros(1, 40, 40, 64)
+    logits[..., 10] = 1000
+    torch.testing.assert_close(predicted_aligned_error(logits), torch.full((1, 40, 40), 5.25))
+    d0 = 1.24 * 25 ** (1 / 3) - 1.8
+    torch.testing.assert_close(predicted_tm(logits), torch.tensor([1 / (1 + (5.25 / d0) ** 2)]))
+
+
+def test_padding_does_not_enter_ptm():
+    """The ports take the padded length for d0 and average over padding; and one score for the whole batch."""
+    logits = torch.randn(3, 30, 30, 64, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(3, 30)
+    mask[1, 22:], mask[2] = 0, 0
+    score = predicted_tm(logits, mask)
+    torch.testing.assert_close(score[0], predicted_tm(logits[0]))
+    torch.testing.assert_close(score[1], predicted_tm(logits[1, :22, :22]))
+    assert score[2] == 0
+    assert abs(score[1] - predicted_tm(logits)[1]) > 1e-3
+
+
+def test_loss_of_samples_alone_and_of_an_empty_one():
+    generator = torch.Generator().manual_seed(0)
+    tensor = torch.randn(2, 3, 8, 7, generator=generator)
+    tensor[..., :4] /= tensor[..., :4].norm(dim=-1, keepdim=True)
+    pred, target = Rigid.from_tensor_7(tensor * torch.tensor([1, 1, 1, 1, 9, 9, 9]))
+    logits = torch.randn(3, 8, 8, 64, generator=generator, requires_grad=True)
+    mask = torch.ones(3, 8)
+    mask[1, 5:], mask[2] = 0, 0
+    loss = pae_loss(logits, pred, target, mask)
+    alone = pae_loss(logits[1:2, :5, :5], pred[1:2, :5], target[1:2, :5], mask[1:2, :5])
+    torch.testing.assert_close(loss[1], alone[0])
+    assert loss[2] == 0
+    assert pae_loss(logits, pred, target, mask, torch.tensor([3.5, 2.0, 2.0]))[0] == 0
+    loss.sum().backward()
+    assert logits.grad.isfinite().all()
