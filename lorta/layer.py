@@ -6,8 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorta.factors import SiteUpdate
+
 if TYPE_CHECKING:
     from lorta.attach import AdapterSet
+
+
+def apply_update(update: SiteUpdate, x: Tensor) -> Tensor:
+    """x [..., in] -> [..., out], through the thin factors.
+
+    Products of a long and a thin matrix run 2 to 5 times faster on a CPU when the thin side comes first and is
+    contiguous, so the inner activations are kept transposed, [k, tokens]; autograd's products inherit the layout.
+    """
+    rows = x.reshape(-1, x.shape[-1])  # [tokens, in]
+    inner = update.down.to(x.dtype).contiguous() @ rows.T  # [k, tokens]
+    if update.core is not None:
+        inner = update.core.to(x.dtype) @ inner  # [m, tokens]
+    return (inner.T @ update.up.to(x.dtype).T.contiguous()).view(*x.shape[:-1], update.up.shape[0])
 
 
 class AdaptedLinear(nn.Module):
@@ -46,14 +61,9 @@ class AdaptedLinear(nn.Module):
             return y
         for adapter in self.adapters.active_adapters():
             site = adapter.sites.get(self.name)
-            if site is None:
-                continue
-            update = adapter.update(site)
-            h = functional.dropout(x, adapter.config.dropout, self.training) if adapter.config.dropout else x
-            h = functional.linear(h, update.down.to(x.dtype))  # [..., k]
-            if update.core is not None:
-                h = functional.linear(h, update.core.to(x.dtype))  # [..., m]
-            y = y + functional.linear(h, update.up.to(x.dtype))
+            if site is not None:
+                dropped = functional.dropout(x, adapter.config.dropout, self.training) if adapter.config.dropout else x
+                y = y + apply_update(adapter.update(site), dropped)
         return y
 
     @torch.no_grad()

@@ -59,3 +59,21 @@ def test_merge_keeps_the_parameter_object(layer):
 def test_leading_dimensions(layer):
     x = torch.randn(2, 3, 5, 24)
     torch.testing.assert_close(layer(x)[1, 2], layer(x[1, 2]))
+
+
+def test_no_tokens_at_all(layer):
+    assert layer(torch.zeros(0, 5, 24)).shape == (0, 5, 24)
+
+
+def test_one_vector(layer):
+    x = torch.randn(24)
+    torch.testing.assert_close(layer(x), layer(x[None])[0])
+
+
+def test_trainable_base_keeps_its_gradient(plain, tokens):
+    """A caller may unfreeze: the base path is the base module itself."""
+    lorta.attach(plain, r=2)
+    plain.blocks[0].q_proj.base_layer.requires_grad_(True)
+    plain(tokens).pow(2).mean().backward()
+    assert plain.blocks[0].q_proj.base_layer.weight.grad.abs().max() > 0
+    assert plain.blocks[0].k_proj.base_layer.weight.grad is None
