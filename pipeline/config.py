@@ -90,6 +90,9 @@ class TrunkConfig(Strict):
     c_outer_product: PositiveInt = 32
     triangle_attention: bool = True
     position_bins: PositiveInt = 32
+    absolute_positions: bool = False
+    """Add sines and cosines of the residue index to the single representation. ESMFold has relative positions only, and
+    a pretrained stem knows where a residue is; a small trunk over an untrained stem has to be told."""
     dropout: DropoutRate = 0.0
     """Of the single representation; rows and columns of the pair representation are dropped at twice the rate."""
     checkpoint_blocks: bool = False

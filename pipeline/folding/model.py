@@ -1,5 +1,6 @@
 """The folding model: ESM-2 stem, combination of its layers, trunk, structure module, heads (Lin et al. 2023)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -79,6 +80,8 @@ class FoldingModel(nn.Module):
             hidden = self.stem(aatype, mask)  # [B, N, L+1, E]
         weights = torch.softmax(self.esm_s_combine, dim=0)
         single = self.esm_s_mlp(torch.einsum("l,bnle->bne", weights, hidden)) + self.embedding(aatype)
+        if self.config.trunk.absolute_positions:
+            single = single + sinusoidal_positions(residue_index, single.shape[-1]).to(single.dtype)
         batch, n, _ = single.shape
         pair = single.new_zeros(batch, n, n, self.config.trunk.c_z)
         single, pair, structure = self.trunk(single, pair, aatype, residue_index, mask, num_recycles)
@@ -125,6 +128,17 @@ class FoldingModel(nn.Module):
         if self.config.adapter.method in ("none", "full"):
             return None
         return lorta.adapter_set(self.stem)["default"]
+
+
+def sinusoidal_positions(index: torch.Tensor, channels: int) -> torch.Tensor:
+    """Sines and cosines of ``index`` [...] at geometrically spaced frequencies from 1 to 1e-4: [..., channels].
+
+    Vaswani et al. 2017, section 3.5, all sines before all cosines.
+    """
+    half = channels // 2
+    frequencies = torch.exp(torch.arange(half, device=index.device) * (-math.log(10_000.0) / half))
+    angles = index[..., None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def adapter_alpha(config: AdapterConfig) -> float | None:

@@ -177,11 +177,13 @@ def _sampler(dataset: StructureDataset, config: RunConfig) -> StepSampler:
     ids = dataset.ids("train")
     if not ids:
         raise TrainingError(f"{dataset.path}: no chain in the training split")
-    rows = {row["id"]: row for row in dataset.index}
-    sizes = [rows[name]["cluster_size"] for name in ids] if config.data.cluster_sampling else None
+    columns = dataset.index.select(["id", "length", "cluster_size"]).to_pydict()
+    length = dict(zip(columns["id"], columns["length"], strict=True))
+    cluster_size = dict(zip(columns["id"], columns["cluster_size"], strict=True))
+    sizes = [cluster_size[name] for name in ids] if config.data.cluster_sampling else None
     return StepSampler(
         ids=tuple(ids),
-        weights=sampling_weights([rows[name]["length"] for name in ids], sizes),
+        weights=sampling_weights([length[name] for name in ids], sizes),
         batch_size=config.data.batch_size,
         max_recycles=config.data.max_recycles,
         clamp_probability=config.loss.clamp_probability,
