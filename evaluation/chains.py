@@ -14,7 +14,7 @@ import numpy as np
 
 from data_prep.record import ProteinRecord
 from evaluation.lddt import THRESHOLDS, PairBlock, pair_blocks, preserved_thresholds, thousandths
-from evaluation.match import Correspondence, MatchError, match_residues
+from evaluation.match import MIN_IDENTITY, Correspondence, MatchError, match_residues
 
 _TRY_ALL = 5000  # assignments up to which all are tried
 _STARTS = 8  # greedy constructions beyond that
@@ -39,7 +39,7 @@ def match_chains(
     truth: Sequence[ProteinRecord],
     prediction: Sequence[ProteinRecord],
     mode: str = "auto",
-    min_identity: float = 0.5,
+    min_identity: float = MIN_IDENTITY,
     chain_map: Mapping[str, str] | None = None,
 ) -> ChainMatch:
     """Assigns the prediction's chains to the truth's.
@@ -48,7 +48,7 @@ def match_chains(
         truth: the chains of the truth.
         prediction: the chains of the prediction.
         mode: how residues are paired, one of ``evaluation.match.MODES``.
-        min_identity: share of equal residue names below which two chains are not the same.
+        min_identity: ``Correspondence.identity`` below which two chains are not the same protein.
         chain_map: the truth's chain id -> the prediction's, where the user names them. Chains of the truth that it
             leaves out have no counterpart.
 
@@ -263,8 +263,8 @@ def _why_not(
     if not len(best.true_index):
         return f"no residue of {chains} corresponds by {best.mode}: try --match align, or check the pairing"
     return (
-        f"sequence identity too low to pair {chains}: {best.identity:.2f} over {len(best.true_index)} residues paired "
-        f"by {best.mode}, expected at least {min_identity:g}: is it the same protein? (--min-identity)"
+        f"sequence identity too low to pair {chains}: {best.identity:.2f} of the shorter one (paired by {best.mode}), "
+        f"expected at least {min_identity:g}: is it the same protein? (--min-identity)"
     )
 
 

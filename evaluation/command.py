@@ -144,7 +144,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         type=_share,
         default=MIN_IDENTITY,
-        help="chains that share fewer residue names are not the same protein (default: %(default)s)",
+        help="share of the shorter chain's residues that must find one of the same name; below, they are not "
+        "the same protein and there is no score (default: %(default)s)",
     )
     parser.add_argument("--strict", action="store_true", help="exit 1 also when predictions or residues are missing")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (default: %(default)s)")

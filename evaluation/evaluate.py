@@ -114,8 +114,11 @@ class _Truths:
     def _load(self, target: Target) -> list[ProteinRecord]:
         if target.record_id is None:
             return read_structure(target.truth)
-        if target.truth not in self._datasets:
-            from data_prep.dataset import StructureDataset  # its file formats are needed for this kind of truth only
+        from data_prep.dataset import DatasetError, StructureDataset  # loads file formats that no other truth needs
 
-            self._datasets[target.truth] = StructureDataset(target.truth)
-        return [self._datasets[target.truth].load(target.record_id)]
+        try:
+            if target.truth not in self._datasets:
+                self._datasets[target.truth] = StructureDataset(target.truth)
+            return [self._datasets[target.truth].load(target.record_id)]
+        except DatasetError as error:
+            raise TruthError(str(error)) from None

@@ -59,7 +59,7 @@ class PairScore:
     """Residues of the assigned chains of the prediction that the truth has not."""
     n_name_mismatch: int
     identity: float
-    """Share of equal names among the matched residues of known name."""
+    """``Correspondence.identity``, the lowest of the chains."""
     match: str
     """How residues were paired: number, label, align; several where chains differ."""
     chain_map: str
@@ -111,7 +111,7 @@ def score_pair(
     single = [lddt_ca(positions[r], true_positions[r], mask[r], true_mask[r]) for r in rows]
 
     found = [c for c in chains.correspondences if c is not None]
-    identical, mismatches = sum(c.identical for c in found), sum(c.mismatches for c in found)
+    mismatches = sum(c.mismatches for c in found)
     assigned = [prediction[p] for p in chains.assignment if p is not None]
     plddt, scale = plddt_of(prediction)
     residues = _residue_scores(truth, prediction, chains, whole, plddt)
@@ -125,7 +125,7 @@ def score_pair(
         n_matched=whole.residues_common,
         n_extra=sum(int(np.count_nonzero(record.ca_mask)) for record in assigned) - whole.residues_common,
         n_name_mismatch=mismatches,
-        identity=identical / (identical + mismatches) if identical + mismatches else 1.0,
+        identity=min(c.identity for c in found),
         match="+".join(sorted({c.mode for c in found})),
         chain_map=";".join(
             f"{record.chain_id}={'' if p is None else prediction[p].chain_id}"

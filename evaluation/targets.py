@@ -123,11 +123,13 @@ def _pair_directories(preds: Path, truth: Path) -> Pairing:
 
 
 def _pair_with_dataset(preds: Path, dataset: Path, split: str | None) -> Pairing:
-    from data_prep.dataset import StructureDataset  # its file formats are needed for this kind of truth only
+    from data_prep.dataset import DatasetError, StructureDataset  # loads file formats that no other truth needs
 
-    records = StructureDataset(dataset)
-    every = set(records.ids())
-    expected = set(records.ids(split)) if split is not None else set()
+    try:
+        records = StructureDataset(dataset)
+        every, expected = set(records.ids()), set() if split is None else set(records.ids(split))
+    except DatasetError as error:
+        raise UsageError(f"TRUTH: {error}") from None
     if split is not None and not expected:
         raise UsageError(f"--split {split}: dataset {dataset} has no such split, or it is empty")
     predictions = _by_stem(preds, "PREDS") if preds.is_dir() else {structure_stem(preds): [preds]}
