@@ -12,6 +12,7 @@ from lorta.attach import (
     unmerge,
 )
 from lorta.config import LortaConfig
+from lorta.export import export_lora
 from lorta.factors import SiteUpdate
 from lorta.sites import Site, find_sites
 from lorta.storage import base_fingerprint, load, save
@@ -27,6 +28,7 @@ __all__ = [
     "delete",
     "detach",
     "disabled",
+    "export_lora",
     "find_sites",
     "load",
     "merge",

@@ -1,0 +1,49 @@
+"""Exact export to plain LoRA: every update is a product of two thin matrices, which is what LoRA stores.
+
+The files are those of PEFT's LoRA, so PEFT and the servers that read its format load them, without this package.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from lorta.attach import Adapter, adapter_set
+
+
+def export_lora(model: nn.Module, directory: str | Path, *, name: str = "default", base_model: str = "") -> Path:
+    """Write the adapter ``name`` of ``model`` as a PEFT LoRA of the same rank; returns ``directory``.
+
+    ``base_model`` is what the reader is told to load first (a hub name or a path). The scale alpha / r is in the up
+    matrices, and lora_alpha equals r, so that the reader's own scale is 1. The file has 2 d r numbers per site, many
+    more than the adapter itself. ``ValueError`` when there is no such adapter.
+    """
+    adapters = adapter_set(model)
+    if name not in adapters:
+        raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
+    adapter: Adapter = adapters[name]
+    tensors = {}
+    for site in adapter.sites.values():
+        update = adapter.update(site)
+        down = update.down if update.core is None else update.core @ update.down
+        # clone: one storage per tensor is what the format wants, and factors are shared between sites
+        tensors[f"base_model.model.{site.name}.lora_A.weight"] = down.detach().cpu().clone().contiguous()  # [r, in]
+        tensors[f"base_model.model.{site.name}.lora_B.weight"] = update.up.detach().cpu().clone().contiguous()
+    rank = next(iter(tensors.values())).shape[0]
+    document = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base_model,
+        "task_type": None,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(adapter.sites),
+    }
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    (directory / "adapter_config.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return directory
