@@ -1,0 +1,126 @@
+"""Sets of real pairs with known scores. Another set in the same layout runs as it is (``--lddt-golden-dir``,
+``--lddt-pairs-dir``)."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.structure_io import read_structure
+from evaluation.match import match_residues
+from evaluation.score import score_pair
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def golden_scores(lddt_golden_dir, tmp_path_factory):
+    """The command on the whole set: rows of scores.csv, and of per_residue.csv by target and residue."""
+    from evaluation.command import main
+
+    out = tmp_path_factory.mktemp("golden")
+    pairs = lddt_golden_dir / "pairs.csv"
+    assert main([str(lddt_golden_dir), str(lddt_golden_dir), "--pairs", str(pairs), "--out", str(out)]) == 0
+    residues: dict[str, dict] = {}
+    for row in table(out / "per_residue.csv"):
+        residues.setdefault(row["target"], {})[row["chain"], row["number"], row["insertion_code"]] = row
+    return {row["target"]: row for row in table(out / "scores.csv")}, residues
+
+
+def test_golden_scores_to_six_decimals(lddt_golden_dir, golden_scores):
+    """Scores and counts as seven implementations agree on them (SETTINGS.txt beside the pairs)."""
+    scores, _ = golden_scores
+    columns = {
+        "lddt_ca": "lddt_ca",
+        "lddt_ca_common": "lddt_ca_common",
+        "lddt_ca_mean_per_residue": "lddt_ca_mean_per_residue",
+        "lddt_ca_intra": "lddt_ca_intra_pooled",
+        "n_truth": "n_truth",
+        "n_matched": "n_matched",
+        "n_extra": "n_extra",
+        "n_name_mismatch": "n_name_mismatch",
+    }
+    expected = table(lddt_golden_dir / "pairs.csv")
+    wrong = [
+        f"{row['name']}: {ours} {scores[row['name']][ours]}, expected {row[theirs]}"
+        for row in expected
+        for ours, theirs in columns.items()
+        if not abs(float(scores[row["name"]][ours] or "nan") - float(row[theirs])) <= 1e-6
+    ]
+    assert expected and not wrong, "\n".join(wrong)
+
+
+def test_golden_residues_to_six_decimals(lddt_golden_dir, golden_scores):
+    _, residues = golden_scores
+    wrong, compared = [], 0
+    for row in table(lddt_golden_dir / "pairs.csv"):
+        name, ours = row["name"], residues[row["name"]]
+        theirs = table(lddt_golden_dir / "per_residue" / f"{name}.csv")
+        if len(theirs) != len(ours):
+            wrong.append(f"{name}: {len(ours)} residues, expected {len(theirs)}")
+        for residue in theirs:
+            key = residue["chain"], residue["resnum"], residue["icode"]
+            found = ours[key]
+            compared += 1
+            close = found["lddt_ca"] == residue["lddt_ca"] == "" or (
+                abs(float(found["lddt_ca"] or "nan") - float(residue["lddt_ca"] or "nan")) <= 1e-6
+            )
+            if not close or found["in_pred"] != residue["in_pred"]:
+                wrong.append(f"{name} {key}: {found['lddt_ca']}, expected {residue['lddt_ca']}")
+    assert compared and not wrong, "\n".join(wrong[:20])
+
+
+def torn(truth, correspondence) -> int:
+    """Neighbours of the truth, bonded by their distance, whose counterparts are not neighbours."""
+    true_index, pred_index = correspondence.true_index, correspondence.pred_index
+    step = np.linalg.norm(np.diff(truth.ca_positions[true_index], axis=0), axis=-1)
+    return int(np.count_nonzero((np.diff(true_index) == 1) & (step < 4.5) & (np.diff(pred_index) != 1)))
+
+
+@pytest.fixture(scope="module")
+def published_pairs(lddt_pairs_dir):
+    """Rows with a published value, their chains, and our score by alignment and by auto."""
+    rows = [row for row in table(lddt_pairs_dir / "pairs.csv") if row["agrees_4dp"] in ("yes", "no")]
+    assert rows
+    scored = []
+    for row in rows:
+        truth = read_structure(lddt_pairs_dir / "truth" / row["truth"])
+        prediction = read_structure(lddt_pairs_dir / "preds" / row["pred"])
+        scored.append((row, truth, prediction, *(score_pair(truth, prediction, mode) for mode in ("align", "auto"))))
+    return scored
+
+
+def test_published_scores_by_alignment(published_pairs):
+    """Sequence alignment alone gives every computed value to its 5 decimals and, where the two agree, every published
+    value to its 4 (their last digit may have been rounded twice)."""
+    wrong = []
+    for row, _, _, aligned, _ in published_pairs:
+        computed = float(row["computed_lddt_ca_pair_weighted"])
+        mean = float(row["computed_lddt_ca_per_residue_mean"])
+        if abs(aligned.lddt_ca - computed) > 1e-5 or abs(aligned.lddt_ca_mean_per_residue - mean) > 1e-5:
+            wrong.append(f"{row['pred']}: {aligned.lddt_ca:.6f}, expected {computed}")
+        if row["agrees_4dp"] == "yes" and abs(aligned.lddt_ca - float(row["published_lddt"])) >= 1e-4:
+            wrong.append(f"{row['pred']}: {aligned.lddt_ca:.6f}, published {row['published_lddt']}")
+        if aligned.n_matched != int(row["n_matched"]):
+            wrong.append(f"{row['pred']}: {aligned.n_matched} residues matched, expected {row['n_matched']}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_published_scores_by_auto(published_pairs):
+    """``auto`` gives the published value where that is right. It leaves the alignment only where letters alone would
+    tear bonded neighbours of the truth apart, and its own pairing tears none of them."""
+    wrong = []
+    for row, truth, prediction, aligned, auto in published_pairs:
+        if row["agrees_4dp"] == "yes" and abs(auto.lddt_ca - float(row["published_lddt"])) >= 1e-4:
+            wrong.append(f"{row['pred']}: {auto.lddt_ca:.6f}, published {row['published_lddt']}")
+        if abs(auto.lddt_ca - aligned.lddt_ca) > 1e-9:
+            assert len(truth) == len(prediction) == 1
+            by_letters = torn(truth[0], match_residues(truth[0], prediction[0], "align"))
+            by_auto = torn(truth[0], match_residues(truth[0], prediction[0], "auto"))
+            if not by_auto == 0 < by_letters:
+                wrong.append(f"{row['pred']}: auto tears {by_auto} neighbours apart, letters alone {by_letters}")
+    assert not wrong, "\n".join(wrong)
