@@ -29,8 +29,8 @@ not preserved. Other numbers (over common residues only, mean per residue, ...) 
 Every target ends in a row with a status: scored, partial (scored, residues are missing), failed, missing (a truth
 without prediction) or extra (a prediction without truth), and with a reason.
 
-exit status: 0 all predictions scored, 1 some failed (with --strict also: some truth has no prediction or only part of
-one), 2 the arguments do not work.
+exit status: 0 all predictions scored, 1 some failed (with --strict also: some truth has no prediction), 2 the arguments
+do not work.
 """
 
 
@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _exit_status(rows, strict: bool) -> int:
-    bad = {"failed", "missing", "partial"} if strict else {"failed"}
+    bad = {"failed", "missing"} if strict else {"failed"}
     return int(any(row.status in bad for row in rows))
 
 
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the shorter chain's residues that must find one of the same name; below, they are not "
         "the same protein and there is no score (default: %(default)s)",
     )
-    parser.add_argument("--strict", action="store_true", help="exit 1 also when predictions or residues are missing")
+    parser.add_argument("--strict", action="store_true", help="exit 1 also when a truth has no prediction")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (default: %(default)s)")
     return parser
 
