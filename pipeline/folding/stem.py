@@ -185,6 +185,8 @@ _HUGGING_FACE_NAMES = (
     (r"intermediate\.dense\.", "fc1."),
     (r"output\.dense\.", "fc2."),
     (r"(layers\.\d+)\.LayerNorm\.", r"\1.final_layer_norm."),
+    (r"(?<=LayerNorm\.)gamma$|(?<=layer_norm\.)gamma$", "weight"),  # as transformers 5 writes them
+    (r"(?<=LayerNorm\.)beta$|(?<=layer_norm\.)beta$", "bias"),
     (r"^lm_head\.decoder\.", "lm_head."),
 )
 

@@ -1,0 +1,183 @@
+"""The ESM-2 stem: tokens, padding, safe loading of both published layouts, one-line errors."""
+
+import argparse
+import pickle
+
+import pytest
+import torch
+from esm.data import Alphabet
+from safetensors.torch import save_file
+
+from data_prep.residues import RESTYPES, sequence_to_aatype
+from pipeline.config import StemConfig
+from pipeline.folding.stem import DEMO_STEM, StemError, build_stem, canonical_name, parameter_hash
+
+SEQUENCE = "MKTAYIAKQRX"
+
+
+@pytest.fixture
+def random_stem():
+    return build_stem(StemConfig(DEMO_STEM, "random"), seed=0).eval()
+
+
+def inputs(sequence: str = SEQUENCE) -> tuple[torch.Tensor, torch.Tensor]:
+    aatype = torch.from_numpy(sequence_to_aatype(sequence))[None]
+    return aatype, torch.ones(aatype.shape)
+
+
+@torch.no_grad()
+def test_representations_are_fair_esms(random_stem):
+    """fair-esm's own tokenizer and forward pass, start and end tokens cut."""
+    converter = Alphabet.from_architecture("ESM-1b").get_batch_converter()
+    tokens = converter([("x", SEQUENCE)])[2]
+    layers = range(random_stem.num_layers + 1)
+    expected = random_stem.esm(tokens, repr_layers=layers)["representations"]
+    hidden = random_stem(*inputs())
+    assert hidden.shape == (1, len(SEQUENCE), random_stem.num_layers + 1, random_stem.embed_dim)
+    for layer in layers:
+        assert torch.equal(hidden[:, :, layer], expected[layer][:, 1:-1])
+
+
+@torch.no_grad()
+def test_padded_batch_equals_single(random_stem):
+    aatype, mask = inputs(SEQUENCE + RESTYPES)
+    short = len(SEQUENCE)
+    batch = aatype.repeat(2, 1)
+    masks = mask.repeat(2, 1)
+    masks[1, short:] = 0
+    hidden = random_stem(batch, masks)
+    torch.testing.assert_close(hidden[0], random_stem(aatype, mask)[0])
+    torch.testing.assert_close(hidden[1, :short], random_stem(*inputs())[0], rtol=1e-5, atol=1e-5)
+
+
+def test_random_weights_depend_on_the_seed_alone():
+    def hash_of(seed: int) -> str:
+        return parameter_hash(build_stem(StemConfig(DEMO_STEM, "random"), seed).named_parameters())
+
+    torch.manual_seed(123)
+    first = hash_of(0)
+    assert first == hash_of(0)
+    assert first != hash_of(1)
+
+
+def fair_esm_file(path, state):
+    """The upstream layout: a pickle with a Namespace beside the tensors, names under encoder.sentence_encoder."""
+    namespace = argparse.Namespace(encoder_layers=6, encoder_embed_dim=320, encoder_attention_heads=20)
+    prefixed = {
+        ("encoder." if name.startswith("lm_head.") else "encoder.sentence_encoder.") + name: value
+        for name, value in state.items()
+    }
+    torch.save({"cfg": {"model": namespace}, "model": prefixed}, path)
+
+
+def hugging_face_names(state, prefix):
+    pairs = (
+        ("embed_tokens.", "embeddings.word_embeddings."),
+        ("emb_layer_norm_after.", "encoder.emb_layer_norm_after."),
+        ("layers.", "encoder.layer."),
+        ("self_attn.rot_emb.", "attention.self.rotary_embeddings."),
+        ("self_attn.q_proj.", "attention.self.query."),
+        ("self_attn.k_proj.", "attention.self.key."),
+        ("self_attn.v_proj.", "attention.self.value."),
+        ("self_attn.out_proj.", "attention.output.dense."),
+        ("self_attn_layer_norm.", "attention.LayerNorm."),
+        ("fc1.", "intermediate.dense."),
+        ("fc2.", "output.dense."),
+        ("final_layer_norm.", "LayerNorm."),
+    )
+    renamed = {}
+    for name, value in state.items():
+        if name.startswith("lm_head."):
+            continue
+        for ours, theirs in pairs:
+            name = name.replace(ours, theirs)
+        renamed[prefix + name] = value.clone()
+    return renamed
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A random ESM-2 8M in the two published layouts, and its state."""
+    folder = tmp_path_factory.mktemp("esm2")
+    stem = build_stem(StemConfig("esm2_t6_8M", "random"), seed=3)
+    state = {name: tensor.detach() for name, tensor in stem.esm.state_dict().items()}
+    fair_esm_file(folder / "esm2_t6_8M_UR50D.pt", state)
+    for kind, prefix in (("masked_lm", "esm."), ("model", "")):
+        (folder / kind).mkdir()
+        save_file(hugging_face_names(state, prefix), folder / kind / "model.safetensors")
+    return folder, stem
+
+
+@pytest.mark.parametrize("source", ["esm2_t6_8M_UR50D.pt", "masked_lm", "model"])
+def test_both_published_layouts_load(published, source):
+    folder, stem = published
+    loaded = build_stem(StemConfig("esm2_t6_8M_UR50D", "pretrained", str(folder / source)), seed=0).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(*inputs()), stem.eval()(*inputs()))
+
+
+def test_hugging_face_layout_is_that_of_transformers(tmp_path):
+    """The names above are those that transformers itself writes."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra lm")
+    config = transformers.EsmConfig(
+        vocab_size=33, hidden_size=320, num_hidden_layers=6, num_attention_heads=20, intermediate_size=1280,
+        position_embedding_type="rotary", token_dropout=True, pad_token_id=1, mask_token_id=32,
+    )  # fmt: skip
+    model = transformers.EsmForMaskedLM(config).eval()
+    model.save_pretrained(tmp_path)
+    stem = build_stem(StemConfig("esm2_t6_8M", "pretrained", str(tmp_path)), seed=0).eval()
+    tokens = Alphabet.from_architecture("ESM-1b").get_batch_converter()([("x", SEQUENCE)])[2]
+    with torch.no_grad():
+        expected = model.esm(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[:, 1:-1]
+        torch.testing.assert_close(stem(*inputs())[:, :, -1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_names():
+    assert canonical_name("esm2_t12_35M_UR50D") == canonical_name("facebook/esm2_t12_35M_UR50D") == "esm2_t12_35M"
+    with pytest.raises(StemError, match="unknown ESM-2 model 'esm3'"):
+        canonical_name("esm3")
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+def test_files_that_cannot_be_used_are_one_line(tmp_path, published, capsys):
+    folder, _ = published
+
+    def error_of(name: str, weights: object) -> str:
+        with pytest.raises(StemError) as error:
+            build_stem(StemConfig(name, "pretrained", str(weights)), seed=0)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "no such file" in error_of("esm2_t6_8M", tmp_path / "none.pt")
+    assert "is this another model?" in error_of("esm2_t12_35M", folder / "esm2_t6_8M_UR50D.pt")
+    assert "neither model.safetensors nor pytorch_model.bin" in error_of("esm2_t6_8M", tmp_path)
+    (tmp_path / "text.pt").write_text("not weights")
+    assert "cannot be read safely" in error_of("esm2_t6_8M", tmp_path / "text.pt").replace("can be", "cannot be")
+    (tmp_path / "bad.pt").write_bytes(pickle.dumps({"model": Harmful()}))
+    error_of("esm2_t6_8M", tmp_path / "bad.pt")
+    torch.save({"model": Harmful()}, tmp_path / "bad2.pt")
+    error_of("esm2_t6_8M", tmp_path / "bad2.pt")
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_missing_pretrained_weights_name_the_three_ways_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def no_network(url, target, **_):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(StemError) as error:
+        build_stem(StemConfig("esm2_t12_35M"), seed=0)
+    message = str(error.value)
+    assert "\n" not in message
+    for way_out in (f"copy esm2_t12_35M_UR50D.pt to {tmp_path}", "--esm-weights FILE", "--esm-init random"):
+        assert way_out in message
+    with pytest.raises(StemError, match="has no pretrained weights"):
+        build_stem(StemConfig(DEMO_STEM), seed=0)
+    with pytest.raises(StemError, match="choose one"):
+        build_stem(StemConfig(DEMO_STEM, "random", "file.pt"), seed=0)

@@ -1,0 +1,76 @@
+"""Checkpoints: round trip, damage, what is kept."""
+
+import pytest
+import torch
+
+from pipeline.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    latest_checkpoint,
+    list_checkpoints,
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+    save_checkpoint,
+)
+
+
+def checkpoint(step: int) -> Checkpoint:
+    tensors = {"w": torch.full((2,), float(step))}
+    return Checkpoint(step=step, trained=tensors, ema=tensors, optimizer={"w/exp_avg": torch.zeros(2)})
+
+
+def test_round_trip_and_keep(tmp_path):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [2, 3]
+    found = latest_checkpoint(tmp_path)
+    assert found.step == 3
+    assert torch.equal(found.trained["w"], torch.full((2,), 3.0))
+    assert latest_checkpoint(tmp_path, step=2).step == 2
+    with pytest.raises(CheckpointError, match="no checkpoint of step 1; there are: 2, 3"):
+        latest_checkpoint(tmp_path, step=1)
+
+
+@pytest.mark.parametrize("part", ["trained.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, part):
+    save_checkpoint(tmp_path, checkpoint(1), keep=5)
+    newest = save_checkpoint(tmp_path, checkpoint(2), keep=5)
+    content = (newest / part).read_bytes()
+    (newest / part).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        read_checkpoint(newest)
+    with pytest.warns(UserWarning, match="going back to the one before"):
+        assert latest_checkpoint(tmp_path).step == 1
+
+
+def test_an_interrupted_write_is_not_a_checkpoint(tmp_path):
+    save_checkpoint(tmp_path, checkpoint(1), keep=5)
+    (tmp_path / ".step_00000002.77").mkdir()
+    assert latest_checkpoint(tmp_path).step == 1
+    assert latest_checkpoint(tmp_path / "elsewhere") is None
+
+
+def test_optimizer_state_goes_on_exactly():
+    """Two steps, or one step, save, load into a new optimizer, one step: the same parameter."""
+
+    def run(break_after_one: bool) -> torch.Tensor:
+        parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        names = {parameter: "w"}
+        optimizer = torch.optim.Adam([parameter], lr=0.1)
+        for step in range(2):
+            if step == 1 and break_after_one:
+                tensors = optimizer_tensors(optimizer, names)
+                optimizer = torch.optim.Adam([parameter], lr=0.1)
+                load_optimizer(optimizer, tensors, names)
+            parameter.grad = 2 * parameter.detach() + step
+            optimizer.step()
+        return parameter.detach()
+
+    assert torch.equal(run(False), run(True))
+
+
+def test_missing_optimizer_state_is_an_error():
+    parameter = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(CheckpointError, match="no optimizer state of w"):
+        load_optimizer(torch.optim.Adam([parameter]), {}, {parameter: "w"})

@@ -1,0 +1,40 @@
+"""Plans of steps: reproducible, independent of history, distributed as stated."""
+
+import numpy as np
+import pytest
+
+from pipeline.training.sampler import StepSampler, sampling_weights
+
+
+def sampler(**changes) -> StepSampler:
+    settings = {
+        "ids": ("a", "b", "c"),
+        "weights": np.array([0.5, 0.25, 0.25]),
+        "batch_size": 2,
+        "max_recycles": 3,
+        "clamp_probability": 0.9,
+        "seed": 0,
+    }
+    return StepSampler(**(settings | changes))
+
+
+def test_a_plan_depends_on_seed_and_step_alone():
+    assert [sampler().plan(s) for s in (5, 3, 5)] == [sampler().plan(s) for s in (5, 3, 5)]
+    assert sampler().plan(5) != sampler().plan(6)
+    assert sampler().plan(5) != sampler(seed=1).plan(5)
+
+
+def test_draws_follow_the_weights():
+    plans = [sampler().plan(step) for step in range(1, 2001)]
+    names = [name for plan in plans for name in plan.ids]
+    assert names.count("a") / len(names) == pytest.approx(0.5, abs=0.03)
+    assert np.mean([c for plan in plans for c in plan.clamp]) == pytest.approx(0.9, abs=0.02)
+    recycles = np.bincount([plan.num_recycles for plan in plans], minlength=4) / len(plans)
+    assert recycles == pytest.approx([0.25] * 4, abs=0.04)
+
+
+def test_sampling_weights():
+    """Lengths 100, 256, 384, 900 count as 256, 256, 384, 512; the second chain is in a cluster of two."""
+    weights = sampling_weights([100, 256, 384, 900], [1, 2, 1, 1])
+    assert weights == pytest.approx(np.array([256, 128, 384, 512]) / 1280)
+    assert sampling_weights([100, 900], None) == pytest.approx([0.5, 0.5])
