@@ -122,6 +122,7 @@ def test_hugging_face_layout_is_that_of_transformers(tmp_path):
     config = transformers.EsmConfig(
         vocab_size=33, hidden_size=320, num_hidden_layers=6, num_attention_heads=20, intermediate_size=1280,
         position_embedding_type="rotary", token_dropout=True, pad_token_id=1, mask_token_id=32,
+        layer_norm_eps=1e-5,  # as in the published configurations
     )  # fmt: skip
     model = transformers.EsmForMaskedLM(config).eval()
     model.save_pretrained(tmp_path)
