@@ -88,7 +88,7 @@ def structure_files(directory: Path) -> list[Path]:
 def _pair_directories(preds: Path, truth: Path) -> Pairing:
     predictions, truths = _by_stem(preds, "PREDS"), _by_stem(truth, "TRUTH")
     targets, used = [], set()
-    by_chain = []
+    whole, by_chain = [], []  # predictions that pair by their whole name, and as <stem>_<chain>
     for stem, files in predictions.items():
         if stem in truths:
             true_stem, chain = stem, None
@@ -98,8 +98,7 @@ def _pair_directories(preds: Path, truth: Path) -> Pairing:
             targets.append(Target(stem, files[0], None))
             continue
         used.add(true_stem)
-        if chain is not None:
-            by_chain.append(stem)
+        (whole if chain is None else by_chain).append(stem)
         problem = _doubled(files) or _doubled(truths[true_stem])
         targets.append(Target(stem, files[0], truths[true_stem][0], true_chain=chain, problem=problem))
     if not used:
@@ -112,7 +111,7 @@ def _pair_directories(preds: Path, truth: Path) -> Pairing:
             f"{len(by_chain)} of {len(predictions)} predictions are named <stem>_<chain> and are scored against that "
             f"chain alone of the truth <stem> (first: {by_chain[0]})"
         )
-    if unused and len(by_chain) == len(used):
+    if unused and not whole:
         notes.append(
             f"{len(unused)} files of {truth} have no prediction; predictions are named by chain, so these are "
             "taken for files that were not meant to be predicted, and not counted as missing"

@@ -1,0 +1,175 @@
+import pytest
+
+from data_prep.dataset import write_dataset
+from evaluation.targets import UsageError, pair
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """``folders(preds names, truth names)``: two directories of empty files; pairing looks at names alone."""
+
+    def make(preds, truth):
+        for folder, names in (("preds", preds), ("truth", truth)):
+            (tmp_path / folder).mkdir()
+            for name in names:
+                (tmp_path / folder / name).touch()
+        return tmp_path / "preds", tmp_path / "truth"
+
+    return make
+
+
+def summary(pairing):
+    return {
+        target.name: (
+            target.prediction and target.prediction.name,
+            target.truth and target.truth.name,
+            target.true_chain,
+        )
+        for target in pairing.targets
+    }
+
+
+def test_stems_pair_whatever_the_format(folders):
+    preds, truth = folders(
+        ["a.pdb", "b.cif.gz", "z.pdb", "._a.pdb", "predictions.csv"], ["a.cif", "b.ent", "c.pdb", "notes.txt"]
+    )
+    assert summary(pair(preds, truth)) == {
+        "a": ("a.pdb", "a.cif", None),
+        "b": ("b.cif.gz", "b.ent", None),
+        "c": (None, "c.pdb", None),
+        "z": ("z.pdb", None, None),
+    }
+
+
+def test_chain_names_pair_with_the_chain_of_the_file(folders):
+    preds, truth = folders(["1abc_A.pdb", "1abc_B.pdb", "x_y_C.pdb"], ["1abc.pdb.gz", "x_y.cif", "9zzz.pdb"])
+    pairing = pair(preds, truth)
+    assert summary(pairing) == {
+        "1abc_A": ("1abc_A.pdb", "1abc.pdb.gz", "A"),
+        "1abc_B": ("1abc_B.pdb", "1abc.pdb.gz", "B"),
+        "x_y_C": ("x_y_C.pdb", "x_y.cif", "C"),
+    }
+    assert "3 of 3 predictions are named <stem>_<chain>" in pairing.notes[0]
+    assert "1 files of" in pairing.notes[1] and "not counted as missing" in pairing.notes[1]
+
+
+def test_a_whole_name_goes_before_a_chain_name(folders):
+    preds, truth = folders(["1abc_A.pdb"], ["1abc_A.pdb", "1abc.pdb"])
+    assert summary(pair(preds, truth))["1abc_A"] == ("1abc_A.pdb", "1abc_A.pdb", None)
+
+
+def test_an_empty_chain_id_has_a_name_too(folders):
+    preds, truth = folders(["old_.pdb"], ["old.pdb"])
+    assert summary(pair(preds, truth)) == {"old_": ("old_.pdb", "old.pdb", "")}
+
+
+def test_doubled_stems_are_a_problem_of_the_target(folders):
+    preds, truth = folders(["a.pdb", "b.pdb"], ["a.pdb", "a.cif.gz", "b.pdb"])
+    problems = {target.name: target.problem for target in pair(preds, truth).targets}
+    assert problems["a"].startswith("a.cif.gz and a.pdb share a stem")
+    assert problems["b"] == ""
+
+
+def test_swapped_directories_are_noticed(folders):
+    preds, truth = folders(["1abc.pdb"], ["1abc_A.pdb"])
+    with pytest.raises(UsageError, match="they pair when swapped"):
+        pair(preds, truth)
+
+
+@pytest.mark.parametrize(
+    ("preds", "truth", "found"),
+    [
+        (["a.pdb"], ["b.pdb"], r"no name in PREDS .* \(a\) is one in TRUTH .* \(b\): rename, or name the pairs"),
+        ([], ["b.pdb"], "PREDS: no structure files in"),
+        (["a.pdb"], ["a.txt"], "TRUTH: no structure files in"),
+    ],
+)
+def test_directories_that_do_not_pair(folders, preds, truth, found):
+    with pytest.raises(UsageError, match=found):
+        pair(*folders(preds, truth))
+
+
+def test_files_pair_and_a_mixture_does_not(folders):
+    preds, truth = folders(["a.pdb"], ["b.cif"])
+    assert summary(pair(preds / "a.pdb", truth / "b.cif")) == {"a": ("a.pdb", "b.cif", None)}
+    with pytest.raises(UsageError, match="give two directories or two files"):
+        pair(preds / "a.pdb", truth)
+    with pytest.raises(UsageError, match=r"PREDS: .*nowhere does not exist"):
+        pair(preds / "nowhere", truth)
+
+
+def test_a_table_names_pairs(folders, tmp_path):
+    preds, truth = folders(["a.pdb", "b.pdb"], ["t.pdb"])
+    table = tmp_path / "pairs.csv"
+    table.write_text(
+        "note,pred,truth,target,truth_chain\n,a.pdb,t.pdb,one,\n,preds/b.pdb,truth/t.pdb,two,B\n,no.pdb,t.pdb,,\n"
+    )
+    pairing = pair(preds, truth, table)
+    assert summary(pairing) == {
+        "one": ("a.pdb", "t.pdb", None),
+        "two": ("b.pdb", "t.pdb", "B"),
+        "no": ("no.pdb", "t.pdb", None),
+    }
+    assert pairing.targets[2].problem == "row 4 of pairs.csv names no.pdb, which does not exist"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("pred,true\na.pdb,t.pdb\n", "no column truth; found pred, true"),
+        ("pred,truth\n", "no row below the header"),
+        ("", "no column pred and truth; found nothing"),
+        ("pred,truth\na.pdb\n", "row 2 has an empty pred or truth"),
+        (
+            "pred,truth\na.pdb,t.pdb\na.pdb,t.pdb\n",
+            "rows 2 and 3 are both target a: tell them apart in a column `target`",
+        ),
+    ],
+)
+def test_tables_that_do_not_work(folders, tmp_path, text, found):
+    preds, truth = folders(["a.pdb"], ["t.pdb"])
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(UsageError, match=found):
+        pair(preds, truth, tmp_path / "pairs.csv")
+
+
+@pytest.fixture
+def dataset(tmp_path, record, sequence):
+    """Two validation records and one of training."""
+    from dataclasses import replace
+
+    from data_prep.dataset import Placement
+
+    records = [replace(record(sequence(20, i)), id=name) for i, name in enumerate(("p_A", "q_A", "r_A"))]
+    placements = {"p_A": Placement("val", 0), "q_A": Placement("val", 1), "r_A": Placement("train", 2)}
+    write_dataset(tmp_path / "dataset", records, placements=placements)
+    return tmp_path / "dataset"
+
+
+def test_a_dataset_is_a_truth(folders, dataset):
+    preds, truth = folders(["p_A.pdb", "r_A.cif", "other.pdb"], ["t.pdb"])
+    pairing = pair(preds, dataset)
+    assert [(target.name, target.record_id) for target in pairing.targets] == [
+        ("other", None),
+        ("p_A", "p_A"),
+        ("r_A", "r_A"),
+    ]
+    assert "1 of its 3 records have no prediction and are not counted as missing" in pairing.notes[1]
+    of_split = pair(preds, dataset, split="val")
+    assert {target.name: bool(target.prediction and target.truth) for target in of_split.targets} == {
+        "p_A": True,
+        "q_A": False,
+        "r_A": False,
+        "other": False,
+    }
+    with pytest.raises(UsageError, match="no such split"):
+        pair(preds, dataset, split="test")
+    with pytest.raises(UsageError, match="--split val needs a dataset"):
+        pair(preds, truth, split="val")
+
+
+def test_a_dataset_without_its_files_is_one_line(folders, tmp_path):
+    preds, truth = folders(["a.pdb"], ["t.pdb"])
+    (truth / "dataset.json").write_text("{}")
+    with pytest.raises(UsageError, match="TRUTH: "):
+        pair(preds, truth)
