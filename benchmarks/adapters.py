@@ -1,7 +1,7 @@
 """What an adapter costs: forward and backward through the attention of an ESM-2, ratios against named rivals.
 
     python -m benchmarks.adapters                          # ESM-2 35M's shape, batch 4 x 256
-    python -m benchmarks.adapters --layers 2 --rounds 3    # a quick look
+    python -m benchmarks.adapters --layers 1 --rounds 40   # many short rounds: steadier on a busy machine
     python -m benchmarks.adapters --out results.json
 
 All variants live in one process and take turns, and CPU time is measured, so that other work on the machine falls on
