@@ -260,6 +260,7 @@ def _write_header(block: cif.Block, chain: ProteinRecord) -> None:
     if chain.method:
         _add_loop(block, "_exptl.", "method", [[cif.quote(method)] for method in chain.method.split("; ")])
     if chain.resolution is not None:
+        block.set_pair("_refine.pdbx_refine_id", cif.quote(chain.method or "?"))
         block.set_pair("_refine.ls_d_res_high", repr(float(chain.resolution)))
 
 

@@ -57,7 +57,7 @@ def parse_pdb(path: str, data: bytes, model: int | None = None) -> ParsedStructu
     atoms, damage = _atom_site(atom_lines, segment)
     if len(damage) > MAX_DAMAGED_FRACTION * len(atom_lines) and len(damage) > 1:
         raise StructureError(
-            path, f"{len(damage)} of {len(atom_lines)} ATOM records are damaged, for example {_shown(damage[0])}"
+            path, f"damaged ATOM records: {len(damage)} of {len(atom_lines)}, for example {_shown(damage[0])}"
         )
     if damage:
         warnings.append(f"{len(damage)} damaged ATOM records dropped, for example {_shown(damage[0])}")

@@ -1,0 +1,204 @@
+"""The command from its arguments to the files and the exit status."""
+
+import csv
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.dataset import StructureDataset
+from data_prep.ledger import read_ledger
+from data_prep.structure_io import read_structure, structure_stem
+from pipeline.prepare import main
+from tests.data_prep.compare import differences
+
+DEMO = Path(__file__).parents[2] / "pipeline" / "demo_structures"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "data"
+    assert main(["--pdb-dir", str(DEMO), "--out", str(out), "--identity", "0.4", "--jobs", "1"]) == 0
+    return out
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+def test_demo_structures(demo):
+    dataset = StructureDataset(demo)
+    ledger = read_ledger(demo / "ledger.csv")
+    assert {row.file for row in ledger} == {path.name for path in DEMO.iterdir()}
+    assert sorted(row.id for row in ledger if row.status == "accepted") == sorted(dataset.ids())
+    assert [row.reason[:21] for row in ledger if row.status != "accepted"] == ["not a structure file:"]
+    assert len(dataset) == 34 and len(dataset.ids("val")) == 3
+    for row in dataset.index:
+        assert row["split"] == "train" or (row["nearest_train_identity"] or 0) < 0.4
+    name = dataset.ids("val")[0]
+    path = next(path for path in DEMO.iterdir() if name.startswith(structure_stem(path)))
+    record = next(record for record in read_structure(path) if record.id == name)
+    assert differences(record, dataset.load(name)) == []
+    assert dataset.load(name).source_file == path.name
+
+
+def test_output_depends_on_neither_processes_nor_the_order_of_files(demo, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    class Reversed(list):
+        def __init__(self, path="."):
+            super().__init__(sorted(scandir(path), key=lambda entry: entry.name, reverse=True))
+
+        __enter__ = list.copy
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(os, "scandir", Reversed)
+    monkeypatch.setattr("data_prep.ingest.MIN_FILES_PER_PROCESS", 5)
+    monkeypatch.setattr("data_prep.build.MIN_CHAINS_PER_PROCESS", 5)
+    out = tmp_path / "data"
+    assert main(["--pdb-dir", str(DEMO), "--out", str(out), "--identity", "0.4", "--jobs", "2"]) == 0
+    assert files_of(out) == files_of(demo)
+
+
+def test_summary_and_next_step(tmp_path, capsys):
+    shutil.copy(DEMO / "1aki_A.pdb.gz", tmp_path / "x.pdb.gz")
+    (tmp_path / "empty.pdb").touch()
+    out = tmp_path / "out"
+    assert main(["--pdb-dir", str(tmp_path), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert f"next: python -m pipeline.train --data {out} --out RUN" in shown
+    assert re.search(r"chains accepted +│ 1 ", shown) and re.search(r"unreadable │ empty file +│ 1 +│ empty.pdb", shown)
+    assert "No validation chains" in shown
+
+
+def test_duplicates(tmp_path, capsys):
+    """One stem twice: neither is used. One content twice: both are, in one cluster, and both say so."""
+    source = (DEMO / "1aki_A.pdb.gz").read_bytes()
+    for name in ("x.pdb.gz", "a.pdb.gz", "b.pdb.gz"):
+        (tmp_path / name).write_bytes(source)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/X.ent.gz").write_bytes(source)
+    shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path)
+    (tmp_path / "2igd_A.cif").touch()  # empty, so that the name is not in doubt
+    assert main(["--pdb-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--val-fraction", "0.5"]) == 0
+    rows = {row.file: (row.status, row.reason) for row in read_ledger(tmp_path / "out/ledger.csv")}
+    assert rows == {
+        "2igd_A.cif": ("unreadable", "empty file (0 bytes)"),
+        "2igd_A.pdb.gz": ("accepted", rows["2igd_A.pdb.gz"][1]),
+        "a.pdb.gz": ("accepted", "same content as b.pdb.gz"),
+        "b.pdb.gz": ("accepted", "same content as a.pdb.gz"),
+        "sub/X.ent.gz": ("rejected", "duplicate stem: shared with x.pdb.gz; rename or remove"),
+        "x.pdb.gz": ("rejected", "duplicate stem: shared with sub/X.ent.gz; rename or remove"),
+    }
+    index = {row["id"]: row for row in StructureDataset(tmp_path / "out").index}
+    assert index["a_A"]["split"] == index["b_A"]["split"] and index["a_A"]["cluster_size"] == 2
+    assert index["a_A"]["warnings"] == ["same content as b.pdb.gz"]
+
+
+def test_ids_that_would_collide(tmp_path):
+    """Chain A of 1x.pdb and the chain without an id of 1x_A.pdb would both be 1x_A."""
+    text = gzip.decompress((DEMO / "1aki_A.pdb.gz").read_bytes()).decode().splitlines()
+    (tmp_path / "1x.pdb").write_text("\n".join(text))
+    blank = [line[:21] + " " + line[22:] for line in text if line.startswith("ATOM")]
+    (tmp_path / "1x_A.pdb").write_text("\n".join(blank))
+    assert main(["--pdb-dir", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    rows = read_ledger(tmp_path / "out/ledger.csv")
+    assert [(row.file, row.status) for row in rows] == [("1x.pdb", "accepted"), ("1x_A.pdb", "rejected")]
+    assert rows[1].reason.startswith("id taken: 1x_A is a chain of another file")
+
+
+def test_filters_and_val_ids(tmp_path, demo):
+    ids = tmp_path / "val.txt"
+    ids.write_text("# chosen\n1aki_A_A\n\nd1asha__A\n")
+    arguments = ["--pdb-dir", str(DEMO), "--out", str(tmp_path / "out"), "--val-ids", str(ids), "--jobs", "1"]
+    assert main([*arguments, "--min-length", "100", "--identity", "0.4"]) == 0
+    dataset = StructureDataset(tmp_path / "out")
+    assert dataset.ids("val") == ["1aki_A_A", "d1asha__A"]
+    assert min(row["length"] for row in dataset.index) >= 100
+    short = [row for row in read_ledger(tmp_path / "out/ledger.csv") if row.reason.startswith("too short")]
+    assert [(row.file, row.reason) for row in short] == [
+        ("1cyo_A.pdb.gz", "too short: 93 residues (minimum 100)"),
+        ("2igd_A.pdb.gz", "too short: 61 residues (minimum 100)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--pdb-dir", "{tmp}/no"], r"--pdb-dir .*/no: no such directory"),
+        (["--pdb-dir", "{tmp}/file"], r"--pdb-dir .*/file: is not a directory"),
+        (["--pdb-dir", "{tmp}/empty"], r".*/empty: is empty, expected structure files"),
+        (["--pdb-dir", "{tmp}/bad"], r"no usable protein chain in 1 structure files; nothing written"),
+        (["--out", "{tmp}/empty/../bad"], r"already there; choose another place or overwrite it"),
+        (["--out", "{tmp}/bad", "--overwrite"], r"is not a dataset \(no dataset\.json\), so it is not overwritten"),
+        (["--out", "{tmp}/file/data"], r"cannot be written \(Not a directory\)"),
+        (["--val-ids", "{tmp}/no"], r"/no: cannot be read \(No such file or directory\)"),
+        (["--val-ids", "{tmp}/file"], r"validation ids are not in the dataset: nonsense"),
+        (["--identity", "30"], r"identity is 30.0, expected more than 0 and at most 1"),
+        (["--val-fraction", "1"], r"val_fraction is 1.0"),
+        (["--jobs", "0"], r"--jobs 0: expected 1 or more"),
+        (["--max-length", "5"], r"max_length 5 is below min_length 20"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_exit_2(tmp_path, capsys, change, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/x.pdb").touch()
+    (tmp_path / "file").write_text("nonsense\n")
+    (tmp_path / "good").mkdir()
+    shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path / "good")
+    before = files_of(tmp_path)
+    arguments = ["--pdb-dir", f"{tmp_path}/good", "--out", f"{tmp_path}/out", "--jobs", "1"]
+    assert main(arguments + [part.format(tmp=tmp_path) for part in change]) == 2
+    last = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
+    assert last.startswith("error: ") and re.search(message, last), last
+    assert files_of(tmp_path) == before
+
+
+def test_starts_without_the_model_and_names_its_options(tmp_path):
+    code = "import sys, pipeline.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+    shown = subprocess.run(
+        [sys.executable, "-m", "pipeline.prepare", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "python -m pipeline.prepare --pdb-dir structures/ --out data/" in shown
+    assert subprocess.run([sys.executable, "-m", "pipeline.prepare"], capture_output=True).returncode == 2
+
+
+def test_a_whole_directory_of_bad_inputs(bad_inputs_dir, tmp_path):
+    """Every file of the table is in the ledger with the status that the table states, in one run that exits 0."""
+    root = bad_inputs_dir / "files"
+    assert main(["--pdb-dir", str(root), "--out", str(tmp_path / "out"), "--jobs", "1", "--min-length", "10"]) == 0
+    rows: dict[str, list] = {}
+    for row in read_ledger(tmp_path / "out/ledger.csv"):
+        rows.setdefault(row.file, []).append(row)
+    assert set(rows) == {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    with open(bad_inputs_dir / "expected.csv", newline="") as file:
+        cases = [case for case in csv.DictReader(file) if case["stage"] in ("both", "prepare")]
+    stems: dict[str, int] = {}
+    for file in rows:
+        stems[structure_stem(file)] = stems.get(structure_stem(file), 0) + 1
+    for case in cases:
+        file = case["path"].removeprefix("files/")
+        if file not in rows:
+            continue  # a directory or a link, which the table lists too
+        if "stem" in case["case"] and stems[structure_stem(file)] < 2:
+            continue  # its partner is not in this set; test_duplicates has both
+        statuses = {row.status for row in rows[file]}
+        expected = case["expected_status"]
+        if expected == "ok":
+            assert statuses == {"accepted"}, case
+        elif expected == "error":
+            assert "accepted" not in statuses and all(row.reason for row in rows[file]), case
+        elif expected == "warning":
+            assert statuses == {"accepted"} and any(row.reason for row in rows[file]), case
+        elif expected == "skip":
+            assert statuses == {"rejected"} and rows[file][0].reason.endswith(("ignored", "(.gz)")), case
