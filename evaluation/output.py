@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evaluation.evaluate import STATUSES, Row, Settings
 from evaluation.lddt import DEFINITION, INCLUSION_RADIUS, THRESHOLDS
-from evaluation.score import DEFINITIONS, PairScore, ResidueScore
+from evaluation.score import DEFINITIONS, RESIDUE_COLUMNS, PairScore
 from evaluation.statistics import CONFIDENCE, RESAMPLES, estimate
 
 SCORE_COLUMNS: tuple[str, ...] = (
@@ -25,9 +25,6 @@ SCORE_COLUMNS: tuple[str, ...] = (
     "mean_plddt", "plddt_scale",
 )  # fmt: skip
 """Columns of scores.csv that are fields of ``PairScore``, in order, after target, status and reason."""
-
-RESIDUE_COLUMNS: tuple[str, ...] = tuple(ResidueScore.__dataclass_fields__)
-"""Columns of per_residue.csv after target."""
 
 SUMMARISED: tuple[str, ...] = (
     "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "coverage", "mean_plddt",
@@ -67,10 +64,10 @@ def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list
         for row in rows
     ]
     residues = [
-        [row.target, *(_cell(getattr(residue, name)) for name in RESIDUE_COLUMNS)]
+        [row.target, *map(_cell, residue)]
         for row in rows
         if row.score is not None
-        for residue in row.score.residues
+        for residue in zip(*(getattr(row.score.residues, name) for name in RESIDUE_COLUMNS), strict=True)
     ]
     contents = {
         "scores.csv": _csv([*header, *sources], table),

@@ -1,7 +1,7 @@
 """One prediction against one truth: every number that is reported of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,24 +23,29 @@ DEFINITIONS: Mapping[str, str] = {
 """Column of scores.csv -> what it is, for the summary."""
 
 
-@dataclass(frozen=True)
-class ResidueScore:
-    """One residue of the truth."""
+@dataclass(frozen=True, eq=False)
+class ResidueTable:
+    """The residues of the truth that have an alpha carbon, in its order: one column per field, R entries each."""
 
-    chain: str
-    number: int
-    insertion_code: str
-    name: str
+    chain: list[str]
+    number: list[int]
+    insertion_code: list[str]
+    name: list[str]
     """Three letters."""
-    in_pred: bool
-    lddt_ca: float | None
+    in_pred: list[bool]
+    lddt_ca: list[float | None]
     """None: undefined, no other residue within 15 A."""
-    pred_chain: str = ""
-    pred_number: int | None = None
-    pred_insertion_code: str = ""
-    pred_name: str = ""
-    plddt: float | None = None
-    """0 to 100; None where the prediction's B-factors are not pLDDT."""
+    pred_chain: list[str | None]
+    """None, as in the columns after it, where the prediction lacks the residue."""
+    pred_number: list[int | None]
+    pred_insertion_code: list[str | None]
+    pred_name: list[str | None]
+    plddt: list[float | None]
+    """0 to 100; None too where the prediction's B-factors are not pLDDT."""
+
+
+RESIDUE_COLUMNS: tuple[str, ...] = tuple(ResidueTable.__dataclass_fields__)
+"""Columns of per_residue.csv after target."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class PairScore:
     lddt_ca_common: float | None
     lddt_ca_mean_per_residue: float
     lddt_ca_intra: float | None
+    residues: ResidueTable = field(repr=False)
     n_truth: int
     """Residues of the truth with an alpha carbon."""
     n_matched: int
@@ -73,7 +79,6 @@ class PairScore:
     """What a reader of the number should know: how residues and chains were paired, what was left out."""
     warnings: tuple[str, ...] = ()
     """What the reader repaired, mapped or dropped in the two files."""
-    residues: tuple[ResidueScore, ...] = field(default=(), repr=False)
 
     @property
     def coverage(self) -> float:
@@ -108,19 +113,22 @@ def score_pair(
             f"lDDT is undefined: the truth has {whole.residues} alpha carbon(s) and no two of them within 15 A"
         )
     rows = [chain_index == t for t in range(len(truth))]
-    single = [lddt_ca(positions[r], true_positions[r], mask[r], true_mask[r]) for r in rows]
+    single = (
+        [whole] if len(truth) == 1 else [lddt_ca(positions[r], true_positions[r], mask[r], true_mask[r]) for r in rows]
+    )
 
     found = [c for c in chains.correspondences if c is not None]
     mismatches = sum(c.mismatches for c in found)
     assigned = [prediction[p] for p in chains.assignment if p is not None]
     plddt, scale = plddt_of(prediction)
-    residues = _residue_scores(truth, prediction, chains, whole, plddt)
-    confidences = [residue.plddt for residue in residues if residue.plddt is not None]
+    residues = _residue_table(truth, prediction, chains, whole, plddt)
+    confidences = [value for value in residues.plddt if value is not None]
     return PairScore(
         lddt_ca=whole.score,
         lddt_ca_common=_defined(whole.score_common),
         lddt_ca_mean_per_residue=whole.mean_per_residue,
         lddt_ca_intra=_pooled(single),
+        residues=residues,
         n_truth=whole.residues,
         n_matched=whole.residues_common,
         n_extra=sum(int(np.count_nonzero(record.ca_mask)) for record in assigned) - whole.residues_common,
@@ -139,7 +147,6 @@ def score_pair(
         plddt_scale=scale,
         notes=(*true_notes, *pred_notes, *_pairing_notes(truth, prediction, chains, mode, mismatches)),
         warnings=warnings,
-        residues=residues,
     )
 
 
@@ -179,42 +186,52 @@ def _in_the_truths_places(
     return positions, mask
 
 
-def _residue_scores(
+def _residue_table(
     truth: Sequence[ProteinRecord],
     prediction: Sequence[ProteinRecord],
     chains: ChainMatch,
     result: LddtResult,
     plddt: list[np.ndarray] | None,
-) -> tuple[ResidueScore, ...]:
-    """One entry per residue of the truth with an alpha carbon, in its order."""
-    rows = []
+) -> ResidueTable:
+    """Every residue of the truth with an alpha carbon, and its counterpart."""
+    columns: dict[str, list] = {name: [] for name in RESIDUE_COLUMNS}
     start = 0
     for record, p, correspondence in zip(truth, chains.assignment, chains.correspondences, strict=True):
-        partners = {}
+        residues = np.flatnonzero(record.ca_mask)
+        partner = np.full(len(record), -1)
         if correspondence is not None:
-            partners = dict(zip(correspondence.true_index.tolist(), correspondence.pred_index.tolist(), strict=True))
-        for i in np.flatnonzero(record.ca_mask).tolist():
-            residue = ResidueScore(
-                chain=record.chain_id,
-                number=int(record.auth_seq_id[i]),
-                insertion_code=str(record.insertion_code[i]),
-                name=RESNAMES[record.aatype[i]],
-                in_pred=i in partners,
-                lddt_ca=_defined(result.per_residue[start + i]),
-            )
-            if i in partners:
-                other, j = prediction[p], partners[i]
-                residue = replace(
-                    residue,
-                    pred_chain=other.chain_id,
-                    pred_number=int(other.auth_seq_id[j]),
-                    pred_insertion_code=str(other.insertion_code[j]),
-                    pred_name=RESNAMES[other.aatype[j]],
-                    plddt=None if plddt is None else float(plddt[p][j]),
-                )
-            rows.append(residue)
+            partner[correspondence.true_index] = correspondence.pred_index
+        partner = partner[residues]
+        there = partner >= 0
+        scores = result.per_residue[start + residues].tolist()
+        columns["chain"] += [record.chain_id] * len(residues)
+        columns["number"] += record.auth_seq_id[residues].tolist()
+        columns["insertion_code"] += record.insertion_code[residues].tolist()
+        columns["name"] += [RESNAMES[aatype] for aatype in record.aatype[residues].tolist()]
+        columns["in_pred"] += there.tolist()
+        columns["lddt_ca"] += [None if score != score else score for score in scores]  # nan is not itself
+        for name, values in _counterparts(prediction, p, partner[there], plddt).items():
+            column = np.full(len(residues), None, dtype=object)
+            column[there] = values
+            columns[name] += column.tolist()
         start += len(record)
-    return tuple(rows)
+    return ResidueTable(**columns)
+
+
+def _counterparts(
+    prediction: Sequence[ProteinRecord], p: int | None, residues: np.ndarray, plddt: list[np.ndarray] | None
+) -> dict[str, list]:
+    """The columns on the prediction, for ``residues`` of its chain ``p``; empty ones without a chain."""
+    if p is None:
+        return {name: [] for name in RESIDUE_COLUMNS if name.startswith("pred_") or name == "plddt"}
+    record = prediction[p]
+    return {
+        "pred_chain": [record.chain_id] * len(residues),
+        "pred_number": record.auth_seq_id[residues].tolist(),
+        "pred_insertion_code": record.insertion_code[residues].tolist(),
+        "pred_name": [RESNAMES[aatype] for aatype in record.aatype[residues].tolist()],
+        "plddt": [None] * len(residues) if plddt is None else plddt[p][residues].tolist(),
+    }
 
 
 def _pairing_notes(

@@ -39,16 +39,21 @@ def test_residues_carry_the_truth_s_numbers_and_their_counterparts(record, seque
         chain="Q",
     )
     score = score_pair([truth], [prediction], "align")
-    first, second = score.residues[:2]
-    assert (first.number, first.insertion_code, first.in_pred, first.lddt_ca, first.plddt) == (
+    residues = score.residues
+    assert (residues.number[0], residues.insertion_code[0], residues.in_pred[0], residues.lddt_ca[0]) == (
         11,
         "A",
         False,
-        0.0,
-        None,
+        0,
     )
-    assert (second.number, second.in_pred, second.pred_chain, second.pred_number) == (12, True, "Q", 2)
-    assert second.plddt == 50
+    assert (residues.pred_chain[0], residues.pred_number[0], residues.plddt[0]) == (None, None, None)
+    assert (residues.number[1], residues.in_pred[1], residues.pred_chain[1], residues.pred_number[1]) == (
+        12,
+        True,
+        "Q",
+        2,
+    )
+    assert residues.plddt[1] == 50
     assert score.mean_plddt == pytest.approx(np.arange(50, 95, 5).mean())
     assert score.plddt_scale == "0-100"
 
@@ -56,7 +61,7 @@ def test_residues_carry_the_truth_s_numbers_and_their_counterparts(record, seque
 def test_an_isolated_residue_is_undefined(record):
     positions = np.array([[0, 0, 0], [3.8, 0, 0], [90, 0, 0]], dtype=float)
     score = score_pair([record("ACD", positions)], [record("ACD", positions)])
-    assert [residue.lddt_ca for residue in score.residues] == [1.0, 1.0, None]
+    assert score.residues.lddt_ca == [1.0, 1.0, None]
     assert score.lddt_ca_mean_per_residue == 1.0
 
 
