@@ -1,8 +1,8 @@
 """The configuration of a run: TOML and command line to frozen dataclasses, and back.
 
-Layers, later ones win: the defaults below, a preset (``pipeline/presets/*.toml``), a file (``--config``), dotted options
-(``--trunk.blocks 4``) and the named options of the command. An unknown key, a wrong type or a value out of range is an
-error that names the field. The resolved configuration is written to the run directory.
+Layers, later ones win: the defaults below, a preset (``pipeline/presets/*.toml``), a file (``--config``), dotted
+options (``--trunk.blocks 4``) and the named options of the command. An unknown key, a wrong type or a value out of
+range is an error that names the field. The resolved configuration is written to the run directory.
 """
 
 import difflib

@@ -1,6 +1,6 @@
 """Predict: sequences in, structures out.
 
-    python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS
+python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS
 """
 
 import argparse
@@ -24,7 +24,7 @@ from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.record import ProteinRecord
 from data_prep.residues import RESTYPES, sequence_to_aatype
 from data_prep.structure_io import write_mmcif, write_pdb
-from pipeline.command import EXIT_FAILED, pick_device, run_command
+from pipeline.command import pick_device, run_command
 from pipeline.folding.geometry import atom14_to_atom37
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import StemError
@@ -163,8 +163,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m pipeline.predict",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Fold sequences with a trained run. Writes a structure per sequence, pLDDT (0-100) in the B-factor column,\n"
-            "and predictions.csv.\n\n"
+            "Fold sequences with a trained run. Writes a structure per sequence, with pLDDT (0-100) in the\n"
+            "B-factor column, and predictions.csv.\n\n"
             "examples:\n"
             "  python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS\n"
             "  python -m pipeline.predict --run RUN --data DATASET --split val --out PREDS"

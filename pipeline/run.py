@@ -1,18 +1,17 @@
 """A run directory: what training writes and prediction reads.
 
-    RUN/config.toml          the resolved configuration
-    RUN/run.json             versions, dataset, parameters by part, hash of the stem's weights
-    RUN/metrics.csv          a row per optimizer step
-    RUN/validation.csv       a row per validation chain and round
-    RUN/checkpoints/         step_*/ (see training/checkpoint.py)
-    RUN/adapter/             the adapter alone, with its averaged weights
-    RUN/stem.safetensors     the stem's weights, only where they are random
+RUN/config.toml          the resolved configuration
+RUN/run.json             versions, dataset, parameters by part, hash of the stem's weights
+RUN/metrics.csv          a row per optimizer step
+RUN/validation.csv       a row per validation chain and round
+RUN/checkpoints/         step_*/ (see training/checkpoint.py)
+RUN/adapter/             the adapter alone, with its averaged weights
+RUN/stem.safetensors     the stem's weights, only where they are random
 """
 
 import csv
 import json
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +21,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import ConfigError, RunConfig, file_layer, resolve, to_toml
+from pipeline.config import RunConfig, file_layer, resolve, to_toml
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
-from pipeline.training.checkpoint import Checkpoint, latest_checkpoint
+from pipeline.training.checkpoint import latest_checkpoint
 
 
 class RunError(ValueError):
@@ -138,9 +137,7 @@ def load_parameters(model: FoldingModel, tensors: Mapping[str, torch.Tensor], so
         raise RunError(f"{source}: its tensors are not those of this model, e.g. {odd}: was config.toml edited?")
     for name, parameter in own.items():
         if parameter.shape != tensors[name].shape:
-            raise RunError(
-                f"{source}: {name} has shape {list(tensors[name].shape)}, the model {list(parameter.shape)}"
-            )
+            raise RunError(f"{source}: {name} has shape {list(tensors[name].shape)}, the model {list(parameter.shape)}")
         parameter.copy_(tensors[name])
 
 

@@ -1,6 +1,6 @@
 """Train: a dataset in, a run directory out.
 
-    python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter lorta --rank 8
+python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter lorta --rank 8
 """
 
 import argparse
@@ -69,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration file, over the preset")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own configuration")
     p.add_argument("--esm", metavar="NAME", help=f"stem: {', '.join(ESM2_SHAPES)}, with or without _UR50D")
-    p.add_argument("--esm-weights", metavar="FILE", help="pretrained weights: fair-esm's .pt or a Hugging Face directory")
+    p.add_argument(
+        "--esm-weights", metavar="FILE", help="pretrained weights: fair-esm's .pt or a Hugging Face directory"
+    )
     p.add_argument("--esm-init", choices=["pretrained", "random"], help="random: an untrained stem, no weights needed")
     p.add_argument("--adapter", choices=["lorta", "lora", "none", "full"], help="how the stem is adapted")
     p.add_argument("--rank", type=int, help="rank of the adapter")
@@ -131,8 +133,10 @@ def main(argv: list[str] | None = None) -> int:
         try:
             summary = train(config, dataset, run, device, info, console)
         except Interrupted as error:
-            console.print(f"{error}; saved. Go on with: python -m pipeline.train --data {arguments.data} "
-                          f"--out {arguments.out} --resume")
+            console.print(
+                f"{error}; saved. Go on with: python -m pipeline.train --data {arguments.data} "
+                f"--out {arguments.out} --resume"
+            )
             return EXIT_INTERRUPTED
         console.print(f"Trained to step {summary.step}, {summary.seconds_per_step:.2f} s per step (median).")
         console.print(f"Wrote {run.path}: config.toml, metrics.csv, validation.csv, checkpoints/, adapter/")

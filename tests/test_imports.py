@@ -44,7 +44,11 @@ def test_imports_run_one_way(package):
 
 @pytest.mark.parametrize(
     ("module", "unwanted"),
-    [("data_prep.dataset", ("torch", "pipeline")), ("evaluation.lddt", ("torch", "scipy")), ("lorta", ("transformers",))],
+    [
+        ("data_prep.dataset", ("torch", "pipeline")),
+        ("evaluation.lddt", ("torch", "scipy")),
+        ("lorta", ("transformers",)),
+    ],
 )
 def test_start_up_leaves_heavy_packages_alone(module, unwanted):
     code = f"import sys, {module}; print([name for name in {unwanted!r} if name in sys.modules])"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -180,6 +181,8 @@ def build_model(config: RunConfig) -> FoldingModel:
         for name, parameter in stem.esm.lm_head.named_parameters():
             parameter.requires_grad_(name == "weight")
     elif method != "none":
-        options = {} if alpha is None else {"alpha": alpha}
+        options: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
+        if config.adapter.alpha == "paper":
+            options["init"] = "official"  # Table 6 was found with the official codes' initial factors
         lorta.attach(stem.esm, lorta.LortaConfig(method=method, r=config.adapter.rank, seed=seed, **options))
     return model

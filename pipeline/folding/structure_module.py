@@ -177,9 +177,7 @@ class StructureModule(nn.Module):
         self.layer_norm_s = nn.LayerNorm(c_s)
         self.layer_norm_z = nn.LayerNorm(c_z)
         self.linear_in = linear(c_s, c_s)
-        self.ipa = InvariantPointAttention(
-            c_s, c_z, config.c_ipa, config.heads, config.qk_points, config.v_points
-        )
+        self.ipa = InvariantPointAttention(c_s, c_z, config.c_ipa, config.heads, config.qk_points, config.v_points)
         self.ipa_dropout = nn.Dropout(config.dropout)
         self.layer_norm_ipa = nn.LayerNorm(c_s)
         self.transition = TransitionStack(c_s, config.transition_layers, config.dropout)

@@ -52,7 +52,7 @@ class SequenceAttention(nn.Module):
         """Update of ``s`` [B, N, c_s]; ``bias`` [B, N, N, H]; residue mask [B, N]."""
         qkv = self.proj(s).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, N, 3c]
         q, k, v = qkv.chunk(3, dim=-1)
-        masked = torch.finfo(s.dtype).min
+        masked = torch.finfo(bias.dtype).min
         logits_bias = bias.permute(0, 3, 1, 2).masked_fill(~mask.bool()[:, None, None, :], masked)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=logits_bias)
         out = out.transpose(1, 2).flatten(-2)  # [B, N, c_s]

@@ -132,7 +132,9 @@ def load_optimizer(
         for parameter in group["params"]:
             name = names[parameter]
             if name not in by_parameter:
-                raise CheckpointError(f"the checkpoint has no optimizer state of {name}: was the configuration changed?")
+                raise CheckpointError(
+                    f"the checkpoint has no optimizer state of {name}: was the configuration changed?"
+                )
             optimizer.state[parameter] = {
                 moment: tensor if moment == "step" else tensor.to(parameter.device)
                 for moment, tensor in by_parameter[name].items()

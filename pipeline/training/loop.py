@@ -99,7 +99,7 @@ class Trainer:
         return fold_objective(output, batch, plan.clamp, self.config.loss)
 
     def train_step(self) -> dict[str, float | int]:
-        """One optimizer step; returns its row for ``metrics.csv``. Raises TrainingError on a loss that is not finite."""
+        """One optimizer step; returns its row for ``metrics.csv``. Raises TrainingError: a loss is not finite."""
         started = time.perf_counter()
         step = self.step + 1
         plan = self.sampler.plan(step)
@@ -107,7 +107,9 @@ class Trainer:
         loss = float(objective.loss.detach())
         if not math.isfinite(loss):
             bad = [name for name, term in objective.terms.items() if not bool(term.isfinite().all())]
-            raise TrainingError(f"step {step}: loss is {loss} (terms: {', '.join(bad)}) on chains {', '.join(plan.ids)}")
+            raise TrainingError(
+                f"step {step}: loss is {loss} (terms: {', '.join(bad)}) on chains {', '.join(plan.ids)}"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         objective.loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.clip_norm))
@@ -194,9 +196,7 @@ def _sampler(dataset: StructureDataset, config: RunConfig) -> StepSampler:
 def _rehearse(trainer: Trainer) -> list[FactorProof]:
     plan = replace(trainer.sampler.plan(1), num_recycles=0)
     batch = trainer.batch(plan)
-    return prove_gradient_path(
-        trainer.model, lambda: trainer.objective(plan, batch).loss, trainer.config.training.seed
-    )
+    return prove_gradient_path(trainer.model, lambda: trainer.objective(plan, batch).loss, trainer.config.training.seed)
 
 
 def train(

@@ -24,8 +24,8 @@ CA_IN_ATOM14 = 1
 CA_IN_ATOM37 = ATOM37_INDEX["CA"]
 
 PLDDT_DEFAULT_RESOLUTION = 1.0
-"""angstrom. The pLDDT loss leaves out structures of a stated resolution worse than 3 angstrom. OpenFold leaves out those
-without one too; here they count, since people's own files, predictions and NMR entries state none."""
+"""angstrom. The pLDDT loss leaves out structures of a stated resolution worse than 3 angstrom. OpenFold leaves out
+those without one too; here they count, since people's own files, predictions and NMR entries state none."""
 
 
 @dataclass(frozen=True, eq=False)

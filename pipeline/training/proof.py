@@ -95,7 +95,9 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
             proofs.append(row)
             for passed, value in (("at the start", first[name]), ("with the zero factors off zero", second[name])):
                 if (passed != "at the start" or row.starts_at_zero) and not 0 < value < float("inf"):
-                    raise GradientPathError(f"adapter factor {name} has gradient norm {value} {passed}: it cannot train")
+                    raise GradientPathError(
+                        f"adapter factor {name} has gradient norm {value} {passed}: it cannot train"
+                    )
     model.zero_grad(set_to_none=True)
     if parameter_hash(model.named_parameters()) != before:
         raise GradientPathError("the rehearsal changed parameters; nothing was trained yet")
@@ -105,9 +107,7 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
 def _factor_gradients(model: FoldingModel) -> dict[str, float]:
     if model.adapter is None:
         return {}
-    return {
-        name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in model.adapter.factors().items()
-    }
+    return {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in model.adapter.factors().items()}
 
 
 def frozen_hash(model: FoldingModel) -> str:

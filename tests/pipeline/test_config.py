@@ -4,7 +4,16 @@ import tomllib
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig, dotted_layer, file_layer, preset_layer, preset_names, resolve, to_toml
+from pipeline.config import (
+    ConfigError,
+    RunConfig,
+    dotted_layer,
+    file_layer,
+    preset_layer,
+    preset_names,
+    resolve,
+    to_toml,
+)
 from pipeline.folding.model import adapter_alpha
 
 
@@ -22,7 +31,12 @@ def test_presets_are_those_of_the_readme():
 def test_paper_preset_is_the_papers_setting():
     """12 blocks, ESM-2 35M, AlphaFold2's outer product mean, OpenFold's recipe (LoRTA paper, appendix D.4)."""
     config = resolve(preset_layer("paper"))
-    assert (config.stem.name, config.trunk.blocks, config.trunk.c_s, config.trunk.c_z) == ("esm2_t12_35M", 12, 1024, 128)
+    assert (config.stem.name, config.trunk.blocks, config.trunk.c_s, config.trunk.c_z) == (
+        "esm2_t12_35M",
+        12,
+        1024,
+        128,
+    )
     assert config.trunk.pair_update == "outer_product_mean"
     assert (config.data.crop_size, config.data.batch_size, config.training.max_steps) == (256, 32, 850_000)
     assert (config.optimizer.lr, config.optimizer.eps, config.optimizer.warmup_steps) == (1e-3, 1e-5, 1_000)
