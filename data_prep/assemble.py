@@ -134,6 +134,8 @@ def _kind(residue: _Residue, parsed: ParsedStructure) -> str:
     SEQRES knows is 'listed'.
     """
     known = kind(residue.resname)
+    if residue.resname == "UNK" and "CA" not in parsed.atoms.name[residue.rows]:
+        return "other"  # the name is also given to ligands that nobody identified
     if known != "unknown":
         return known
     if residue.resname in parsed.parents or set(parsed.atoms.name[residue.rows].tolist()) >= _BACKBONE:

@@ -59,6 +59,8 @@ def parse_pdb(path: str, data: bytes, model: int | None = None) -> ParsedStructu
         raise StructureError(
             path, f"damaged ATOM records: {len(damage)} of {len(atom_lines)}, for example {_shown(damage[0])}"
         )
+    if not len(atoms):
+        raise StructureError(path, f"no sound ATOM record, for example {_shown(damage[0])}")
     if damage:
         warnings.append(f"{len(damage)} damaged ATOM records dropped, for example {_shown(damage[0])}")
     if len(numbers) > 1:

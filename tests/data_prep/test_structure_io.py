@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import random
 import re
 import warnings
 
@@ -11,6 +12,7 @@ import pytest
 from Bio.PDB import MMCIFParser, PDBParser
 
 from data_prep.residues import ATOM37_INDEX
+from data_prep.shards import check_storable
 from data_prep.structure_bytes import read_text
 from data_prep.structure_io import (
     StructureError,
@@ -243,6 +245,42 @@ def test_a_last_line_cut_inside_its_coordinates_is_dropped(read):
     data = text(chain([("GLY", 1), ("ALA", 2)])).split(b"END")[0].rstrip()[:-30]
     (record,) = read(data)
     assert record.atom37_mask.sum() == 7 and "the file ends inside an ATOM record" in record.warnings[0]
+
+
+@pytest.mark.parametrize("write", [write_pdb, write_mmcif])
+def test_mutated_files_are_read_or_refused(records, tmp_path, write):
+    """Bytes changed, removed, repeated, the end cut off: nothing but a StructureError, nothing not finite."""
+    path = tmp_path / "y"
+    write(path, records)
+    original, rng, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(600):
+        data = bytearray(original)
+        for _ in range(rng.choice([1, 4, 40])):
+            place = rng.randrange(len(data))
+            kind = rng.randrange(4)
+            if kind == 0:
+                data[place] = rng.choice(b" \n\t0-.?'\"#;_AH\xff\x01")
+            elif kind == 1:
+                del data[place : place + rng.randrange(1, 90)]
+            elif kind == 2:
+                data[place:place] = data[place : place + rng.randrange(1, 200)]
+            elif rng.random() < 0.1:
+                del data[place:]
+            if len(data) < 10:
+                break
+        path.write_bytes(data)
+        try:
+            for record in read_structure(path):
+                check_storable(record)
+        except StructureError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert 0 < refused < 600
+
+
+def test_a_single_damaged_atom_is_no_structure(read):
+    with pytest.raises(StructureError, match="no sound ATOM record"):
+        read(text([atom_line("CA", "GLY", 1, 1).replace("0.000", "?????")]))
 
 
 def test_entry_ids_in_columns_73_to_80_do_not_matter(read):
