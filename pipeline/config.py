@@ -153,6 +153,11 @@ class DataConfig(Strict):
     """What a training step sees."""
 
     crop_size: PositiveInt = 256
+    initial_crop_size: NonNegativeInt = 0
+    """Crops grow linearly from this size to crop_size: short ones teach local structure in cheap steps. While they are
+    short a batch holds up to four times as many, so that its number of residues stays about the same. 0: no growth."""
+    crop_growth: Fraction = 0.5
+    """Share of max_steps over which crops grow."""
     batch_size: PositiveInt = 4
     max_recycles: NonNegativeInt = 3
     """Recycles are drawn from 0..max per step; validation and prediction use max."""
@@ -195,6 +200,9 @@ class RunConfig(Strict):
         ):
             if width % head:
                 raise ValueError(f"{name}: {width} is not a multiple of {head}")
+        if self.data.initial_crop_size > self.data.crop_size:
+            sizes = f"{self.data.initial_crop_size} and data.crop_size {self.data.crop_size}"
+            raise ValueError(f"data.initial_crop_size {sizes}: the first must not be larger")
 
 
 def preset_names() -> list[str]:

@@ -15,7 +15,8 @@ FILES = ("1cyo_A.pdb.gz", "2igd_A.pdb.gz", "d3lb2a_.pdb.gz", "d1ecaa_.pdb.gz")
 
 SMALL = (
     "--preset", "tiny", "--trunk.blocks", "1", "--trunk.structure_module.blocks", "2", "--data.crop_size", "40",
-    "--data.batch_size", "2", "--training.validate_every", "3", "--checkpoint-every", "2", "--device", "cpu",
+    "--data.batch_size", "2", "--data.initial_crop_size", "0", "--optimizer.cosine_after", "1.0",
+    "--training.validate_every", "3", "--checkpoint-every", "2", "--device", "cpu",
 )  # fmt: skip
 
 

@@ -74,12 +74,18 @@ class InvariantPointAttention(nn.Module):
         kv_points = self.linear_kv_points(s, rigids, self.heads).transpose(1, 2)
         k_points, v_points = kv_points.split([self.qk_points, self.v_points], dim=-2)
 
-        logits = math.sqrt(1.0 / (3 * self.c_hidden)) * (q @ k.transpose(-1, -2))
-        logits = logits + math.sqrt(1.0 / 3) * self.linear_b(z).permute(0, 3, 1, 2)
-        squared = (q_points[:, :, :, None] - k_points[:, :, None]).square().sum(dim=(-1, -2))  # [B, H, N, N]
         # 9/2 is the variance of the squared distance of two unit normal points (Algorithm 22, line 7)
         point_weight = F.softplus(self.head_weights) * math.sqrt(1.0 / (3 * (self.qk_points * 9.0 / 2)))
-        logits = logits - 0.5 * point_weight[:, None, None] * squared
+        # -|q - k|^2 / 2 = q k - |q|^2 / 2 - |k|^2 / 2: the product joins that of the scalars in one matrix product, and
+        # |q|^2 is the same for every key, so that the softmax does not see it. Distances from the centroid keep the
+        # numbers small.
+        center = (k_points * mask[:, None, :, None, None]).sum(dim=(2, 3), keepdim=True)
+        center = center / (self.qk_points * mask.sum(dim=-1).clamp(min=1))[:, None, None, None, None]
+        q_flat, k_flat = (q_points - center).flatten(-2), (k_points - center).flatten(-2)  # [B, H, N, 3P]
+        scaled_k = torch.cat([math.sqrt(1.0 / (3 * self.c_hidden)) * k, point_weight[:, None, None] * k_flat], dim=-1)
+        key_term = -0.5 * point_weight[:, None] * k_flat.square().sum(dim=-1)  # [B, H, N]
+        logits = torch.cat([q, q_flat], dim=-1) @ scaled_k.transpose(-1, -2) + key_term[:, :, None]
+        logits = logits + math.sqrt(1.0 / 3) * self.linear_b(z).permute(0, 3, 1, 2)
         pair_mask = mask[:, None, :, None] * mask[:, None, None, :]
         attention = torch.softmax(logits + MASK_BIAS * (pair_mask - 1), dim=-1)  # [B, H, N, N]
 

@@ -38,7 +38,7 @@ from pipeline.training.data import Batch, collate, random_crop
 from pipeline.training.ema import ExponentialMovingAverage
 from pipeline.training.objective import Objective, fold_objective
 from pipeline.training.proof import FactorProof, PartCount, count_parts, frozen_hash, prove_gradient_path
-from pipeline.training.sampler import StepPlan, StepSampler, sampling_weights
+from pipeline.training.sampler import CropSchedule, StepPlan, StepSampler, sampling_weights
 from pipeline.training.schedule import learning_rate
 from pipeline.training.validation import TargetScore, validate
 
@@ -85,9 +85,8 @@ class Trainer:
 
     def batch(self, plan: StepPlan) -> Batch:
         """The crops of a step."""
-        size = self.config.data.crop_size
         crops = [
-            random_crop(self.dataset.load(name), size, np.random.default_rng(seed))
+            random_crop(self.dataset.load(name), plan.crop_size, np.random.default_rng(seed))
             for name, seed in zip(plan.ids, plan.crop_seeds, strict=True)
         ]
         return collate(crops).to(self.device)
@@ -179,13 +178,16 @@ def _sampler(dataset: StructureDataset, config: RunConfig) -> StepSampler:
     ids = dataset.ids("train")
     if not ids:
         raise TrainingError(f"{dataset.path}: no chain in the training split")
-    columns = dataset.index.select(["id", "length", "cluster_size"]).to_pydict()
-    length = dict(zip(columns["id"], columns["length"], strict=True))
-    cluster_size = dict(zip(columns["id"], columns["cluster_size"], strict=True))
-    sizes = [cluster_size[name] for name in ids] if config.data.cluster_sampling else None
+    rows = [dataset.row(name) for name in ids]
+    sizes = [row["cluster_size"] for row in rows] if config.data.cluster_sampling else None
     return StepSampler(
         ids=tuple(ids),
-        weights=sampling_weights([length[name] for name in ids], sizes),
+        weights=sampling_weights([row["length"] for row in rows], sizes),
+        crops=CropSchedule(
+            final=config.data.crop_size,
+            initial=config.data.initial_crop_size,
+            growth_steps=round(config.data.crop_growth * config.training.max_steps),
+        ),
         batch_size=config.data.batch_size,
         max_recycles=config.data.max_recycles,
         clamp_probability=config.loss.clamp_probability,

@@ -11,6 +11,8 @@ import numpy as np
 MIN_LENGTH_WEIGHT, MAX_LENGTH_WEIGHT = 256, 512
 """OpenFold's sampling weight grows with the length between these bounds (AlphaFold2 suppl. 1.2.5)."""
 
+MAX_BATCH_FACTOR = 4
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -18,6 +20,7 @@ class StepPlan:
 
     ids: tuple[str, ...]
     """Chains, one per sample."""
+    crop_size: int
     crop_seeds: tuple[int, ...]
     """Seed of each sample's crop."""
     clamp: tuple[bool, ...]
@@ -41,11 +44,33 @@ def sampling_weights(lengths: Sequence[int], cluster_sizes: Sequence[int] | None
 
 
 @dataclass(frozen=True)
+class CropSchedule:
+    """Size of the crops as a function of the step."""
+
+    final: int
+    initial: int = 0
+    """0: ``final`` from the first step."""
+    growth_steps: int = 0
+    """Steps over which the size grows linearly from ``initial`` to ``final``."""
+
+    def size(self, step: int) -> int:
+        """Residues of a crop in step ``step`` (from 1)."""
+        if not self.initial or step >= self.growth_steps:
+            return self.final
+        return self.initial + (self.final - self.initial) * step // self.growth_steps
+
+    def batch_factor(self, step: int) -> int:
+        """How many times the batch size a batch of short crops holds, 1 to 4."""
+        return min(MAX_BATCH_FACTOR, max(1, self.final // self.size(step)))
+
+
+@dataclass(frozen=True)
 class StepSampler:
     """Draws the plan of any step."""
 
     ids: tuple[str, ...]
     weights: np.ndarray
+    crops: CropSchedule
     batch_size: int
     max_recycles: int
     clamp_probability: float
@@ -54,11 +79,13 @@ class StepSampler:
     def plan(self, step: int) -> StepPlan:
         """The plan of step ``step`` (from 1)."""
         rng = np.random.default_rng([self.seed, step])
-        chosen = rng.choice(len(self.ids), size=self.batch_size, p=self.weights)
+        batch_size = self.batch_size * self.crops.batch_factor(step)
+        chosen = rng.choice(len(self.ids), size=batch_size, p=self.weights)
         return StepPlan(
             ids=tuple(self.ids[i] for i in chosen),
-            crop_seeds=tuple(int(s) for s in rng.integers(2**62, size=self.batch_size)),
-            clamp=tuple(bool(c) for c in rng.random(self.batch_size) < self.clamp_probability),
+            crop_size=self.crops.size(step),
+            crop_seeds=tuple(int(s) for s in rng.integers(2**62, size=batch_size)),
+            clamp=tuple(bool(c) for c in rng.random(batch_size) < self.clamp_probability),
             num_recycles=int(rng.integers(self.max_recycles + 1)),
             torch_seed=int(rng.integers(2**62)),
         )

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from pipeline.training.sampler import StepSampler, sampling_weights
+from pipeline.training.sampler import CropSchedule, StepSampler, sampling_weights
 
 
 def sampler(**changes) -> StepSampler:
     settings = {
         "ids": ("a", "b", "c"),
         "weights": np.array([0.5, 0.25, 0.25]),
+        "crops": CropSchedule(final=64),
         "batch_size": 2,
         "max_recycles": 3,
         "clamp_probability": 0.9,
@@ -31,6 +32,17 @@ def test_draws_follow_the_weights():
     assert np.mean([c for plan in plans for c in plan.clamp]) == pytest.approx(0.9, abs=0.02)
     recycles = np.bincount([plan.num_recycles for plan in plans], minlength=4) / len(plans)
     assert recycles == pytest.approx([0.25] * 4, abs=0.04)
+
+
+def test_crops_grow_and_batches_shrink():
+    """From 20 to 100 over 8 steps: 10 residues a step."""
+    crops = CropSchedule(final=100, initial=20, growth_steps=8)
+    assert [crops.size(step) for step in (1, 2, 5, 7, 8, 100)] == [30, 40, 70, 90, 100, 100]
+    assert [crops.batch_factor(step) for step in (1, 2, 5, 8)] == [3, 2, 1, 1]
+    assert CropSchedule(final=100, initial=10, growth_steps=9).batch_factor(1) == 4
+    plan = sampler(crops=crops).plan(1)
+    assert (plan.crop_size, len(plan.ids), len(plan.crop_seeds), len(plan.clamp)) == (30, 6, 6, 6)
+    assert CropSchedule(final=100).size(1) == 100
 
 
 def test_sampling_weights():
