@@ -1,18 +1,14 @@
 """The training loop: resolved configuration and dataset in, run directory out."""
 
 import math
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import lorta
 from data_prep.dataset import StructureDataset
@@ -37,6 +33,7 @@ from pipeline.training.checkpoint import (
 from pipeline.training.data import Batch, collate, random_crop
 from pipeline.training.ema import ExponentialMovingAverage
 from pipeline.training.objective import Objective, fold_objective
+from pipeline.training.progress import interruptible, progress_of_steps, report_parameters, report_proof
 from pipeline.training.proof import FactorProof, PartCount, count_parts, frozen_hash, prove_gradient_path
 from pipeline.training.sampler import CropSchedule, StepPlan, StepSampler, sampling_weights
 from pipeline.training.schedule import learning_rate
@@ -45,8 +42,6 @@ from pipeline.training.validation import TargetScore, validate
 LOSS_TERMS = ("backbone_fape", "sidechain_fape", "supervised_chi", "distogram", "plddt")
 METRICS = ("step", "loss", *LOSS_TERMS, "grad_norm", "lr", "recycles", "seconds")
 VALIDATION = ("step", "target", "length", "lddt_ca", "mean_plddt")
-PLAIN_PROGRESS_SECONDS = 20.0
-"""Between two lines of progress where there is no terminal to draw a bar on."""
 
 
 class TrainingError(RuntimeError):
@@ -261,7 +256,7 @@ def train(
 
     saved = trainer.step if resumed else -1
     try:
-        with _interruptible() as interrupted, _progress(console, trainer.step, total) as advance:
+        with interruptible() as interrupted, progress_of_steps(console, trainer.step, total) as advance:
             if trainer.step == 0:
                 run_validation()
             while trainer.step < total:
@@ -303,78 +298,3 @@ def _validate(trainer: Trainer, records: Sequence[ProteinRecord], log: CsvLog, c
     mean = float(np.mean([score.lddt_ca for score in scores]))
     console.print(f"step {trainer.step}: validation lDDT-Calpha {mean:.4f} over {len(scores)} chains")
     return mean
-
-
-def report_parameters(parts: Sequence[PartCount], console: Console) -> None:
-    """Parameters by part, one line each."""
-    console.print("Parameters (trainable / all):")
-    for part in parts:
-        console.print(f"  {part.part:<17}{part.trainable:>13,} / {part.total:,}", highlight=False)
-    console.print(
-        f"  {'together':<17}{sum(p.trainable for p in parts):>13,} / {sum(p.total for p in parts):,}", highlight=False
-    )
-
-
-def report_proof(proofs: Sequence[FactorProof], console: Console) -> None:
-    """The gradient path, one line per factor."""
-    if not proofs:
-        console.print("Gradient path: no adapter; frozen parameters get no gradient.")
-        return
-    console.print("Gradient path of the adapter (gradient norm at step 0, and with the zero factors off zero):")
-    for proof in proofs[:12]:
-        shape = " x ".join(str(n) for n in proof.shape)
-        console.print(
-            f"  {proof.name:<20}{shape:>12}{proof.gradient_at_start:>12.3g}{proof.gradient_off_zero:>12.3g}"
-            f"{'   starts at zero' if proof.starts_at_zero else ''}",
-            highlight=False,
-        )
-    if len(proofs) > 12:
-        console.print(f"  and {len(proofs) - 12} more factors, all with finite non-zero gradients where they should")
-
-
-@contextmanager
-def _interruptible() -> Iterator:
-    """A function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-@contextmanager
-def _progress(console: Console, start: int, total: int) -> Iterator:
-    """A bar on a terminal, a line now and then elsewhere."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("training", total=total, completed=start, loss=float("nan"))
-            yield lambda row: progress.update(task, advance=1, loss=row["loss"])
-        return
-    begun = last = time.perf_counter()
-
-    def line(row: dict) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        if now - last >= PLAIN_PROGRESS_SECONDS:
-            last = now
-            left = (now - begun) / (row["step"] - start) * (total - row["step"])
-            console.print(f"step {row['step']}/{total}  loss {row['loss']:.3f}  {left:.0f} s left", highlight=False)
-
-    yield line
