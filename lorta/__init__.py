@@ -14,6 +14,7 @@ from lorta.attach import (
 from lorta.config import LortaConfig
 from lorta.export import export_lora
 from lorta.factors import SiteUpdate
+from lorta.on_import import watch as _watch
 from lorta.sites import Site, find_sites
 from lorta.storage import base_fingerprint, load, save
 
@@ -36,3 +37,5 @@ __all__ = [
     "set_active",
     "unmerge",
 ]
+
+_watch()

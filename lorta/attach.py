@@ -55,11 +55,15 @@ class Adapter(nn.Module):
 
     def num_parameters(self) -> int:
         """Trainable numbers."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return sum(parameter.numel() for parameter in self.factors().values())
 
     def factors(self) -> dict[str, nn.Parameter]:
-        """Trainable factors by their name in ``state_dict()``, e.g. ``tensors.all.A``."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        """Trainable factors by their name in ``state_dict()``, e.g. ``tensors.all.A``.
+
+        Those that the method itself keeps fixed are left out; a factor that somebody froze is still one.
+        """
+        fixed = {f"tensors.{key}.{name}" for key, factors in self.tensors.items() for name in factors.fixed}
+        return {name: parameter for name, parameter in self.named_parameters() if name not in fixed}
 
     @property
     def zero_factors(self) -> tuple[str, ...]:
@@ -198,7 +202,7 @@ def detach(model: nn.Module) -> None:
     for path, module in list(model.named_modules()):
         if isinstance(module, AdaptedLinear):
             model.set_submodule(path, module.base_layer)
-        elif getattr(module, ATTRIBUTE, None) is adapters:
+        elif module._modules.get(ATTRIBUTE) is adapters:  # getattr: PEFT's models forward it to what they wrap
             delattr(module, ATTRIBUTE)
 
 

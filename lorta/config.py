@@ -1,8 +1,8 @@
 """LortaConfig: what an adapter is, checked when it is made."""
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import FrozenInstanceError, dataclass, fields
+from typing import Any, ClassVar
 
 ROLES = ("q", "k", "v", "o")
 """Query, key, value and output projection: the paper's matrix mode, in the order of its rows."""
@@ -14,12 +14,17 @@ METHODS = ("lorta", "lora")
 INITS = ("unit", "official")
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, eq=False)
 class LortaConfig:
-    """Settings of one adapter. Frozen; ``None`` fields are resolved on construction, so a saved one is complete.
+    """Settings of one adapter. Fixed; ``None`` fields are resolved on construction, so a saved one is complete.
 
-    Every wrong value is a one-line ``ValueError`` that names the field.
+    Every wrong value is a one-line ``ValueError`` that names the field. Once PEFT is imported, a new instance is a
+    ``peft.PeftConfig`` as well (``lorta.peft_plugin``) and takes PEFT's fields, such as ``task_type`` and
+    ``modules_to_save``. Two configs are equal when their settings are.
     """
+
+    with_peft: ClassVar[type["LortaConfig"] | None] = None
+    """The subclass that is a PeftConfig too; set when the tuner is registered."""
 
     method: str = "lorta"
     """``lorta``: CP tensors (arXiv 2410.04060). ``lora``: an independent pair of factors per matrix (2106.09685)."""
@@ -38,6 +43,10 @@ class LortaConfig:
     """Probability with which an element of the update's input is dropped in training mode."""
     seed: int | None = None
     """Seed of the initial factors, the same on every device; ``None`` takes torch's global generator."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> "LortaConfig":
+        """One call for both: with PEFT imported, an instance of ``with_peft``."""
+        return super().__new__(LortaConfig.with_peft or cls if cls is LortaConfig else cls)
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
@@ -62,23 +71,40 @@ class LortaConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
             raise ValueError(f"seed must be a whole number or None, got {self.seed!r}")
+        self.__dict__["_complete"] = True
 
     def _resolve(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the one place where a frozen field is set
+        object.__setattr__(self, name, value)  # the one place where a checked field is set
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Not dataclass(frozen=True): PEFT writes its own fields into its configs, and keeps ours out of reach.
+        if "_complete" in self.__dict__ and name in self.settings():
+            raise FrozenInstanceError(f"{name} is fixed, an adapter may be built from it; make another LortaConfig")
+        super().__setattr__(name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LortaConfig) and self.settings() == other.settings()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.settings().values()))
 
     @property
     def scaling(self) -> float:
         """alpha / r."""
         return self.alpha / self.r
 
+    def settings(self) -> dict[str, Any]:
+        """The fields of this class and their values, without PEFT's."""
+        return {field.name: getattr(self, field.name) for field in fields(LortaConfig)}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``from_dict`` reads them back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.settings().items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "LortaConfig":
         """The config of a saved dictionary; an unknown key is a ``ValueError``."""
-        known = {field.name for field in fields(cls)}
+        known = {field.name for field in fields(LortaConfig)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown setting {unknown[0]!r}; LortaConfig has {', '.join(sorted(known))}")

@@ -45,6 +45,8 @@ class Factors(nn.Module):
 
     zero: tuple[str, ...] = ()
     """Names of the parameters that are zero at the start, so that dW is."""
+    fixed: tuple[str, ...] = ()
+    """Names of the parameters that never train: random projections, which are part of the file all the same."""
 
     @staticmethod
     def group(site: Site, config: LortaConfig) -> str:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from lorta.factors import SiteUpdate
 
 if TYPE_CHECKING:
-    from lorta.attach import AdapterSet
+    from lorta.attach import Adapter, AdapterSet
 
 
 def apply_update(update: SiteUpdate, x: Tensor) -> Tensor:
@@ -71,14 +71,20 @@ class AdaptedLinear(nn.Module):
         """Add the active updates to the base weight, in float32 at least. The old weight is kept for ``unmerge``."""
         if self.merged:
             raise ValueError(f"{self.name} is merged already; unmerge first")
+        self._add_to_weight(self.adapters.active_adapters())
+
+    def _add_to_weight(self, adapters: "list[Adapter]") -> None:
         weight = self.base_layer.weight
+        if not weight.is_floating_point():
+            raise ValueError(f"{self.name} is quantised ({weight.dtype}); its adapter cannot be merged")
         merged = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        for adapter in self.adapters.active_adapters():
+        for adapter in adapters:
             if self.name in adapter.sites:
                 merged = merged + adapter.update(adapter.sites[self.name]).dense().to(merged)
         if not torch.isfinite(merged).all():
             raise ValueError(f"{self.name}: the update is not finite; nothing was merged here")
-        self._unmerged = weight.detach().clone()
+        if self._unmerged is None:
+            self._unmerged = weight.detach().clone()
         weight.copy_(merged)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ on, so that loading it onto another base is noticed and the difference named.
 import hashlib
 import json
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> P
     directory.mkdir(parents=True, exist_ok=True)
     document = {
         "format": FORMAT,
-        "config": adapter.config.to_dict(),
+        "config": LortaConfig.to_dict(adapter.config),  # a PEFT config's own to_dict adds fields of PEFT's
         "sites": {site.name: _describe(site) for site in adapter.sites.values()},
         "parameters": adapter.num_parameters(),
         "base_model": type(root).__name__,
@@ -60,17 +61,17 @@ def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> A
     _check_fit(directory, adapter, document["sites"], tensors)
     adapter.load_state_dict(tensors, strict=True)
     install(model, adapter, name)
-    difference = _difference(document["base_weights"]["tensors"], base_fingerprint(model)["tensors"])
+    difference = describe_difference(document["base_weights"]["tensors"], base_fingerprint(model)["tensors"])
     if difference:
         warnings.warn(f"{directory}: not the base that this adapter was trained on: {difference}", stacklevel=2)
     return adapter
 
 
-def base_fingerprint(model: nn.Module) -> dict:
+def base_fingerprint(model: nn.Module, exclude: Iterable[str] = ()) -> dict:
     """``sha256`` over all frozen parameters of ``model``, and ``tensors``: name -> "dtype shape sha256".
 
-    Trainable parameters and adapters are left out: they are no part of the base. A merged model has the fingerprint
-    of its unmerged weights. Names are those of the model without adapter.
+    Trainable parameters, adapters and the modules at the paths ``exclude`` are left out: they are no part of the
+    base. A merged model has the fingerprint of its unmerged weights. Names are those of the model without adapter.
     """
     merged = {
         f"{path}.base_layer.weight": module.base_weight()
@@ -78,6 +79,7 @@ def base_fingerprint(model: nn.Module) -> dict:
         if isinstance(module, AdaptedLinear)
     }
     inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, AdapterSet))
+    inside += tuple(f"{path}." for path in exclude)
     tensors = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad or (inside and name.startswith(inside)):
@@ -96,7 +98,7 @@ def _digest(tensor: Tensor) -> str:
 def _root(model: nn.Module) -> nn.Module:
     """The module that ``attach`` was given: ``model`` itself or a part of it."""
     adapters = adapter_set(model)
-    return next(module for module in model.modules() if getattr(module, ATTRIBUTE, None) is adapters)
+    return next(module for module in model.modules() if module._modules.get(ATTRIBUTE) is adapters)
 
 
 def _read_config(directory: Path) -> dict:
@@ -127,26 +129,33 @@ def _describe(site: Site) -> str:
     return f"{site.role} of layer {site.layer}, {site.heads} heads, {site.in_features} to {site.out_features}"
 
 
-def _check_fit(directory: Path, adapter: Adapter, saved_sites: dict, tensors: dict[str, Tensor]) -> None:
+def check_tensors(where: object, saved: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Names and shapes must agree exactly: a key that is left out would leave B = 0 and the adapter idle."""
-    sites = {site.name: _describe(site) for site in adapter.sites.values()}
-    expected = adapter.state_dict()
-    for what, saved, here in (("site", saved_sites, sites), ("tensor", tensors, expected)):
-        for key in sorted(set(saved) ^ set(here)):
-            where = "the file" if key in saved else "this model"
-            raise ValueError(f"{directory} does not fit: only {where} has the {what} {key}")
-    for key, tensor in tensors.items():
+    _check_names(where, "tensor", saved, expected)
+    for key, tensor in saved.items():
         if tensor.shape != expected[key].shape:
             raise ValueError(
-                f"{directory} does not fit: {key} is {list(tensor.shape)} in the file and "
+                f"{where} does not fit: {key} is {list(tensor.shape)} in the file and "
                 f"{list(expected[key].shape)} for this model"
             )
+
+
+def _check_fit(directory: Path, adapter: Adapter, saved_sites: dict, tensors: dict[str, Tensor]) -> None:
+    sites = {site.name: _describe(site) for site in adapter.sites.values()}
+    _check_names(directory, "site", saved_sites, sites)
+    check_tensors(directory, tensors, adapter.state_dict())
     for key, value in saved_sites.items():
         if value != sites[key]:
             raise ValueError(f"{directory} does not fit: {key} is [{value}] in the file and [{sites[key]}] here")
 
 
-def _difference(saved: dict[str, str], here: dict[str, str]) -> str:
+def _check_names(where: object, what: str, saved: Iterable[str], here: Iterable[str]) -> None:
+    for key in sorted(set(saved) ^ set(here)):
+        side = "the file" if key in saved else "this model"
+        raise ValueError(f"{where} does not fit: only {side} has the {what} {key}")
+
+
+def describe_difference(saved: dict[str, str], here: dict[str, str]) -> str:
     """What differs between two fingerprints, in words; empty when nothing does."""
     names_of: dict[str, list[str]] = {}
     for name, digest in saved.items():

@@ -1,0 +1,239 @@
+"""The PEFT tuner: ``get_peft_model(model, LortaConfig(r=8))`` and everything that follows from it.
+
+Importing this module registers the tuner, which ``import lorta`` sees to once PEFT is imported (``lorta.on_import``).
+PEFT has no public registry: its tables of configs, tuners and prefixes get an entry under a member of an enum of our
+own, which PEFT treats as one of its own because both are strings.
+
+The tuner owns the factors, as ``base_model.lorta.<adapter>.tensors...``; the layers refer to them without registering
+them. Sites are found by ``lorta.sites``, so there is no ``target_modules``: ``targets=("q", "v")`` names roles.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from importlib.metadata import version
+from typing import Any
+
+import peft.mapping
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from lorta.attach import ATTRIBUTE, AdapterSet, build
+from lorta.config import LortaConfig
+from lorta.layer import AdaptedLinear
+from lorta.storage import base_fingerprint, check_tensors, describe_difference
+
+OLDEST_PEFT = (0, 21, 2)
+"""The first PEFT that saves and loads tuners through hooks of the tuner class."""
+
+
+class LortaPeftType(StrEnum):
+    """Our member beside ``peft.PeftType``, which is a closed enum of strings."""
+
+    LORTA = "LORTA"
+
+
+@dataclass(kw_only=True, eq=False)
+class PeftLortaConfig(LortaConfig, PeftConfig):
+    """A ``LortaConfig`` that PEFT accepts. Made by calling ``LortaConfig``."""
+
+    modules_to_save: list[str] | None = None
+    """Names of modules that train whole and are saved beside the adapter, such as a classification head."""
+    target_modules: None = None
+    """Not a setting: PEFT looks at it. Sites are found by role, see ``targets``."""
+    base_weights: dict[str, Any] | None = field(default=None, repr=False)
+    """Fingerprint of the frozen weights, written when the adapter is saved."""
+
+    def __post_init__(self) -> None:
+        LortaConfig.__post_init__(self)
+        PeftConfig.__post_init__(self)
+        self.peft_type = LortaPeftType.LORTA
+        if self.target_modules is not None:
+            raise ValueError("target_modules is not a setting of LortaConfig; name roles: targets=('q', 'k', 'v', 'o')")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, PEFT's too; PEFT writes them into ``adapter_config.json``."""
+        return asdict(self)
+
+
+class LortaLayer(AdaptedLinear, BaseTunerLayer):
+    """``AdaptedLinear`` with the switches of a PEFT layer. What is active is a state of the shared ``AdapterSet``."""
+
+    def __init__(self, base_layer: nn.Module, name: str, adapters: AdapterSet):
+        super().__init__(base_layer, name, adapters)
+        self.merged_adapters = []
+
+    @property
+    def active_adapter(self) -> list[str]:
+        """Names of the adapters that act."""
+        return list(self.adapters.active)
+
+    @property
+    def disable_adapters(self) -> bool:
+        """Whether the layer is its base."""
+        return not self.adapters.enabled
+
+    def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
+        """Activate the named adapters; they train unless ``inference_mode``, and the others do not."""
+        names = (adapter_names,) if isinstance(adapter_names, str) else tuple(adapter_names)
+        self.adapters.active = names
+        for name in self.adapters:
+            self.set_requires_grad(name, name in names and not inference_mode)
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        """Let the factors of the named adapters train or not; those that the method fixes never do."""
+        for name in (adapter_names,) if isinstance(adapter_names, str) else adapter_names:
+            for factor in self.adapters[name].factors().values():
+                factor.requires_grad_(requires_grad)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch all adapters on or off. Off unmerges first, so that the layer really is its base."""
+        if not enabled and self.merged:
+            self.unmerge()
+        self.adapters.enabled = enabled
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the named updates (default: the active ones) to the weight; non-finite ones are always refused."""
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.adapters]
+        names = [name for name in names if self.name in self.adapters[name].sites]
+        if names:
+            self._add_to_weight([self.adapters[name] for name in names])
+            self.merged_adapters.extend(names)
+
+    def unmerge(self) -> None:
+        """Put back the very weight that was there before the first merge."""
+        if self.merged:
+            super().unmerge()
+            self.merged_adapters.clear()
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """dW [out, in] of the named adapter, for PEFT's conversion to LoRA."""
+        return self.adapters[adapter].update(self.adapters[adapter].sites[self.name]).dense()
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Updates are sums to the weight."""
+        return True
+
+    def _get_available_adapters(self) -> set[str]:
+        return {name for name, adapter in self.adapters.items() if self.name in adapter.sites}
+
+    def _all_available_adapter_names(self) -> list[str]:
+        return sorted(self.adapters)
+
+
+class LortaModel(BaseTuner):
+    """The tuner. ``model`` is the adapted base, ``lorta`` the ``AdapterSet``."""
+
+    prefix = ATTRIBUTE
+    tuner_layer_cls = LortaLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - BaseTuner reads it; sites are found by role
+    uses_shared_state = True
+
+    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        self.add_module(ATTRIBUTE, AdapterSet())
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, state_dict: Any = None, **kwargs: Any):
+        """Build the factors for ``model`` and wrap its sites; a failure leaves no trace of the adapter."""
+        if state_dict is not None:
+            raise ValueError("a LortaConfig finds its sites in the model; injecting by a state dict is not supported")
+        adapters: AdapterSet = self._modules[ATTRIBUTE]
+        adapter = build(model, self.peft_config[adapter_name]).train(model.training)
+        self._site_names = frozenset(adapter.sites)
+        adapters[adapter_name] = adapter
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except Exception:
+            del adapters[adapter_name]
+            raise
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
+        return peft_config  # nothing to infer: PEFT would look for target_modules here
+
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:
+        return key in self._site_names
+
+    def _create_and_replace(
+        self, peft_config: PeftConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,
+        current_key: str, parameter_name: str | None = None,
+    ) -> None:  # fmt: skip
+        if not isinstance(target, LortaLayer):
+            layer = LortaLayer(target, current_key, self._modules[ATTRIBUTE])
+            self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own copies ``weight`` over, which a saved head of several layers does not have (peft #3114).
+        setattr(parent, child_name, new_module)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Forget the adapter; if it was active, PEFT activates one that is left."""
+        adapters: AdapterSet = self._modules[ATTRIBUTE]
+        kept = dict(adapters.items()).get(adapter_name)
+        if kept is not None:
+            del adapters[adapter_name]
+        try:
+            super().delete_adapter(adapter_name)
+        except ValueError:  # unknown, or merged
+            if kept is not None:
+                adapters[adapter_name] = kept
+            raise
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        # PEFT drops this argument before a tuner that does not know it, and would run the active adapter instead.
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError("adapter_names: a batch of several adapters is not supported; use set_adapter per batch")
+        yield
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        head, mark, tail = key.partition(f"{ATTRIBUTE}.{adapter_name}.")
+        return f"{head}{ATTRIBUTE}.{tail}" if mark and (not head or head.endswith(".")) else key
+
+    @classmethod
+    def _get_adapter_state_dict(cls, model, config, adapter_name, state_dict, unwanted_adapter_names) -> dict:
+        if config.base_weights is None:  # hashed once; what is frozen does not change
+            config.base_weights = _fingerprint(model)
+        chosen = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        return {key: value.contiguous() for key, value in chosen.items()}
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict) -> dict[str, Tensor]:
+        """Names, shapes and base must fit: PEFT itself loads leniently, and a key left out would leave B = 0."""
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        mark = f"{ATTRIBUTE}.{adapter_name}."
+        expected = {key: value for key, value in model.state_dict().items() if mark in key and "base_layer" not in key}
+        found = {key: value for key, value in remapped.items() if ATTRIBUTE in key.split(".")}
+        check_tensors("the saved adapter", found, expected)
+        if config.base_weights is not None:
+            difference = describe_difference(config.base_weights["tensors"], _fingerprint(model)["tensors"])
+            if difference:
+                warnings.warn(f"not the base that this adapter was trained on: {difference}", stacklevel=2)
+                config.base_weights = None  # if it is saved again, then with this base
+        return remapped
+
+
+def _fingerprint(model: nn.Module) -> dict[str, Any]:
+    """Of the base in its own names, without modules that are saved whole (a head is new in every process)."""
+    base = next((module.model for module in model.modules() if isinstance(module, LortaModel)), model)
+    wrapped = [path for path, module in base.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    return base_fingerprint(base, exclude=wrapped)
+
+
+def register() -> None:
+    """Enter config, tuner and prefix in PEFT's tables. ``ImportError`` in one line with a PEFT that is too old."""
+    found = version("peft")
+    if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < OLDEST_PEFT:
+        raise ImportError(f"the LoRTA tuner needs peft {'.'.join(map(str, OLDEST_PEFT))} or newer, found {found}")
+    peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[LortaPeftType.LORTA] = PeftLortaConfig
+    peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[LortaPeftType.LORTA] = LortaModel
+    peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING[LortaPeftType.LORTA] = ATTRIBUTE
+    LortaConfig.with_peft = PeftLortaConfig
+
+
+register()
