@@ -145,7 +145,7 @@ class _Search:
             apart = self._placed[t1, p1][first] - self._placed[t2, p2][second]
             block = PairBlock(first, second, true_distance, np.sqrt((apart**2).sum(axis=-1)))
             own = self._identical[t1, p1] * self._residue_weight if t1 == t2 else 0
-            self._terms[key] = own + int(preserved_thresholds(block).sum())
+            self._terms[key] = own + int(preserved_thresholds(block.error).sum())
         return self._terms[key]
 
     def _all(self) -> Iterator[Assignment]:

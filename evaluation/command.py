@@ -24,7 +24,8 @@ examples:
   python -m evaluation.lddt model.pdb crystal.cif.gz --chain-map A=B
 
 lddt_ca pools over all pairs of alpha carbons closer than 15 A in the truth; a pair that the prediction lacks counts as
-not preserved. Other numbers (over common residues only, mean per residue, ...) stand beside it under their own names.
+not preserved. Other numbers (over common residues only, mean per residue, with AlphaFold's strict comparisons, ...)
+stand beside it under their own names, which summary.json defines; --all-atom and --superposition add more.
 
 Every target ends in a row with a status: scored, partial (scored, residues are missing), failed, missing (a truth
 without prediction) or extra (a prediction without truth), and with a reason.
@@ -57,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--report writes report.html into the directory of --out: add --out DIR")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise UsageError(f"--out {options.out} is a file: expected a directory")
-    settings = Settings(options.match, options.min_identity, options.chain_map)
+    settings = Settings(options.match, options.min_identity, options.chain_map, options.all_atom, options.superposition)
     pairing = pair(options.preds, options.truth, options.pairs, options.split)
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
@@ -116,6 +117,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--report", action="store_true", help="also write DIR/report.html, one page that needs no network"
+    )
+    parser.add_argument(
+        "--all-atom",
+        action="store_true",
+        help="also lDDT over all heavy atoms (lddt_all), symmetric side chains resolved",
+    )
+    parser.add_argument(
+        "--superposition",
+        action="store_true",
+        help="also TM-score by the given correspondence (not TM-align), GDT-TS, GDT-HA and RMSD",
     )
     parser.add_argument(
         "--pairs",

@@ -27,6 +27,10 @@ class Settings:
     match: str = "auto"
     min_identity: float = MIN_IDENTITY
     chain_map: Mapping[str, str] | None = None
+    all_atom: bool = False
+    """Also lDDT over all heavy atoms."""
+    superposition: bool = False
+    """Also TM-score, GDT-TS, GDT-HA and RMSD."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,15 @@ def _evaluate_one(target: Target, settings: Settings, truths: "_Truths") -> Row:
         return row("failed", f"prediction: {error}")
     hashes = {"prediction_sha256": pred_chains[0].source_sha256, "truth_sha256": true_chains[0].source_sha256}
     try:
-        score = score_pair(true_chains, pred_chains, settings.match, settings.min_identity, settings.chain_map)
+        score = score_pair(
+            true_chains,
+            pred_chains,
+            settings.match,
+            settings.min_identity,
+            settings.chain_map,
+            all_atom=settings.all_atom,
+            superposition=settings.superposition,
+        )
     except MatchError as error:
         return row("failed", str(error), counts=not isinstance(error, TruthError), **hashes)
     if score.n_matched == score.n_truth:

@@ -34,6 +34,7 @@ DEFINITION: str = (
 """The definition in words, for reports."""
 
 _PER_ANGSTROM = 1000.0  # distances are counted in thousandths of an angstrom, the precision of a PDB file
+_THRESHOLD_UNITS = tuple(threshold * _PER_ANGSTROM for threshold in THRESHOLDS)
 _ROWS = 64  # residues per block: small enough that a block of 3,000 columns stays in the cache
 
 
@@ -57,6 +58,9 @@ class LddtResult:
     """Pairs of the truth of which the prediction has both residues."""
     preserved: int
     """Distances kept, counted once per threshold: ``score == preserved / (4 * pairs)``."""
+    score_strict: float
+    """``score`` with AlphaFold's strict comparisons: errors ``<`` the thresholds, distances of the truth ``<`` 15 A
+    between chains too. It differs only where an error is exactly 0.5, 1, 2 or 4 A."""
     residues: int
     """Residues of the truth with an alpha carbon."""
     residues_common: int
@@ -75,6 +79,11 @@ class PairBlock:
     """float64 [P], thousandths of an angstrom."""
     pred_distance: np.ndarray
     """float64 [P], thousandths of an angstrom; meaningless where the prediction lacks a residue."""
+
+    @property
+    def error(self) -> np.ndarray:
+        """float64 [P], thousandths of an angstrom."""
+        return np.abs(self.true_distance - self.pred_distance)
 
 
 def lddt_ca(
@@ -111,10 +120,18 @@ def lddt_ca(
     of_residue = np.zeros(length)  # pairs of the truth
     kept_of_residue = np.zeros(length)  # of them preserved, per threshold
     pairs_common = 0
+    lost_if_strict = pairs_lost_if_strict = 0
     for block in pair_blocks(pred_positions, true_positions, true_mask, chain_index):
         both = pred_mask[block.first] & pred_mask[block.second]
-        kept = preserved_thresholds(block) * both
+        error = block.error
+        kept = preserved_thresholds(error) * both
         pairs_common += int(np.count_nonzero(both))
+        exactly = np.concatenate([np.flatnonzero(error == threshold) for threshold in _THRESHOLD_UNITS])
+        lost_if_strict += int(np.count_nonzero(both[exactly]))
+        if chain_index is not None:
+            edge = np.flatnonzero(block.true_distance == INCLUSION_RADIUS * _PER_ANGSTROM)
+            pairs_lost_if_strict += len(edge)
+            lost_if_strict += int(kept[edge].sum()) - int(np.count_nonzero(both[np.intersect1d(exactly, edge)]))
         for end in (block.first, block.second):
             of_residue += np.bincount(end, minlength=length)
             kept_of_residue += np.bincount(end, weights=kept, minlength=length)
@@ -131,6 +148,7 @@ def lddt_ca(
         pairs=pairs,
         pairs_common=pairs_common,
         preserved=preserved,
+        score_strict=_ratio(preserved - lost_if_strict, len(THRESHOLDS) * (pairs - pairs_lost_if_strict)),
         residues=int(np.count_nonzero(true_mask)),
         residues_common=int(np.count_nonzero(true_mask & pred_mask)),
     )
@@ -177,12 +195,11 @@ def pair_blocks(
             yield PairBlock(rows[first], rows[second], distance, np.sqrt(np.maximum(pred_square, 0.0)))
 
 
-def preserved_thresholds(block: PairBlock) -> np.ndarray:
-    """uint8 [P], 0 to 4: how many of the thresholds the error of each distance does not exceed."""
-    error = np.abs(block.true_distance - block.pred_distance)
+def preserved_thresholds(error: np.ndarray) -> np.ndarray:
+    """uint8 [P], 0 to 4: how many thresholds each distance error (thousandths of an angstrom) does not exceed."""
     kept = np.zeros(len(error), dtype=np.uint8)
-    for threshold in THRESHOLDS:
-        kept += error <= threshold * _PER_ANGSTROM
+    for threshold in _THRESHOLD_UNITS:
+        kept += error <= threshold
     return kept
 
 

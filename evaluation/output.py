@@ -16,20 +16,29 @@ from pathlib import Path
 
 from evaluation.evaluate import STATUSES, Row, Settings
 from evaluation.lddt import DEFINITION, INCLUSION_RADIUS, THRESHOLDS
-from evaluation.score import DEFINITIONS, RESIDUE_COLUMNS, PairScore
+from evaluation.residue_table import RESIDUE_COLUMNS
+from evaluation.score import DEFINITIONS, PairScore
 from evaluation.statistics import CONFIDENCE, RESAMPLES, estimate
 
 SCORE_COLUMNS: tuple[str, ...] = (
-    "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "coverage",
+    "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "lddt_ca_strict", "coverage",
+    "lddt_all", "tm_score", "gdt_ts", "gdt_ha", "rmsd_common",
     "n_truth", "n_matched", "n_extra", "n_name_mismatch", "identity", "match", "chain_map", "chain_scores",
     "mean_plddt", "plddt_scale",
 )  # fmt: skip
 """Columns of scores.csv that are fields of ``PairScore``, in order, after target, status and reason."""
 
 SUMMARISED: tuple[str, ...] = (
-    "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "coverage", "mean_plddt",
+    "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "lddt_ca_strict", "coverage",
+    "lddt_all", "tm_score", "gdt_ts", "gdt_ha", "rmsd_common", "mean_plddt",
 )  # fmt: skip
-"""Columns of which summary.json has mean, median and interval."""
+"""Columns of which summary.json has mean, median and interval, those that were not asked for left out."""
+
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "all_atom": ("lddt_all",),
+    "superposition": ("tm_score", "gdt_ts", "gdt_ha", "rmsd_common"),
+}
+"""Setting -> columns that are blank without it."""
 
 
 def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequence[str]) -> dict:
@@ -38,6 +47,8 @@ def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequenc
     with_zeros = [0.0 if row.score is None else row.score.lddt_ca for row in rows if row.counts]
     counts = Counter(row.status for row in rows)
     hashes = {row.prediction: row.prediction_sha256 for row in rows} | {row.truth: row.truth_sha256 for row in rows}
+    unasked = {name for setting, names in OPTIONAL.items() if not getattr(settings, setting) for name in names}
+    summarised = [name for name in SUMMARISED if name not in unasked]
     return {
         "program": "evaluation.lddt of lorta-fold",
         "version": version("lorta-fold"),
@@ -48,7 +59,7 @@ def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequenc
         | {"bootstrap_resamples": RESAMPLES, "confidence": CONFIDENCE},
         "notes": list(notes),
         "counts": {"targets": len(rows)} | {status: counts[status] for status in STATUSES},
-        "scored": {name: _estimate([getattr(score, name) for score in scores], seed) for name in SUMMARISED},
+        "scored": {name: _estimate([getattr(score, name) for score in scores], seed) for name in summarised},
         "missing_as_0": {"lddt_ca": _estimate(with_zeros, seed)},
         "sha256": {path: digest for path, digest in sorted(hashes.items()) if path and digest},
     }

@@ -6,46 +6,32 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_prep.record import ProteinRecord
-from data_prep.residues import RESNAMES
+from evaluation.all_atom import AllAtomResult, lddt_all
 from evaluation.chains import ChainMatch, match_chains
 from evaluation.lddt import LddtResult, lddt_ca
 from evaluation.match import MIN_IDENTITY, MatchError
 from evaluation.plddt import plddt_of
+from evaluation.residue_table import ResidueTable, residue_table
+from evaluation.superposition import SuperpositionScores, superposition_scores
 
 DEFINITIONS: Mapping[str, str] = {
     "lddt_ca": "pooled over all pairs of the truth; a pair that the prediction lacks counts as not preserved",
     "lddt_ca_common": "the same over the pairs of which the prediction has both residues",
     "lddt_ca_mean_per_residue": "mean over the truth's residues of their own pooled scores (not lddt_ca)",
     "lddt_ca_intra": "lddt_ca over pairs within chains only",
+    "lddt_ca_strict": "lddt_ca with AlphaFold's strict comparisons: errors < the thresholds, distances < 15 A",
+    "lddt_all": "lDDT over pairs of heavy atoms of different residues, names of symmetric side-chain atoms resolved "
+    "(OpenStructure 2.10); an atom that the prediction lacks loses its pairs; with --all-atom",
+    "tm_score": "TM-score of the given residue correspondence, all chains as one body, normalised by the truth's "
+    "residues (not TM-align, which looks for a correspondence of its own); with --superposition",
+    "gdt_ts": "mean share of the truth's residues within 1, 2, 4 and 8 A after superposition; with --superposition",
+    "gdt_ha": "mean share of the truth's residues within 0.5, 1, 2 and 4 A after superposition; with --superposition",
+    "rmsd_common": "root mean square distance in angstrom of the alpha carbons in common, after the best fit of all of "
+    "them; with --superposition",
     "coverage": "share of the truth's residues with an alpha carbon that the prediction has",
     "mean_plddt": "mean of the prediction's own confidence over the scored residues, 0 to 100",
 }
 """Column of scores.csv -> what it is, for the summary."""
-
-
-@dataclass(frozen=True, eq=False)
-class ResidueTable:
-    """The residues of the truth that have an alpha carbon, in its order: one column per field, R entries each."""
-
-    chain: list[str]
-    number: list[int]
-    insertion_code: list[str]
-    name: list[str]
-    """Three letters."""
-    in_pred: list[bool]
-    lddt_ca: list[float | None]
-    """None: undefined, no other residue within 15 A."""
-    pred_chain: list[str | None]
-    """None, as in the columns after it, where the prediction lacks the residue."""
-    pred_number: list[int | None]
-    pred_insertion_code: list[str | None]
-    pred_name: list[str | None]
-    plddt: list[float | None]
-    """0 to 100; None too where the prediction's B-factors are not pLDDT."""
-
-
-RESIDUE_COLUMNS: tuple[str, ...] = tuple(ResidueTable.__dataclass_fields__)
-"""Columns of per_residue.csv after target."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +42,7 @@ class PairScore:
     lddt_ca_common: float | None
     lddt_ca_mean_per_residue: float
     lddt_ca_intra: float | None
+    lddt_ca_strict: float | None
     residues: ResidueTable = field(repr=False)
     n_truth: int
     """Residues of the truth with an alpha carbon."""
@@ -75,6 +62,13 @@ class PairScore:
     mean_plddt: float | None
     plddt_scale: str
     """0-1 or 0-100, blank where the B-factors are not pLDDT."""
+    lddt_all: float | None = None
+    """None, as the four after it, unless asked for."""
+    tm_score: float | None = None
+    gdt_ts: float | None = None
+    gdt_ha: float | None = None
+    rmsd_common: float | None = None
+    """angstrom."""
     notes: tuple[str, ...] = ()
     """What a reader of the number should know: how residues and chains were paired, what was left out."""
     warnings: tuple[str, ...] = ()
@@ -92,8 +86,13 @@ def score_pair(
     mode: str = "auto",
     min_identity: float = MIN_IDENTITY,
     chain_map: Mapping[str, str] | None = None,
+    *,
+    all_atom: bool = False,
+    superposition: bool = False,
 ) -> PairScore:
     """Scores the chains of one prediction against those of its truth; arguments as for ``match_chains``.
+
+    With ``all_atom`` also ``lddt_all``, with ``superposition`` also TM-score, GDT and RMSD.
 
     Raises:
         MatchError: no alpha carbon on one side, chains that do not belong together, or a truth too small to score.
@@ -112,6 +111,9 @@ def score_pair(
         raise TruthError(
             f"lDDT is undefined: the truth has {whole.residues} alpha carbon(s) and no two of them within 15 A"
         )
+    atoms = _all_atoms(truth, prediction, chains, chain_index) if all_atom else None
+    both = mask & true_mask
+    fit = _superposed(positions[both], true_positions[both], whole.residues) if superposition else None
     rows = [chain_index == t for t in range(len(truth))]
     single = (
         [whole] if len(truth) == 1 else [lddt_ca(positions[r], true_positions[r], mask[r], true_mask[r]) for r in rows]
@@ -121,13 +123,15 @@ def score_pair(
     mismatches = sum(c.mismatches for c in found)
     assigned = [prediction[p] for p in chains.assignment if p is not None]
     plddt, scale = plddt_of(prediction)
-    residues = _residue_table(truth, prediction, chains, whole, plddt)
+    per_residue_all = None if atoms is None else atoms.per_residue
+    residues = residue_table(truth, prediction, chains, whole.per_residue, per_residue_all, plddt)
     confidences = [value for value in residues.plddt if value is not None]
     return PairScore(
         lddt_ca=whole.score,
         lddt_ca_common=_defined(whole.score_common),
         lddt_ca_mean_per_residue=whole.mean_per_residue,
         lddt_ca_intra=_pooled(single),
+        lddt_ca_strict=_defined(whole.score_strict),
         residues=residues,
         n_truth=whole.residues,
         n_matched=whole.residues_common,
@@ -145,6 +149,11 @@ def score_pair(
         ),
         mean_plddt=float(np.mean(confidences)) if confidences else None,
         plddt_scale=scale,
+        lddt_all=None if atoms is None else _defined(atoms.score),
+        tm_score=None if fit is None else fit.tm_score,
+        gdt_ts=None if fit is None else fit.gdt_ts,
+        gdt_ha=None if fit is None else fit.gdt_ha,
+        rmsd_common=None if fit is None else fit.rmsd,
         notes=(*true_notes, *pred_notes, *_pairing_notes(truth, prediction, chains, mode, mismatches)),
         warnings=warnings,
     )
@@ -186,52 +195,26 @@ def _in_the_truths_places(
     return positions, mask
 
 
-def _residue_table(
-    truth: Sequence[ProteinRecord],
-    prediction: Sequence[ProteinRecord],
-    chains: ChainMatch,
-    result: LddtResult,
-    plddt: list[np.ndarray] | None,
-) -> ResidueTable:
-    """Every residue of the truth with an alpha carbon, and its counterpart."""
-    columns: dict[str, list] = {name: [] for name in RESIDUE_COLUMNS}
+def _all_atoms(
+    truth: Sequence[ProteinRecord], prediction: Sequence[ProteinRecord], chains: ChainMatch, chain_index: np.ndarray
+) -> AllAtomResult:
+    """The all-atom score, the prediction's atoms in the places of the truth's residues."""
+    true_positions = np.concatenate([record.atom37_positions for record in truth])
+    positions, mask = np.zeros_like(true_positions), np.zeros(true_positions.shape[:2], dtype=bool)
     start = 0
     for record, p, correspondence in zip(truth, chains.assignment, chains.correspondences, strict=True):
-        residues = np.flatnonzero(record.ca_mask)
-        partner = np.full(len(record), -1)
         if correspondence is not None:
-            partner[correspondence.true_index] = correspondence.pred_index
-        partner = partner[residues]
-        there = partner >= 0
-        scores = result.per_residue[start + residues].tolist()
-        columns["chain"] += [record.chain_id] * len(residues)
-        columns["number"] += record.auth_seq_id[residues].tolist()
-        columns["insertion_code"] += record.insertion_code[residues].tolist()
-        columns["name"] += [RESNAMES[aatype] for aatype in record.aatype[residues].tolist()]
-        columns["in_pred"] += there.tolist()
-        columns["lddt_ca"] += [None if score != score else score for score in scores]  # nan is not itself
-        for name, values in _counterparts(prediction, p, partner[there], plddt).items():
-            column = np.full(len(residues), None, dtype=object)
-            column[there] = values
-            columns[name] += column.tolist()
+            rows = start + correspondence.true_index
+            positions[rows] = prediction[p].atom37_positions[correspondence.pred_index]
+            mask[rows] = prediction[p].atom37_mask[correspondence.pred_index]
         start += len(record)
-    return ResidueTable(**columns)
+    true_mask = np.concatenate([record.atom37_mask for record in truth])
+    aatype = np.concatenate([record.aatype for record in truth])
+    return lddt_all(positions, true_positions, mask, true_mask, aatype, chain_index)
 
 
-def _counterparts(
-    prediction: Sequence[ProteinRecord], p: int | None, residues: np.ndarray, plddt: list[np.ndarray] | None
-) -> dict[str, list]:
-    """The columns on the prediction, for ``residues`` of its chain ``p``; empty ones without a chain."""
-    if p is None:
-        return {name: [] for name in RESIDUE_COLUMNS if name.startswith("pred_") or name == "plddt"}
-    record = prediction[p]
-    return {
-        "pred_chain": [record.chain_id] * len(residues),
-        "pred_number": record.auth_seq_id[residues].tolist(),
-        "pred_insertion_code": record.insertion_code[residues].tolist(),
-        "pred_name": [RESNAMES[aatype] for aatype in record.aatype[residues].tolist()],
-        "plddt": [None] * len(residues) if plddt is None else plddt[p][residues].tolist(),
-    }
+def _superposed(positions: np.ndarray, true_positions: np.ndarray, n_truth: int) -> SuperpositionScores | None:
+    return superposition_scores(positions, true_positions, n_truth) if len(positions) else None
 
 
 def _pairing_notes(

@@ -10,6 +10,8 @@ from evaluation.evaluate import Row
 
 _SHOWN = 10  # of each: best, worst, without a score
 _IN_FULL = 5  # targets up to which the reader's warnings are shown too; scores.csv has them always
+_OPTIONAL = {"lddt_all": "lDDT-all", "tm_score": "TM", "gdt_ts": "GDT-TS", "gdt_ha": "GDT-HA", "rmsd_common": "RMSD"}
+"""Columns of scores.csv that are shown when asked for, and their headings."""
 _STYLES = {"scored": "", "partial": "yellow", "failed": "red", "missing": "red", "extra": "dim"}
 
 
@@ -40,6 +42,10 @@ def summary_lines(summary: Mapping) -> list[str]:
     for label, numbers in (("over scored", summary["scored"]["lddt_ca"]), ("missing as 0", _zeros(summary))):
         if numbers is not None and numbers["n"]:
             lines.append(f"lDDT-Calpha, {label}: {in_words(numbers)}")
+    for name, label in _OPTIONAL.items():
+        numbers = summary["scored"].get(name)
+        if numbers is not None and numbers["n"]:
+            lines.append(f"{label}, over scored: {in_words(numbers)}")
     return lines
 
 
@@ -59,27 +65,28 @@ def _zeros(summary: Mapping) -> Mapping | None:
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:
+    """Optional scores take the place of the columns that scores.csv keeps anyway: a terminal is only so wide."""
+    asked = [name for name in _OPTIONAL if any(getattr(row.score, name) is not None for row in rows)]
     table = Table(title=title or None, title_justify="left")
     table.add_column("target", overflow="fold")
-    for name in ("lDDT-Ca", "common", "residues", "matched", "differ", "pLDDT"):
-        table.add_column(name, justify="right")
-    for name in ("match", "chains"):
+    headings = ["lDDT-Ca", "common", *(_OPTIONAL[name] for name in asked), "residues", "matched"]
+    for heading in headings if asked else [*headings, "differ", "pLDDT"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in () if asked else ("match", "chains"):
         table.add_column(name, overflow="fold")
     table.add_column("status and notes", overflow="fold", ratio=1)
     for row in rows:
         score = row.score
         warnings = score.warnings if len(rows) <= _IN_FULL else ()
         remarks = "; ".join((row.status, *([row.reason] if row.reason else []), *score.notes, *warnings))
-        table.add_row(
-            Text(row.target),
-            f"{score.lddt_ca:.4f}",
-            "" if score.lddt_ca_common is None else f"{score.lddt_ca_common:.4f}",
-            str(score.n_truth),
-            str(score.n_matched),
-            str(score.n_name_mismatch),
-            "" if score.mean_plddt is None else f"{score.mean_plddt:.1f}",
-            score.match,
-            Text(score.chain_map),
-            Text(remarks, style=_STYLES[row.status]),
-        )
+        cells = [_number(getattr(score, name)) for name in ("lddt_ca", "lddt_ca_common", *asked)]
+        cells += [str(score.n_truth), str(score.n_matched)]
+        if not asked:
+            plddt = "" if score.mean_plddt is None else f"{score.mean_plddt:.1f}"
+            cells += [str(score.n_name_mismatch), plddt, score.match, Text(score.chain_map)]
+        table.add_row(Text(row.target), *cells, Text(remarks, style=_STYLES[row.status]))
     return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

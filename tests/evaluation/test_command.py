@@ -72,6 +72,21 @@ def test_the_same_run_writes_the_same_bytes(case, run, tmp_path):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
+def test_scores_that_cost_more_come_when_asked_for(case, run, tmp_path):
+    optional = {"lddt_all", "tm_score", "gdt_ts", "gdt_ha", "rmsd_common"}
+    plain = run(*case, "--out", tmp_path / "plain")
+    more = run(*case, "--out", tmp_path / "more", "--all-atom", "--superposition")
+    assert "GDT-TS" in more.out and "GDT-TS" not in plain.out
+    for folder, present in (("plain", False), ("more", True)):
+        (row,) = (row for row in table(tmp_path / folder / "scores.csv") if row["target"] == "noisy")
+        assert all(bool(row[name]) == present for name in optional)
+        summary = json.loads((tmp_path / folder / "summary.json").read_text())
+        assert (optional <= summary["scored"].keys()) == present
+        residues = table(tmp_path / folder / "per_residue.csv")
+        assert all(bool(residue["lddt_all"]) == present for residue in residues)
+    assert 0 < float(row["tm_score"]) < 1 and float(row["rmsd_common"]) > 0.5
+
+
 def test_undefined_values_are_blank(run, tmp_path, record):
     """Residue 3 lies alone; the prediction has nothing in common with the rest but one residue."""
     positions = np.array([[0, 0, 0], [3.8, 0, 0], [90, 0, 0]], dtype=float)

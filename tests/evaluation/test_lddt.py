@@ -275,3 +275,21 @@ def test_starts_without_torch_and_scipy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_strict_comparisons_lose_what_lies_exactly_on_an_edge():
+    """Distances of the truth 4, 8 and 4; of the prediction 5, 8 and 3: errors 1, 0 and 1, of which <= keeps 3, 4 and 3
+    thresholds and < keeps 2, 4 and 2."""
+    true = np.array([[0, 0, 0], [4, 0, 0], [8, 0, 0]], dtype=float)
+    pred = np.array([[0, 0, 0], [5, 0, 0], [8, 0, 0]], dtype=float)
+    found = lddt_ca(pred, true)
+    assert (found.score, found.score_strict) == (10 / 12, 8 / 12)
+
+
+def test_strict_comparisons_leave_out_pairs_at_15_between_chains():
+    """Two chains, a pair at exactly 15 A that the prediction has at 16: worth 3 of 4 with <=, no pair with <."""
+    true = np.array([[0, 0, 0], [3, 0, 0], [15, 0, 0]], dtype=float)
+    pred = np.array([[0, 0, 0], [3, 0, 0], [16, 0, 0]], dtype=float)
+    found = lddt_ca(pred, true, chain_index=np.array([0, 0, 1]))
+    assert found.pairs == 3
+    assert (found.score, found.score_strict) == ((4 + 3 + 3) / 12, (4 + 2) / 8)

@@ -24,7 +24,8 @@ def golden_scores(lddt_golden_dir, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("golden")
     pairs = lddt_golden_dir / "pairs.csv"
-    assert main([str(lddt_golden_dir), str(lddt_golden_dir), "--pairs", str(pairs), "--out", str(out)]) == 0
+    directory, more = str(lddt_golden_dir), ["--all-atom", "--superposition"]
+    assert main([directory, directory, "--pairs", str(pairs), "--out", str(out), *more]) == 0
     residues: dict[str, dict] = {}
     for row in table(out / "per_residue.csv"):
         residues.setdefault(row["target"], {})[row["chain"], row["number"], row["insertion_code"]] = row
@@ -39,6 +40,7 @@ def test_golden_scores_to_six_decimals(lddt_golden_dir, golden_scores):
         "lddt_ca_common": "lddt_ca_common",
         "lddt_ca_mean_per_residue": "lddt_ca_mean_per_residue",
         "lddt_ca_intra": "lddt_ca_intra_pooled",
+        "lddt_ca_strict": "af2",
         "n_truth": "n_truth",
         "n_matched": "n_matched",
         "n_extra": "n_extra",
@@ -72,6 +74,39 @@ def test_golden_residues_to_six_decimals(lddt_golden_dir, golden_scores):
             if not close or found["in_pred"] != residue["in_pred"]:
                 wrong.append(f"{name} {key}: {found['lddt_ca']}, expected {residue['lddt_ca']}")
     assert compared and not wrong, "\n".join(wrong[:20])
+
+
+def test_golden_all_atom_scores(lddt_golden_dir, golden_scores):
+    """OpenStructure computes in float32: an atom pair next to a threshold, of 10,000 and more, may fall on the other
+    side of it. It reads the first conformer listed and we the one with the highest occupancy, so that the rows on
+    alternate locations are another truth."""
+    scores, _ = golden_scores
+    rows = [row for row in table(lddt_golden_dir / "pairs.csv") if row["lddt_all_ost2.10"]]
+    rows = [row for row in rows if row["category"] != "altloc"]
+    wrong = [
+        f"{row['name']}: {scores[row['name']]['lddt_all']}, expected {row['lddt_all_ost2.10']}"
+        for row in rows
+        if not abs(float(scores[row["name"]]["lddt_all"]) - float(row["lddt_all_ost2.10"])) <= 5e-6
+    ]
+    assert rows and not wrong, "\n".join(wrong)
+
+
+def test_golden_superposition_scores(lddt_golden_dir, golden_scores):
+    """TM-score to its 4 decimals, RMSD to its 3. GDT counts residues: the search may find one more or one fewer within
+    two of the four cutoffs."""
+    scores, _ = golden_scores
+    wrong, compared = [], 0
+    for row in table(lddt_golden_dir / "pairs.csv"):
+        if not row["tm_score"]:
+            continue
+        one_residue = 0.25 / int(row["n_truth"])
+        allowed = {"tm_score": 1e-4, "gdt_ts": 2 * one_residue + 1e-4, "gdt_ha": 2 * one_residue + 1e-4}
+        for name, tolerance in (allowed | {"rmsd_common": 1e-3}).items():
+            compared += 1
+            found = scores[row["name"]][name]
+            if not abs(float(found) - float(row[name])) <= tolerance:
+                wrong.append(f"{row['name']}: {name} {found}, expected {row[name]}")
+    assert compared and not wrong, "\n".join(wrong)
 
 
 def torn(truth, correspondence) -> int:
