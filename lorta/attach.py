@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lorta.config import LortaConfig
-from lorta.factors import DECOMPOSITIONS, Factors, SiteUpdate
+from lorta.factors import DECOMPOSITIONS, Factors, SiteUpdate, stack
 from lorta.layer import AdaptedLinear
 from lorta.sites import Site, base_linear, find_sites
 
@@ -30,6 +30,9 @@ class Adapter(nn.Module):
         super().__init__()
         self.config = config
         self.sites = {site.name: site for site in sites}
+        self._sites_of: dict[str, list[Site]] = {}
+        for site in sites:
+            self._sites_of.setdefault(site.module, []).append(site)
         decomposition = DECOMPOSITIONS[config.method]
         groups: dict[str, list[Site]] = {}
         for site in sites:
@@ -52,6 +55,20 @@ class Adapter(nn.Module):
         factors: Factors = self.tensors[self._group_of[site.name]]
         update = factors.update(site)
         return update if self.config.scaling == 1 else update._replace(up=update.up * self.config.scaling)
+
+    @property
+    def modules_adapted(self) -> tuple[str, ...]:
+        """Paths of the modules that have a site, in order."""
+        return tuple(self._sites_of)
+
+    def module_update(self, module: str, out_features: int) -> SiteUpdate | None:
+        """The update of the module at the path ``module``, all its sites together; None if it has no site."""
+        sites = self._sites_of.get(module)
+        if sites is None:
+            return None
+        if sites[0].rows is None:
+            return self.update(sites[0])
+        return stack([(site, self.update(site)) for site in sites], out_features)
 
     def num_parameters(self) -> int:
         """Trainable numbers."""
@@ -112,8 +129,9 @@ def attach(model: nn.Module, config: LortaConfig | None = None, *, name: str = "
 def build(model: nn.Module, config: LortaConfig) -> Adapter:
     """The fresh adapter that fits ``model``, which is only looked at."""
     sites = find_sites(model, config.targets)
-    weight = base_linear(model.get_submodule(sites[0].name)).weight
-    return Adapter(config, sites, weight.device, torch.promote_types(weight.dtype, torch.float32))
+    weight = base_linear(model.get_submodule(sites[0].module)).weight
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32  # quantised weights are integers
+    return Adapter(config, sites, weight.device, dtype)
 
 
 def install(model: nn.Module, adapter: Adapter, name: str) -> None:
@@ -136,10 +154,10 @@ def install(model: nn.Module, adapter: Adapter, name: str) -> None:
         model.add_module(ATTRIBUTE, adapters)
     adapters[name] = adapter.train(model.training)
     adapters.active = (name,)
-    for site in adapter.sites.values():
-        module = model.get_submodule(site.name)
+    for path in adapter.modules_adapted:
+        module = model.get_submodule(path)
         if not isinstance(module, AdaptedLinear):
-            model.set_submodule(site.name, AdaptedLinear(module, site.name, adapters))
+            model.set_submodule(path, AdaptedLinear(module, path, adapters))
 
 
 def adapter_set(model: nn.Module) -> AdapterSet:
@@ -149,6 +167,12 @@ def adapter_set(model: nn.Module) -> AdapterSet:
         what = "no adapter is" if not found else f"{len(found)} parts have adapters"
         raise ValueError(f"{what} attached to this {type(model).__name__}; one part must have them, see lorta.attach")
     return found[0]
+
+
+def model_part(model: nn.Module, adapters: AdapterSet) -> nn.Module:
+    """The module whose parts the sites name: what ``attach`` was given, or what PEFT's tuner wraps."""
+    root = next(module for module in model.modules() if module._modules.get(ATTRIBUTE) is adapters)
+    return root.model if getattr(root, "tuner_layer_cls", None) is not None else root
 
 
 def set_active(model: nn.Module, *names: str) -> None:

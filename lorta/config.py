@@ -94,16 +94,12 @@ class LortaConfig:
         return self.alpha / self.r
 
     def settings(self) -> dict[str, Any]:
-        """The fields of this class and their values, without PEFT's."""
+        """The fields of this class, without PEFT's; JSON writes them and ``from_dict`` reads them back."""
         return {field.name: getattr(self, field.name) for field in fields(LortaConfig)}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``from_dict`` reads them back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.settings().items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "LortaConfig":
-        """The config of a saved dictionary; an unknown key is a ``ValueError``."""
+        """The config of saved ``settings()``; an unknown key is a ``ValueError``."""
         known = {field.name for field in fields(LortaConfig)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -9,7 +9,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
-from lorta.attach import Adapter, adapter_set
+from lorta.attach import Adapter, adapter_set, model_part
+from lorta.sites import is_conv1d
 
 
 def export_lora(model: nn.Module, directory: str | Path, *, name: str = "default", base_model: str = "") -> Path:
@@ -23,14 +24,19 @@ def export_lora(model: nn.Module, directory: str | Path, *, name: str = "default
     if name not in adapters:
         raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
     adapter: Adapter = adapters[name]
-    tensors = {}
-    for site in adapter.sites.values():
-        update = adapter.update(site)
+    tensors, ranks = {}, {}
+    transposed = False
+    for path in adapter.modules_adapted:
+        module = model_part(model, adapters).get_submodule(path)
+        update = adapter.module_update(path, module.out_features)
         down = update.down if update.core is None else update.core @ update.down
         # clone: one storage per tensor is what the format wants, and factors are shared between sites
-        tensors[f"base_model.model.{site.name}.lora_A.weight"] = down.detach().cpu().clone().contiguous()  # [r, in]
-        tensors[f"base_model.model.{site.name}.lora_B.weight"] = update.up.detach().cpu().clone().contiguous()
-    rank = next(iter(tensors.values())).shape[0]
+        tensors[f"base_model.model.{path}.lora_A.weight"] = down.detach().cpu().clone().contiguous()  # [r, in]
+        tensors[f"base_model.model.{path}.lora_B.weight"] = update.up.detach().cpu().clone().contiguous()
+        ranks[path] = down.shape[0]
+        transposed |= is_conv1d(module.base_layer)
+    rank = min(ranks.values())
+    others = {path: own for path, own in ranks.items() if own != rank}  # modules that hold q, k and v in one
     document = {
         "peft_type": "LORA",
         "base_model_name_or_path": base_model,
@@ -38,9 +44,12 @@ def export_lora(model: nn.Module, directory: str | Path, *, name: str = "default
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(adapter.sites),
+        "fan_in_fan_out": transposed,
+        "target_modules": sorted(ranks),
     }
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,20 @@ class SiteUpdate(NamedTuple):
         return self.up @ self.down if self.core is None else self.up @ self.core @ self.down
 
 
+def stack(parts: list[tuple[Site, SiteUpdate]], out_features: int) -> SiteUpdate:
+    """The update of a module that holds several roles, from those of its sites; each keeps its own rows.
+
+    Their downs are stacked, their ups lie in rows of their own: one product of rank sum(k) in place of several. The
+    roles that are not adapted have zero rows.
+    """
+    downs, ups = [], []
+    for site, update in parts:
+        downs.append(update.down if update.core is None else update.core @ update.down)
+        rows = site.rows.index(site.out_features, update.up.device)
+        ups.append(update.up.new_zeros(out_features, update.up.shape[1]).index_copy(0, rows, update.up))
+    return SiteUpdate(down=torch.cat(downs), up=torch.cat(ups, dim=1))
+
+
 class Factors(nn.Module):
     """The factors that one group of sites shares. Subclasses create them in ``__init__`` and fill ``zero``."""
 
@@ -71,6 +85,8 @@ class CP(Factors):
     A [d, r] lies on the residual stream, B [d/H, r] within a head, C_H [H, r], C_L [L, r] and C_M [M, r] on heads,
     layers and matrices. With KR [d, r] the Khatri-Rao product of C_H and B (row h*(d/H)+i is C_H[h] * B[i]) and
     c = C_L[l] * C_M[m]: dW = KR diag(c) A^T for q, k, v, and A diag(c) KR^T for o, whose heads are on its input.
+    Where queries are grouped, a key or value head takes the sum of its group's rows of C_H over the root of their
+    number: each query head keeps a row of its own, and the step of the random signs its size.
     A mode outside of ``config.modes`` has no factor: its indices get tensors of their own (Table 2); without
     ``heads``, B is [d, r].
     """
@@ -87,8 +103,12 @@ class CP(Factors):
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
         residual = _shared(sites, "residual_width")
-        inner = _shared(sites, "head_width")
-        heads = _shared(sites, "heads") if "heads" in config.modes else 1
+        if "heads" in config.modes:
+            _shared(sites, "heads")
+            self._heads = max(site.own_heads for site in sites)
+            inner = _shared(sites, "head_dim")
+        else:
+            inner = _shared(sites, "head_width")
         self._layers = {layer: row for row, layer in enumerate(sorted({site.layer for site in sites}))}
         self._roles = {role: row for row, role in enumerate(config.targets)}
 
@@ -96,8 +116,8 @@ class CP(Factors):
             return nn.Parameter(torch.zeros(rows, config.r, device=device, dtype=dtype))
 
         self.A = factor(residual)
-        self.B = factor(inner // heads)
-        self.C_H = factor(heads) if "heads" in config.modes else None
+        self.B = factor(inner)
+        self.C_H = factor(self._heads) if "heads" in config.modes else None
         self.C_L = factor(len(self._layers)) if "layers" in config.modes else None
         self.C_M = factor(len(self._roles)) if "matrices" in config.modes else None
 
@@ -123,7 +143,10 @@ class CP(Factors):
             row = self.C_M[self._roles[site.role]]
             weights = row if weights is None else weights * row
         if self.C_H is not None:
-            weights = self.C_H if weights is None else self.C_H * weights
+            heads = self.C_H
+            if site.own_heads < self._heads:  # grouped queries
+                heads = heads.unflatten(0, (site.own_heads, -1)).sum(1) * (site.own_heads / self._heads) ** 0.5
+            weights = heads if weights is None else heads * weights
             inner = (weights[:, None] * self.B).flatten(0, 1)  # [H, d/H, r] -> [d, r], head-major
         else:
             inner = self.B if weights is None else self.B * weights

@@ -1,4 +1,4 @@
-"""AdaptedLinear: a frozen Linear plus the factored updates of the active adapters."""
+"""AdaptedLinear: a frozen Linear (or Conv1D) plus the factored updates of the active adapters."""
 
 from typing import TYPE_CHECKING
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lorta.factors import SiteUpdate
+from lorta.sites import features, is_conv1d
 
 if TYPE_CHECKING:
     from lorta.attach import Adapter, AdapterSet
@@ -26,7 +27,7 @@ def apply_update(update: SiteUpdate, x: Tensor) -> Tensor:
 
 
 class AdaptedLinear(nn.Module):
-    """y = base(x) + (alpha/r) up(core(down(x))) for every active adapter that has this site.
+    """y = base(x) + (alpha/r) up(core(down(x))) for every active adapter that has a site here.
 
     The factors belong to the ``AdapterSet`` at the root of the model. The layer refers to it without registering
     it, so that each factor is one parameter with one name, whatever the number of sites (a second registration
@@ -35,11 +36,11 @@ class AdaptedLinear(nn.Module):
     It has no ``weight``: code that reads one would bypass the update, and fails instead.
     """
 
-    def __init__(self, base_layer: nn.Linear, name: str, adapters: "AdapterSet"):
+    def __init__(self, base_layer: nn.Module, name: str, adapters: "AdapterSet"):
         super().__init__()
         self.base_layer = base_layer
-        self.in_features = base_layer.in_features
-        self.out_features = base_layer.out_features
+        self.in_features, self.out_features = features(base_layer, name)
+        self._transposed = is_conv1d(base_layer)  # its weight is [in, out]
         self.name = name
         self.__dict__["adapters"] = adapters  # past nn.Module.__setattr__, which would register it
         self._unmerged: Tensor | None = None
@@ -51,7 +52,7 @@ class AdaptedLinear(nn.Module):
         return self._unmerged is not None
 
     def base_weight(self) -> Tensor:
-        """The frozen weight [out, in] without any update, merged or not."""
+        """The frozen weight, [out, in] or a Conv1D's [in, out], without any update, merged or not."""
         return self.base_layer.weight if self._unmerged is None else self._unmerged
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,10 +61,10 @@ class AdaptedLinear(nn.Module):
         if self._unmerged is not None:
             return y
         for adapter in self.adapters.active_adapters():
-            site = adapter.sites.get(self.name)
-            if site is not None:
+            update = adapter.module_update(self.name, self.out_features)
+            if update is not None:
                 dropped = functional.dropout(x, adapter.config.dropout, self.training) if adapter.config.dropout else x
-                y = y + apply_update(adapter.update(site), dropped)
+                y = y + apply_update(update, dropped)
         return y
 
     @torch.no_grad()
@@ -79,8 +80,10 @@ class AdaptedLinear(nn.Module):
             raise ValueError(f"{self.name} is quantised ({weight.dtype}); its adapter cannot be merged")
         merged = weight.to(torch.promote_types(weight.dtype, torch.float32))
         for adapter in adapters:
-            if self.name in adapter.sites:
-                merged = merged + adapter.update(adapter.sites[self.name]).dense().to(merged)
+            update = adapter.module_update(self.name, self.out_features)
+            if update is not None:
+                delta = update.dense().to(merged)
+                merged = merged + (delta.T if self._transposed else delta)
         if not torch.isfinite(merged).all():
             raise ValueError(f"{self.name}: the update is not finite; nothing was merged here")
         if self._unmerged is None:

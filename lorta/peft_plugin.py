@@ -101,7 +101,7 @@ class LortaLayer(AdaptedLinear, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the named updates (default: the active ones) to the weight; non-finite ones are always refused."""
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.adapters]
-        names = [name for name in names if self.name in self.adapters[name].sites]
+        names = [name for name in names if self.name in self.adapters[name].modules_adapted]
         if names:
             self._add_to_weight([self.adapters[name] for name in names])
             self.merged_adapters.extend(names)
@@ -113,15 +113,16 @@ class LortaLayer(AdaptedLinear, BaseTunerLayer):
             self.merged_adapters.clear()
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """dW [out, in] of the named adapter, for PEFT's conversion to LoRA."""
-        return self.adapters[adapter].update(self.adapters[adapter].sites[self.name]).dense()
+        """dW in the weight's own layout, for PEFT's conversion to LoRA."""
+        delta = self.adapters[adapter].module_update(self.name, self.out_features).dense()
+        return delta.T if self._transposed else delta
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Updates are sums to the weight."""
         return True
 
     def _get_available_adapters(self) -> set[str]:
-        return {name for name, adapter in self.adapters.items() if self.name in adapter.sites}
+        return {name for name, adapter in self.adapters.items() if self.name in adapter.modules_adapted}
 
     def _all_available_adapter_names(self) -> list[str]:
         return sorted(self.adapters)
@@ -144,7 +145,7 @@ class LortaModel(BaseTuner):
             raise ValueError("a LortaConfig finds its sites in the model; injecting by a state dict is not supported")
         adapters: AdapterSet = self._modules[ATTRIBUTE]
         adapter = build(model, self.peft_config[adapter_name]).train(model.training)
-        self._site_names = frozenset(adapter.sites)
+        self._paths = frozenset(adapter.modules_adapted)
         adapters[adapter_name] = adapter
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -156,7 +157,7 @@ class LortaModel(BaseTuner):
         return peft_config  # nothing to infer: PEFT would look for target_modules here
 
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:
-        return key in self._site_names
+        return key in self._paths
 
     def _create_and_replace(
         self, peft_config: PeftConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,

@@ -4,12 +4,32 @@ A layout says how a family of models names the four projections below one attent
 nor fair-esm is imported: names and attributes are all that is read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lorta.config import ROLES
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the outputs of one role lie among those of a module that holds several.
+
+    Output j is row ``start + (j // block) * stride + j % block``. Roles one after the other are a single block;
+    roles interleaved by head have blocks of one head.
+    """
+
+    start: int
+    block: int
+    stride: int
+
+    def index(self, count: int, device: torch.device) -> Tensor:
+        """The rows [count] of the first ``count`` outputs."""
+        j = torch.arange(count, device=device)
+        return self.start + j // self.block * self.stride + j % self.block
 
 
 @dataclass(frozen=True)
@@ -17,15 +37,35 @@ class Site:
     """One adapted matrix: where it is, and where it stands in the tensor."""
 
     name: str
-    """Path of the Linear in the model, e.g. ``layers.3.self_attn.q_proj``."""
+    """Unique in the model: the path of its module, e.g. ``layers.3.self_attn.q_proj``; ``h.0.attn.c_attn:q`` for one
+    role of a module that holds several."""
     role: str
     """q, k, v or o."""
     layer: int
     """Ordinal of its attention block in the model, from 0."""
     heads: int
-    """H: attention heads of the block."""
+    """H: query heads of the block."""
     in_features: int
     out_features: int
+    groups: int = 1
+    """Query heads per head of this matrix: more than 1 for k and v where queries are grouped."""
+    rows: Rows | None = None
+    """Its outputs in the module; ``None``: all of them."""
+
+    @property
+    def module(self) -> str:
+        """Path of the Linear (or Conv1D) in the model."""
+        return self.name if self.rows is None else self.name.removesuffix(f":{self.role}")
+
+    @property
+    def own_heads(self) -> int:
+        """Heads of this matrix: H, or fewer for k and v where queries are grouped."""
+        return self.heads // self.groups
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.head_width // self.own_heads
 
     @property
     def residual_width(self) -> int:
@@ -34,17 +74,23 @@ class Site:
 
     @property
     def head_width(self) -> int:
-        """d on the side of the heads, H * (d/H): the output of q, k, v and the input of o; head-major."""
+        """Width on the side of the heads: the output of q, k, v and the input of o; head-major."""
         return self.in_features if self.role == "o" else self.out_features
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of the projections below an attention block, and of the module that knows the number of heads."""
+    """Paths of the projections below an attention block, and of the module that knows the number of heads.
+
+    Where q, k and v share a path, ``order`` says how they lie in it, and ``classes`` names the blocks of which that is
+    known: the names of the modules alone do not tell (Falcon and BLOOM use the same for different orders).
+    """
 
     family: str
     paths: dict[str, str]
     attention: str = ""
+    order: Literal["separate", "blocks", "by head"] = "separate"
+    classes: tuple[str, ...] = ()
 
 
 LAYOUTS = (
@@ -56,6 +102,24 @@ LAYOUTS = (
         attention="self",
     ),
     Layout("DistilBERT", {"q": "q_lin", "k": "k_lin", "v": "v_lin", "o": "out_lin"}),
+    Layout(
+        "GPT-2",
+        {"q": "c_attn", "k": "c_attn", "v": "c_attn", "o": "c_proj"},
+        order="blocks",
+        classes=("GPT2Attention",),
+    ),
+    Layout(
+        "Phi-3",
+        {"q": "qkv_proj", "k": "qkv_proj", "v": "qkv_proj", "o": "o_proj"},
+        order="blocks",
+        classes=("Phi3Attention",),
+    ),
+    Layout(
+        "GPT-NeoX, BLOOM",
+        {"q": "query_key_value", "k": "query_key_value", "v": "query_key_value", "o": "dense"},
+        order="by head",
+        classes=("GPTNeoXAttention", "BloomAttention"),
+    ),
 )
 
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj")
@@ -68,34 +132,73 @@ def find_sites(model: nn.Module, targets: Iterable[str] = ROLES) -> list[Site]:
     """All sites of ``model`` for the roles in ``targets``, block by block, in the order q, k, v, o.
 
     Raises a one-line ``ValueError`` when there is no attention block that a layout describes, when a block lacks a
-    projection, reads weights behind the module's back, or has fewer key and value heads than query heads.
+    projection, reads weights behind the module's back, or has heads that do not fit its widths.
     """
     modules = dict(model.named_modules())
     blocks = [(path, layout) for path in modules for layout in LAYOUTS if _is_block(modules, path, layout)]
     if not blocks:
         raise ValueError(_nothing_found(model, modules))
+    wanted = tuple(targets)
     sites = []
     for layer, (path, layout) in enumerate(blocks):
-        attention = modules[_join(path, layout.attention)]
-        _refuse_weight_readers(_join(path, layout.attention), attention)
-        linears = {role: base_linear(modules[_join(path, tail)]) for role, tail in layout.paths.items()}
-        for role, linear in linears.items():
-            if not isinstance(linear, nn.Linear):
-                name = _join(path, layout.paths[role])
-                raise ValueError(f"{name} is a {type(linear).__name__}; only torch.nn.Linear can be adapted")
-        heads = _head_count(path, attention, model, linears["q"].out_features)
-        for role in ("k", "v"):
-            if linears[role].out_features != linears["q"].out_features:
-                raise ValueError(
-                    f"{path} has grouped queries: {layout.paths[role]} has {linears[role].out_features} outputs and "
-                    f"{layout.paths['q']} {linears['q'].out_features}; only blocks with equal heads can be adapted"
-                )
-        sites += [
-            Site(_join(path, layout.paths[role]), role, layer, heads, linears[role].in_features, linear.out_features)
-            for role, linear in linears.items()
-            if role in tuple(targets)
-        ]
+        sites += [site for site in _block_sites(model, modules, path, layout, layer) if site.role in wanted]
     return sites
+
+
+def _block_sites(
+    model: nn.Module, modules: dict[str, nn.Module], path: str, layout: Layout, layer: int
+) -> Iterator[Site]:
+    attention = modules[_join(path, layout.attention)]
+    _refuse_weight_readers(_join(path, layout.attention), attention)
+    if layout.order != "separate" and getattr(attention, "is_cross_attention", False):
+        raise ValueError(f"{path} is cross-attention: {layout.paths['q']} holds k and v alone, which is not supported")
+    shapes = {role: features(modules[_join(path, tail)], _join(path, tail)) for role, tail in layout.paths.items()}
+    # q's width: that of its module, or, where the module holds k and v too, what comes back at the output projection
+    width = shapes["q"][1] if layout.order == "separate" else shapes["o"][0]
+    heads = _head_count(path, attention, model, width)
+    head_dim = width // heads
+    if layout.order == "separate":
+        widths = {role: shapes[role][1] for role in "qkv"}
+    else:
+        shared = shapes["q"][1] - width
+        widths = {"q": width, "k": shared // 2, "v": shared - shared // 2}
+    for role in "kv":
+        if widths[role] <= 0 or widths[role] % head_dim or heads % (widths[role] // head_dim):
+            raise ValueError(
+                f"{path}: {layout.paths[role]} has {widths[role]} outputs for {role}, which is no whole number of "
+                f"heads of width {head_dim} that divides the {heads} query heads"
+            )
+    if layout.order == "by head" and len(set(widths.values())) > 1:
+        raise ValueError(f"{path}: {layout.paths['q']} is interleaved by head, but k and v have fewer heads than q")
+    start = 0
+    for role, tail in layout.paths.items():
+        name, (inputs, outputs) = _join(path, tail), shapes[role]
+        groups = 1 if role == "o" else heads * head_dim // widths[role]
+        if role == "o" or layout.order == "separate":
+            yield Site(name, role, layer, heads, inputs, outputs, groups)
+            continue
+        if layout.order == "by head":
+            rows = Rows(start * head_dim, head_dim, 3 * head_dim)
+            start += 1
+        else:
+            rows = Rows(start, widths[role], widths[role])
+            start += widths[role]
+        yield Site(f"{name}:{role}", role, layer, heads, inputs, widths[role], groups, rows)
+
+
+def features(module: nn.Module, name: str) -> tuple[int, int]:
+    """(in, out) of a Linear or of GPT-2's Conv1D, adapted or not; ``ValueError`` for anything else."""
+    base = base_linear(module)
+    if isinstance(base, nn.Linear):
+        return base.in_features, base.out_features
+    if is_conv1d(base):
+        return base.weight.shape[0], base.weight.shape[1]
+    raise ValueError(f"{name} is a {type(base).__name__}; only torch.nn.Linear and Conv1D can be adapted")
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether this is transformers' Conv1D: a Linear that keeps its weight as [in, out]."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def base_linear(module: nn.Module) -> nn.Module:
@@ -108,7 +211,8 @@ def _join(*parts: str) -> str:
 
 
 def _is_block(modules: dict[str, nn.Module], path: str, layout: Layout) -> bool:
-    return all(_join(path, tail) in modules for tail in layout.paths.values())
+    named = all(_join(path, tail) in modules for tail in layout.paths.values())
+    return named and (not layout.classes or type(modules[path]).__name__ in layout.classes)
 
 
 def _head_count(path: str, attention: nn.Module, model: nn.Module, width: int) -> int:
@@ -142,7 +246,8 @@ def _nothing_found(model: nn.Module, modules: dict[str, nn.Module]) -> str:
     known = "; ".join(f"{layout.family}: {', '.join(layout.paths.values())}" for layout in LAYOUTS)
     for path in modules:
         if path.rpartition(".")[2] in FUSED:
-            return f"{path} holds q, k and v in one matrix, which cannot be adapted; known are separate ones ({known})"
+            owner = type(modules[path.rpartition(".")[0]]).__name__
+            return f"{path} of {owner} holds q, k and v in one matrix in an order that is not known here"
     if any(isinstance(module, nn.MultiheadAttention) for module in modules.values()):
         return "torch.nn.MultiheadAttention reads its weights directly; use a block with separate projections"
     return f"no attention projections found in {type(model).__name__}; known names are {known}"

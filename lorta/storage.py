@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lorta.attach import ATTRIBUTE, Adapter, AdapterSet, adapter_set, build, install
+from lorta.attach import Adapter, AdapterSet, adapter_set, build, install, model_part
 from lorta.config import LortaConfig
 from lorta.layer import AdaptedLinear
 from lorta.sites import Site
@@ -26,8 +26,8 @@ FORMAT = 1
 
 def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> Path:
     """Write the adapter ``name`` of ``model`` into ``directory`` (made if needed) and return the directory."""
-    root = _root(model)
-    adapters = adapter_set(root)
+    adapters = adapter_set(model)
+    root = model_part(model, adapters)
     if name not in adapters:
         raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
     adapter: Adapter = adapters[name]
@@ -35,7 +35,7 @@ def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> P
     directory.mkdir(parents=True, exist_ok=True)
     document = {
         "format": FORMAT,
-        "config": LortaConfig.to_dict(adapter.config),  # a PEFT config's own to_dict adds fields of PEFT's
+        "config": adapter.config.settings(),
         "sites": {site.name: _describe(site) for site in adapter.sites.values()},
         "parameters": adapter.num_parameters(),
         "base_model": type(root).__name__,
@@ -95,12 +95,6 @@ def _digest(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {shape} {hashlib.sha256(data).hexdigest()}"
 
 
-def _root(model: nn.Module) -> nn.Module:
-    """The module that ``attach`` was given: ``model`` itself or a part of it."""
-    adapters = adapter_set(model)
-    return next(module for module in model.modules() if module._modules.get(ATTRIBUTE) is adapters)
-
-
 def _read_config(directory: Path) -> dict:
     path = directory / CONFIG_FILE
     try:
@@ -126,7 +120,7 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def _describe(site: Site) -> str:
-    return f"{site.role} of layer {site.layer}, {site.heads} heads, {site.in_features} to {site.out_features}"
+    return f"{site.role} of layer {site.layer}, {site.own_heads} heads, {site.in_features} to {site.out_features}"
 
 
 def check_tensors(where: object, saved: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

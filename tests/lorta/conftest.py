@@ -66,23 +66,24 @@ class ModelCase:
     inner: int
     heads: int
     layers: int
+    groups: int = 1
 
 
-def _hf(kind: str) -> nn.Module:
+SHAPE = {
+    "vocab_size": 33,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "pad_token_id": 1,
+}
+
+
+def _hf(kind: str, **settings) -> nn.Module:
     import transformers
 
-    shape = {
-        "vocab_size": 33,
-        "hidden_size": 24,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "pad_token_id": 1,
-    }
-    if kind == "esm":
-        shape |= {"mask_token_id": 32, "position_embedding_type": "rotary", "hidden_dropout_prob": 0.0}
-    config = getattr(transformers, f"{kind.capitalize()}Config")(**shape)
-    return getattr(transformers, f"{kind.capitalize()}Model")(config)
+    config = getattr(transformers, f"{kind}Config")(**SHAPE | settings)
+    return getattr(transformers, f"{kind}Model")(config)
 
 
 MODELS = {
@@ -90,11 +91,17 @@ MODELS = {
     "plain": ModelCase(Plain, 24, 24, 4, 3),
     "wide-heads": ModelCase(lambda: Plain(head_dim=8, output="out_proj"), 24, 32, 4, 3),
 }
+ESM = {"mask_token_id": 32, "position_embedding_type": "rotary", "hidden_dropout_prob": 0.0}
+GPT2 = {"bos_token_id": 2, "eos_token_id": 3, "n_positions": 32}
 HF_MODELS = {
-    "bert": ModelCase(lambda: _hf("bert"), 24, 24, 4, 3),
-    "roberta": ModelCase(lambda: _hf("roberta"), 24, 24, 4, 3),
-    "esm": ModelCase(lambda: _hf("esm"), 24, 24, 4, 3),
-    "llama": ModelCase(lambda: _hf("llama"), 24, 24, 4, 3),
+    "bert": ModelCase(lambda: _hf("Bert"), 24, 24, 4, 3),
+    "roberta": ModelCase(lambda: _hf("Roberta"), 24, 24, 4, 3),
+    "esm": ModelCase(lambda: _hf("Esm", **ESM), 24, 24, 4, 3),
+    "llama": ModelCase(lambda: _hf("Llama"), 24, 24, 4, 3),
+    "gqa": ModelCase(lambda: _hf("Mistral", num_key_value_heads=2), 24, 24, 4, 3, groups=2),
+    "qwen3": ModelCase(lambda: _hf("Qwen3", num_key_value_heads=1, head_dim=8), 24, 32, 4, 3, groups=4),
+    "gpt2": ModelCase(lambda: _hf("GPT2", **GPT2), 24, 24, 4, 3),
+    "neox": ModelCase(lambda: _hf("GPTNeoX"), 24, 24, 4, 3),
 }
 
 HAVE_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
@@ -150,6 +157,12 @@ def config(request: pytest.FixtureRequest) -> lorta.LortaConfig:
 def needs_transformers() -> None:
     if not HAVE_TRANSFORMERS:
         pytest.skip("the suite runs without BERT, RoBERTa, ESM and Llama: transformers is not installed (lm extra)")
+
+
+@pytest.fixture
+def hf(needs_transformers: None) -> Callable[..., nn.Module]:
+    """A tiny model of transformers by its kind, with settings of its config."""
+    return _hf
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ needs_peft = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="the reader, PEFT, is not installed (lm extra)"
 )
 
+SCALE = (("rank", "r"), ("alpha", "lora_alpha"))
+
 
 def test_files_hold_the_update_of_every_site(model, config, perturb, tmp_path):
     """W + lora_alpha / r * lora_B @ lora_A by hand is the merged weight."""
@@ -21,15 +23,17 @@ def test_files_hold_the_update_of_every_site(model, config, perturb, tmp_path):
     document = json.loads((tmp_path / "adapter_config.json").read_text())
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     assert (document["peft_type"], document["base_model_name_or_path"]) == ("LORA", "somewhere/base")
-    assert set(document["target_modules"]) == set(adapter.sites)
-    assert len(tensors) == 2 * len(adapter.sites)
-    before = {name: model.get_submodule(name).base_weight().clone() for name in adapter.sites}
+    assert set(document["target_modules"]) == set(adapter.modules_adapted)
+    assert len(tensors) == 2 * len(adapter.modules_adapted)
+    before = {name: model.get_submodule(name).base_weight().clone() for name in adapter.modules_adapted}
     lorta.merge(model)
     for name, weight in before.items():
         down = tensors[f"base_model.model.{name}.lora_A.weight"]
         up = tensors[f"base_model.model.{name}.lora_B.weight"]
-        assert (down.shape[0], up.shape[1]) == (document["r"], document["r"])
-        expected = weight + document["lora_alpha"] / document["r"] * up @ down
+        rank, alpha = (document[f"{what}_pattern"].get(name, document[key]) for what, key in SCALE)
+        assert (down.shape[0], up.shape[1]) == (rank, rank)
+        delta = alpha / rank * up @ down
+        expected = weight + (delta.T if document["fan_in_fan_out"] else delta)
         torch.testing.assert_close(model.get_submodule(name).base_layer.weight, expected, rtol=1e-10, atol=1e-12)
 
 

@@ -68,14 +68,19 @@ def dense_by_definition(adapter: Adapter, site: lorta.Site) -> Tensor:
     factors = {name: value.detach().double() for name, value in adapter.tensors[key].named_parameters()}
     if config.method == "lora":
         return config.alpha / config.r * factors["B"] @ factors["A"]
-    head_dim = site.head_width // site.heads
+    head_dim = site.head_width // site.own_heads
+    all_heads = site.own_heads
+    if "heads" in config.modes:  # grouped queries: head h stands for the query heads h * ratio and on
+        all_heads = factors["C_H"].shape[0]
+    ratio = all_heads // site.own_heads
     blocks = []
-    for head in range(site.heads):
+    for head in range(site.own_heads):
         block = torch.zeros(head_dim, site.residual_width, dtype=torch.float64)
         for component in range(config.r):
             weight = config.alpha / config.r
             if "heads" in config.modes:
-                weight = weight * factors["C_H"][head, component]
+                members = [factors["C_H"][head * ratio + member, component] for member in range(ratio)]
+                weight = weight * sum(members) / ratio**0.5
                 rows = factors["B"][:, component]
             else:
                 rows = factors["B"][head * head_dim : (head + 1) * head_dim, component]

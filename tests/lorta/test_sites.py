@@ -4,17 +4,23 @@ from esm.model.esm2 import ESM2
 from esm.modules import TransformerLayer
 from torch import nn
 
+import lorta
 from lorta import find_sites
+from lorta.sites import features
 
 
 def test_every_projection_of_every_block(model, case):
     sites = find_sites(model)
     assert [(site.layer, site.role) for site in sites] == [(layer, role) for layer in range(3) for role in "qkvo"]
     for site in sites:
-        linear = model.get_submodule(site.name)
-        assert isinstance(linear, nn.Linear)
-        assert (linear.in_features, linear.out_features) == (site.in_features, site.out_features)
-        assert (site.residual_width, site.head_width, site.heads) == (case.width, case.inner, case.heads)
+        shape = features(model.get_submodule(site.module), site.module)
+        if site.rows is None:
+            assert shape == (site.in_features, site.out_features)
+        else:
+            assert shape[1] == 3 * site.out_features
+        groups = case.groups if site.role in "kv" else 1
+        assert (site.residual_width, site.head_width, site.heads) == (case.width, case.inner // groups, case.heads)
+        assert (site.own_heads, site.head_dim) == (case.heads // groups, case.inner // case.heads)
 
 
 def test_names_of_fair_esm():
@@ -61,12 +67,17 @@ def test_fused_projection(plain):
             super().__init__()
             self.c_attn = nn.Linear(8, 24)
 
-    assert "c_attn holds q, k and v in one matrix" in _refusal(Fused())
+    message = _refusal(nn.ModuleDict({"attention": Fused()}))
+    assert message == "attention.c_attn of Fused holds q, k and v in one matrix in an order that is not known here"
 
 
-def test_grouped_queries(plain):
-    plain.blocks[1].k_proj = nn.Linear(24, 12)
-    assert "blocks.1 has grouped queries: k_proj has 12 outputs and q_proj 24" in _refusal(plain)
+@pytest.mark.parametrize("width", [9, 18, 3])
+def test_grouped_queries_that_do_not_divide(plain, width):
+    """Four query heads of width 6: key heads must be whole and divide them, so 18 = 3 heads is wrong too."""
+    plain.blocks[1].k_proj = nn.Linear(24, width)
+    assert f"blocks.1: k_proj has {width} outputs for k, which is no whole number of heads of width 6" in _refusal(
+        plain
+    )
 
 
 def test_unknown_heads(plain):
@@ -81,7 +92,7 @@ def test_heads_that_do_not_divide(plain):
 
 def test_not_a_linear(plain):
     plain.blocks[0].v_proj = nn.Sequential(nn.Linear(24, 24))
-    assert "blocks.0.v_proj is a Sequential; only torch.nn.Linear" in _refusal(plain)
+    assert "blocks.0.v_proj is a Sequential; only torch.nn.Linear and Conv1D" in _refusal(plain)
 
 
 def test_esm1_is_refused_and_would_otherwise_ignore_the_adapter():
@@ -103,3 +114,78 @@ def test_names_of_transformers(needs_transformers):
     assert [site.name for site in find_sites(model)[4:]] == [
         f"encoder.layer.1.attention.{name}" for name in ("self.query", "self.key", "self.value", "output.dense")
     ]
+
+
+def test_cross_attention_of_gpt2(needs_transformers):
+    from transformers import GPT2Config, GPT2Model
+
+    model = GPT2Model(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2, add_cross_attention=True))
+    assert "h.0.crossattention is cross-attention: c_attn holds k and v alone" in _refusal(model)
+
+
+@pytest.mark.parametrize("role", ["q", "k", "v"])
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Phi3", "Mistral"])
+def test_each_role_reaches_its_own_tensor(hf, monkeypatch, kind, role, tokens, perturb):
+    """What the model itself hands to its attention function, before and after adapting one role.
+
+    The difference of v is x dW^T head by head; those of q and k are rotated by their positions, which keeps lengths.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    seen = {}
+
+    def spy(module, query, key, value, *args, **kwargs):
+        if not seen:
+            seen.update(q=query.detach(), k=key.detach(), v=value.detach())
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "spy", spy)
+    settings = {"num_key_value_heads": 2} if kind in ("Phi3", "Mistral") else {}
+    torch.manual_seed(0)
+    model = hf(kind, bos_token_id=2, eos_token_id=3, **settings).eval()
+    model.config._attn_implementation = "spy"
+    adapter = lorta.attach(model, r=3, targets=(role,), seed=0)
+    site = next(iter(adapter.sites.values()))
+    inputs = []
+    model.get_submodule(site.module).register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    model(tokens)
+    before = dict(seen)
+    seen.clear()
+    perturb(adapter)
+    model(tokens)
+    delta = inputs[0] @ adapter.update(site).dense().T
+    expected = delta.unflatten(-1, (site.own_heads, -1)).transpose(1, 2)  # [batch, heads, length, head_dim]
+    for name in "qkv":
+        moved = seen[name] - before[name]
+        if name != role:
+            assert moved.abs().max() == 0
+        elif role == "v" or kind == "GPT2":
+            torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-5)
+        else:
+            torch.testing.assert_close(moved.norm(dim=-1), expected.norm(dim=-1), rtol=1e-4, atol=1e-5)
+            assert expected.norm() > 0.1
+
+
+def test_bloom_splits_as_its_layout_says(needs_transformers):
+    """BLOOM's own method takes the fused output apart; number the outputs and see where they go."""
+    from transformers import BloomConfig, BloomModel
+
+    model = BloomModel(BloomConfig(vocab_size=33, hidden_size=24, n_layer=1, n_head=4))
+    parts = model.h[0].self_attention._reshape(torch.arange(72.0).view(1, 1, 72))  # [batch, heads, length, head_dim]
+    for site, part in zip(find_sites(model, ("q", "k", "v")), parts, strict=True):
+        assert part.flatten().tolist() == site.rows.index(24, "cpu").tolist()
+
+
+def test_adapted_key_heads_stand_for_their_group(hf):
+    """With equal rows of C_H in each group, a key head moves as that row says, times the root of the group's size."""
+    torch.manual_seed(0)
+    model = hf("Mistral", num_key_value_heads=2)
+    adapter = lorta.attach(model, r=3, seed=0)
+    factors = adapter.tensors["all"]
+    with torch.no_grad():
+        factors.B.normal_()
+        factors.C_H.copy_(torch.tensor([2.0, 2.0, -1.0, -1.0])[:, None].expand(4, 3))
+    update = adapter.update(adapter.sites["layers.1.self_attn.k_proj"]).dense().unflatten(0, (2, 6))
+    torch.testing.assert_close(update[0], -2 * update[1])
+    plain = (factors.B * factors.C_L[1] * factors.C_M[1]) @ factors.A.T
+    torch.testing.assert_close(update[0], 2 * 2**0.5 * plain)
