@@ -14,17 +14,18 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from evaluation.calibration import calibrate
 from evaluation.evaluate import STATUSES, Row, Settings
 from evaluation.lddt import DEFINITION, INCLUSION_RADIUS, THRESHOLDS
 from evaluation.residue_table import RESIDUE_COLUMNS
-from evaluation.score import DEFINITIONS, PairScore
+from evaluation.score import DEFINITIONS, PairScore, residue_calibration
 from evaluation.statistics import CONFIDENCE, RESAMPLES, estimate
 
 SCORE_COLUMNS: tuple[str, ...] = (
     "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "lddt_ca_strict", "coverage",
     "lddt_all", "tm_score", "gdt_ts", "gdt_ha", "rmsd_common",
     "n_truth", "n_matched", "n_extra", "n_name_mismatch", "identity", "match", "chain_map", "chain_scores",
-    "mean_plddt", "plddt_scale",
+    "mean_plddt", "plddt_scale", "plddt_pearson", "plddt_spearman", "plddt_ece",
 )  # fmt: skip
 """Columns of scores.csv that are fields of ``PairScore``, in order, after target, status and reason."""
 
@@ -47,6 +48,7 @@ def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequenc
     with_zeros = [0.0 if row.score is None else row.score.lddt_ca for row in rows if row.counts]
     counts = Counter(row.status for row in rows)
     hashes = {row.prediction: row.prediction_sha256 for row in rows} | {row.truth: row.truth_sha256 for row in rows}
+    confident = [score for score in scores if score.mean_plddt is not None]
     unasked = {name for setting, names in OPTIONAL.items() if not getattr(settings, setting) for name in names}
     summarised = [name for name in SUMMARISED if name not in unasked]
     return {
@@ -60,6 +62,11 @@ def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequenc
         "notes": list(notes),
         "counts": {"targets": len(rows)} | {status: counts[status] for status in STATUSES},
         "scored": {name: _estimate([getattr(score, name) for score in scores], seed) for name in summarised},
+        "plddt": {
+            "scales": dict(sorted(Counter(score.plddt_scale for score in confident).items())),
+            "per_residue": asdict(residue_calibration([score.residues for score in confident])),
+            "per_target": asdict(calibrate([s.mean_plddt for s in confident], [s.lddt_ca for s in confident])),
+        },
         "missing_as_0": {"lddt_ca": _estimate(with_zeros, seed)},
         "sha256": {path: digest for path, digest in sorted(hashes.items()) if path and digest},
     }

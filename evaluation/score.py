@@ -7,6 +7,7 @@ import numpy as np
 
 from data_prep.record import ProteinRecord
 from evaluation.all_atom import AllAtomResult, lddt_all
+from evaluation.calibration import Calibration, calibrate
 from evaluation.chains import ChainMatch, match_chains
 from evaluation.lddt import LddtResult, lddt_ca
 from evaluation.match import MIN_IDENTITY, MatchError
@@ -30,6 +31,11 @@ DEFINITIONS: Mapping[str, str] = {
     "them; with --superposition",
     "coverage": "share of the truth's residues with an alpha carbon that the prediction has",
     "mean_plddt": "mean of the prediction's own confidence over the scored residues, 0 to 100",
+    "plddt_pearson": "Pearson correlation over residues between pLDDT and the residue's own lddt_ca",
+    "plddt_spearman": "the same of their ranks",
+    "plddt_ece": "expected calibration error: mean distance between pLDDT / 100 and lddt_ca over ten bins of pLDDT, "
+    "weighted by their residues",
+    "plddt_scale": "scale of the confidence in the prediction's file, 0-1 or 0-100; blank: its B-factors are no pLDDT",
 }
 """Column of scores.csv -> what it is, for the summary."""
 
@@ -62,6 +68,10 @@ class PairScore:
     mean_plddt: float | None
     plddt_scale: str
     """0-1 or 0-100, blank where the B-factors are not pLDDT."""
+    plddt_pearson: float | None = None
+    """pLDDT against the residues' lddt_ca; None without pLDDT and where it is undefined."""
+    plddt_spearman: float | None = None
+    plddt_ece: float | None = None
     lddt_all: float | None = None
     """None, as the four after it, unless asked for."""
     tm_score: float | None = None
@@ -125,7 +135,7 @@ def score_pair(
     plddt, scale = plddt_of(prediction)
     per_residue_all = None if atoms is None else atoms.per_residue
     residues = residue_table(truth, prediction, chains, whole.per_residue, per_residue_all, plddt)
-    confidences = [value for value in residues.plddt if value is not None]
+    calibration = residue_calibration([residues])
     return PairScore(
         lddt_ca=whole.score,
         lddt_ca_common=_defined(whole.score_common),
@@ -147,8 +157,11 @@ def score_pair(
             f"{record.chain_id}={'' if np.isnan(result.score) else f'{result.score:.6f}'}"
             for record, result in zip(truth, single, strict=True)
         ),
-        mean_plddt=float(np.mean(confidences)) if confidences else None,
+        mean_plddt=_mean_plddt(residues),
         plddt_scale=scale,
+        plddt_pearson=calibration.pearson,
+        plddt_spearman=calibration.spearman,
+        plddt_ece=calibration.ece,
         lddt_all=None if atoms is None else _defined(atoms.score),
         tm_score=None if fit is None else fit.tm_score,
         gdt_ts=None if fit is None else fit.gdt_ts,
@@ -157,6 +170,18 @@ def score_pair(
         notes=(*true_notes, *pred_notes, *_pairing_notes(truth, prediction, chains, mode, mismatches)),
         warnings=warnings,
     )
+
+
+def residue_calibration(tables: Sequence[ResidueTable]) -> Calibration:
+    """pLDDT against lddt_ca over all residues that have both."""
+    pairs = [
+        (plddt, score)
+        for table in tables
+        for plddt, score in zip(table.plddt, table.lddt_ca, strict=True)
+        if plddt is not None and score is not None
+    ]
+    plddt, score = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    return calibrate(plddt, score)
 
 
 class TruthError(MatchError):
@@ -193,6 +218,11 @@ def _in_the_truths_places(
             mask[rows] = True
         start += len(record)
     return positions, mask
+
+
+def _mean_plddt(residues: ResidueTable) -> float | None:
+    values = [value for value in residues.plddt if value is not None]
+    return float(np.mean(values)) if values else None
 
 
 def _all_atoms(

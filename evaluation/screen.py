@@ -46,7 +46,17 @@ def summary_lines(summary: Mapping) -> list[str]:
         numbers = summary["scored"].get(name)
         if numbers is not None and numbers["n"]:
             lines.append(f"{label}, over scored: {in_words(numbers)}")
+    if summary["plddt"]["scales"]:
+        lines.append(_confidence_in_words(summary["plddt"]))
     return lines
+
+
+def _confidence_in_words(plddt: Mapping) -> str:
+    scales = ", ".join(f"{number} target(s) with scale {scale}" for scale, number in plddt["scales"].items())
+    found = plddt["per_residue"]
+    names = {"pearson": "Pearson", "spearman": "Spearman", "ece": "expected calibration error"}
+    words = [f"{word} {_number(found[name]) or 'undefined'}" for name, word in names.items()]
+    return f"pLDDT against lDDT-Calpha, {found['n']} residues, {scales}: {', '.join(words)}"
 
 
 def in_words(numbers: Mapping) -> str:

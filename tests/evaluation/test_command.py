@@ -58,7 +58,14 @@ def test_a_run_and_its_files(case, run, tmp_path):
     assert summary["missing_as_0"]["lddt_ca"]["mean"] == pytest.approx((1 + noisy) / 4, abs=1e-6)
     assert summary["missing_as_0"]["lddt_ca"]["n"] == 4
     assert len(summary["sha256"]) == 4
+    assert summary["plddt"]["scales"] == {"0-100": 2}
+    assert summary["plddt"]["per_residue"]["n"] == 80 and summary["plddt"]["per_target"]["n"] == 2
+    assert "80 residues, 2 target(s) with scale 0-100: Pearson" in done.out
     residues = table(tmp_path / "scores" / "per_residue.csv")
+    both = np.array([(float(row["plddt"]), float(row["lddt_ca"])) for row in residues[:40]])
+    assert float(rows["noisy"]["plddt_pearson"]) == pytest.approx(np.corrcoef(both.T)[0, 1], abs=1e-5)
+    assert rows["right"]["plddt_pearson"] == "", "all scores are 1"
+    assert float(rows["right"]["plddt_ece"]) == pytest.approx(1 - float(rows["right"]["mean_plddt"]) / 100, abs=1e-6)
     assert [row["target"] for row in residues] == ["noisy"] * 40 + ["right"] * 40
     assert np.mean([float(row["lddt_ca"]) for row in residues[:40]]) == pytest.approx(
         float(rows["noisy"]["lddt_ca_mean_per_residue"]), abs=1e-6
