@@ -6,6 +6,9 @@ BIN := .venv/bin
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+ifdef TORCH_INDEX
+	$(BIN)/pip install --quiet -c constraints.txt torch --index-url $(TORCH_INDEX)
+endif
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
@@ -22,6 +25,10 @@ check: .venv/installed  ## style
 format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: .venv/installed  ## ratios against named rivals, minutes each
+	$(BIN)/python -m benchmarks.lddt
+	$(BIN)/python -m benchmarks.adapters --layers 1
 
 clean:
 	rm -rf .venv demo_out

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import torch
+from rich.console import Console
 
 from pipeline.config import ConfigError
 from pipeline.training.checkpoint import CheckpointError
@@ -40,6 +41,11 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def make_console() -> Console:
+    """Where commands print: no colours for numbers, and long lines are left to the terminal to wrap."""
+    return Console(highlight=False, soft_wrap=True)
 
 
 def pick_device(name: str) -> torch.device:

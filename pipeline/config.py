@@ -161,6 +161,9 @@ class DataConfig(Strict):
     batch_size: PositiveInt = 4
     max_recycles: NonNegativeInt = 3
     """Recycles are drawn from 0..max per step; validation and prediction use max."""
+    substitutions: Fraction = 0.0
+    """Share of the residues that the stem and the residue embedding see as random others, drawn anew in each step. It
+    keeps a model of few chains from learning them by heart. Targets and side chains stay those of the true sequence."""
     cluster_sampling: bool = True
     """Draw clusters with equal probability, then a chain of the cluster; False: chains with equal probability."""
 
@@ -178,6 +181,8 @@ class TrainingConfig(Strict):
     seed: NonNegativeInt = 0
     device: str = "auto"
     """``auto``: cuda, else mps, else cpu."""
+    cpu_threads: NonNegativeInt = 0
+    """Threads of torch's operators on a CPU; 0: as many as torch finds cores. Part of what makes runs repeatable."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
 from data_prep.residues import ATOM37_INDEX
 from data_prep.structure_io import write_pdb
+from pipeline.command import make_console
 
 IDENTITY = 0.4
 VAL_FRACTION = 0.2
@@ -83,7 +84,7 @@ def ideal_helix(record: ProteinRecord) -> ProteinRecord:
 def run(console: Console, module: str, *arguments: object) -> None:
     """Run ``python -m module arguments`` and show it. Raises DemoError when it fails."""
     words = [str(a) for a in arguments]
-    console.print(f"\n$ python -m {module} {' '.join(words)}", style="bold", highlight=False, soft_wrap=True)
+    console.print(f"\n$ python -m {module} {' '.join(words)}", style="bold")
     environment = ALLOCATOR | dict(os.environ)
     code = subprocess.run([sys.executable, "-m", module, *words], env=environment, check=False).returncode
     if code:
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--max-steps", type=int, help="fewer steps than the tiny preset, for a quick look")
     arguments = p.parse_args(argv)
-    console = Console()
+    console = make_console()
     out: Path = arguments.out
     if out.exists():
         if not (out / "dataset").is_dir() and any(out.iterdir()):
@@ -182,12 +183,10 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
         f"Training chains: {len(dataset.ids('train'))}. Adapter: LoRTA rank 8, {parts['adapter']['trainable']:,} "
         f"parameters on a stem of {parts['stem']['total']:,}; "
         f"trained in all: {sum(part['trainable'] for part in parts.values()):,}.",
-        highlight=False,
     )
     console.print(
         "The stem is a small ESM-2 with random weights, never pretrained: what the model knows about proteins it "
         "learned here, from these chains. With real ESM-2 weights use --esm and --esm-weights.",
-        highlight=False,
     )
     lines = [f"lDDT-Calpha of held-out chains, mean over {len(dataset.ids('val'))}", ""]
     lines += [f"{arm.name}: {arm.mean:.4f}" for arm in arms]
@@ -200,7 +199,7 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
         (out / "scores", "scores.csv, per_residue.csv, summary.json, report.html"),
         (out / "summary.txt", "the means above"),
     ):
-        console.print(f"  {path}: {text}", highlight=False)
+        console.print(f"  {path}: {text}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from Bio.SeqIO.FastaIO import SimpleFastaParser
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -24,7 +23,7 @@ from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.record import ProteinRecord
 from data_prep.residues import RESTYPES, sequence_to_aatype
 from data_prep.structure_io import write_mmcif, write_pdb
-from pipeline.command import pick_device, run_command
+from pipeline.command import make_console, pick_device, run_command
 from pipeline.folding.geometry import atom14_to_atom37
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import StemError
@@ -187,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
 
     def body(arguments: argparse.Namespace) -> int:
-        console = Console()
+        console = make_console()
         device = pick_device(arguments.device)
         if arguments.fasta:
             queries = read_fasta(arguments.fasta)
@@ -195,6 +194,8 @@ def main(argv: list[str] | None = None) -> int:
             queries = dataset_queries(StructureDataset(arguments.data), arguments.split)
         model, step = load_run(arguments.run, step=arguments.checkpoint, esm_weights=arguments.esm_weights)
         model.to(device)
+        if model.config.training.cpu_threads:
+            torch.set_num_threads(model.config.training.cpu_threads)
         arguments.out.mkdir(parents=True, exist_ok=True)
         console.print(f"Folding {len(queries)} sequences with {arguments.run}, step {step}, on {device}")
         if model.config.stem.init == "random":

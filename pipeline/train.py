@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from data_prep.dataset import DatasetError, StructureDataset
-from pipeline.command import EXIT_INTERRUPTED, pick_device, run_command
+from pipeline.command import EXIT_INTERRUPTED, make_console, pick_device, run_command
 from pipeline.config import (
     ConfigError,
     RunConfig,
@@ -110,10 +109,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments, dotted = parser().parse_known_args(argv)
 
     def body(arguments: argparse.Namespace) -> int:
-        console = Console()
+        console = make_console()
         run = RunDirectory(arguments.out)
         config = configuration(arguments, dotted, run)
         device = pick_device(config.training.device)
+        if config.training.cpu_threads:
+            torch.set_num_threads(config.training.cpu_threads)
         dataset = StructureDataset(arguments.data)
         sizes = {split: len(dataset.ids(split)) for split in ("train", "val")}
         console.print(

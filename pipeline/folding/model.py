@@ -67,7 +67,12 @@ class FoldingModel(nn.Module):
         )
 
     def forward(
-        self, aatype: torch.Tensor, mask: torch.Tensor, residue_index: torch.Tensor, num_recycles: int
+        self,
+        aatype: torch.Tensor,
+        mask: torch.Tensor,
+        residue_index: torch.Tensor,
+        num_recycles: int,
+        shown_aatype: torch.Tensor | None = None,
     ) -> FoldOutput:
         """Fold a padded batch.
 
@@ -76,11 +81,14 @@ class FoldingModel(nn.Module):
             mask: float [B, N], 1 for residues, which come first, 0 for padding.
             residue_index: int64 [B, N].
             num_recycles: passes of the trunk after the first one.
+            shown_aatype: int64 [B, N], what stem and residue embedding see instead of ``aatype``, which then only says
+                which side chains to build.
         """
+        shown = aatype if shown_aatype is None else shown_aatype
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.stem_trains):
-            hidden = self.stem(aatype, mask)  # [B, N, L+1, E]
+            hidden = self.stem(shown, mask)  # [B, N, L+1, E]
         weights = torch.softmax(self.esm_s_combine, dim=0)
-        single = self.esm_s_mlp(torch.einsum("l,bnle->bne", weights, hidden)) + self.embedding(aatype)
+        single = self.esm_s_mlp(torch.einsum("l,bnle->bne", weights, hidden)) + self.embedding(shown)
         if self.config.trunk.absolute_positions:
             single = single + sinusoidal_positions(residue_index, single.shape[-1]).to(single.dtype)
         batch, n, _ = single.shape

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import tree
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -113,11 +114,8 @@ def optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]
 ) -> dict[str, torch.Tensor]:
     """Adam's state as "<parameter>/<moment>" tensors."""
-    return {
-        f"{names[parameter]}/{key}": torch.as_tensor(value)
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
+    state = {names[parameter]: moments for parameter, moments in optimizer.state.items()}
+    return {"/".join(path): torch.as_tensor(value) for path, value in tree.flatten_with_path(state)}
 
 
 def load_optimizer(

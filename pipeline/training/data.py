@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from data_prep.record import ProteinRecord
+from data_prep.residues import RESTYPES
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,14 @@ def random_crop(record: ProteinRecord, crop_size: int, rng: np.random.Generator)
     """A uniformly drawn window of ``crop_size`` residues, or the whole chain when it is not longer."""
     spare = len(record) - crop_size
     return Crop(record) if spare <= 0 else Crop(record, int(rng.integers(spare + 1)), crop_size)
+
+
+def substitute_residues(aatype: torch.Tensor, fraction: float, seed: int) -> torch.Tensor:
+    """``aatype`` int64 [B, N] with about ``fraction`` of its residues replaced by random standard ones."""
+    generator = torch.Generator().manual_seed(seed)
+    replace = torch.rand(aatype.shape, generator=generator) < fraction
+    others = torch.randint(len(RESTYPES), aatype.shape, generator=generator)
+    return torch.where(replace.to(aatype.device), others.to(aatype.device), aatype)
 
 
 def collate(crops: Sequence[Crop]) -> Batch:

@@ -30,7 +30,7 @@ from pipeline.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from pipeline.training.data import Batch, collate, random_crop
+from pipeline.training.data import Batch, collate, random_crop, substitute_residues
 from pipeline.training.ema import ExponentialMovingAverage
 from pipeline.training.objective import Objective, fold_objective
 from pipeline.training.progress import interruptible, progress_of_steps, report_parameters, report_proof
@@ -88,8 +88,9 @@ class Trainer:
 
     def objective(self, plan: StepPlan, batch: Batch) -> Objective:
         """Forward pass and loss; dropout depends on the plan alone."""
+        shown = substitute_residues(batch.aatype, self.config.data.substitutions, plan.torch_seed)
         torch.manual_seed(plan.torch_seed)
-        output = self.model(batch.aatype, batch.mask, batch.residue_index, plan.num_recycles)
+        output = self.model(batch.aatype, batch.mask, batch.residue_index, plan.num_recycles, shown)
         return fold_objective(output, batch, plan.clamp, self.config.loss)
 
     def train_step(self) -> dict[str, float | int]:

@@ -19,10 +19,8 @@ def report_parameters(parts: Sequence[PartCount], console: Console) -> None:
     """Parameters by part, one line each."""
     console.print("Parameters (trainable / all):")
     for part in parts:
-        console.print(f"  {part.part:<17}{part.trainable:>13,} / {part.total:,}", highlight=False)
-    console.print(
-        f"  {'together':<17}{sum(p.trainable for p in parts):>13,} / {sum(p.total for p in parts):,}", highlight=False
-    )
+        console.print(f"  {part.part:<17}{part.trainable:>13,} / {part.total:,}")
+    console.print(f"  {'together':<17}{sum(p.trainable for p in parts):>13,} / {sum(p.total for p in parts):,}")
 
 
 def report_proof(proofs: Sequence[FactorProof], console: Console) -> None:
@@ -36,7 +34,6 @@ def report_proof(proofs: Sequence[FactorProof], console: Console) -> None:
         console.print(
             f"  {proof.name:<20}{shape:>12}{proof.gradient_at_start:>12.3g}{proof.gradient_off_zero:>12.3g}"
             f"{'   starts at zero' if proof.starts_at_zero else ''}",
-            highlight=False,
         )
     if len(proofs) > 12:
         console.print(f"  and {len(proofs) - 12} more factors, all with finite non-zero gradients where they should")
@@ -85,6 +82,6 @@ def progress_of_steps(console: Console, start: int, total: int) -> Iterator[Call
         if now - last >= PLAIN_PROGRESS_SECONDS:
             last = now
             left = (now - begun) / (row["step"] - start) * (total - row["step"])
-            console.print(f"step {row['step']}/{total}  loss {row['loss']:.3f}  {left:.0f} s left", highlight=False)
+            console.print(f"step {row['step']}/{total}  loss {row['loss']:.3f}  {left:.0f} s left")
 
     yield line
