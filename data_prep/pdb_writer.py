@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_prep.mmcif_format import has_full_sequence
+from data_prep.mmcif_writer import has_full_sequence
 from data_prep.pdb_fields import HYBRID36_DIGITS, MONTHS
 from data_prep.record import ProteinRecord
 from data_prep.residues import ATOM_TYPES, RESNAMES

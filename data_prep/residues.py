@@ -143,6 +143,9 @@ ATOM37_VDW_RADIUS: np.ndarray = np.array([VAN_DER_WAALS_RADIUS[name[0]] for name
 """float64 [37], angstrom."""
 
 
+_AATYPE_OF_BYTE = np.array([AATYPE_OF_LETTER.get(chr(byte), UNKNOWN_AATYPE) for byte in range(256)], dtype=np.int64)
+
+
 def sequence_to_aatype(sequence: str) -> np.ndarray:
     """One-letter codes to aatype, int64 [N]; a letter that is not one of the 20 becomes 20 (unknown)."""
-    return np.array([AATYPE_OF_LETTER.get(letter, UNKNOWN_AATYPE) for letter in sequence], dtype=np.int64)
+    return _AATYPE_OF_BYTE[np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)]

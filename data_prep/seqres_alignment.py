@@ -39,17 +39,16 @@ def align_to_seqres(
     n, m = len(observed), len(seqres)
     if n * m > MAX_CELLS:
         return None
-    score = _match_scores(seqres, seqres_letters, observed, observed_letters)
-    placed = _place_rigidly(score, steps, first_number)
-    return placed if placed is not None else _place(score, steps, first_number)
-
-
-def _match_scores(
-    seqres: Sequence[str], seqres_letters: str, observed: Sequence[str], observed_letters: str
-) -> np.ndarray:
-    """float32 [n, m]."""
     code = {name: i for i, name in enumerate(dict.fromkeys([*seqres, *observed]))}
     s, o = np.array([code[name] for name in seqres]), np.array([code[name] for name in observed])
+    placed = _place_rigidly(s, o, steps, first_number)
+    if placed is None:
+        placed = _place(_match_scores(s, seqres_letters, o, observed_letters), steps, first_number)
+    return placed
+
+
+def _match_scores(s: np.ndarray, seqres_letters: str, o: np.ndarray, observed_letters: str) -> np.ndarray:
+    """float32 [n, m], from the component codes ``s`` int [m] and ``o`` int [n] and their one-letter parents."""
     sl, ol = np.array(list(seqres_letters)), np.array(list(observed_letters))
     score = np.where(ol[:, None] == sl[None, :], SAME_PARENT, MISMATCH).astype(np.float32)
     score[(ol == "X")[:, None] | (sl == "X")[None, :]] = 0.0
@@ -57,17 +56,17 @@ def _match_scores(
     return score
 
 
-def _place_rigidly(score: np.ndarray, steps: np.ndarray, first_number: int) -> np.ndarray | None:
+def _place_rigidly(s: np.ndarray, o: np.ndarray, steps: np.ndarray, first_number: int) -> np.ndarray | None:
     """The placement that follows the steps throughout, if every residue then matches: the usual case."""
-    m = score.shape[1]
     offsets = np.concatenate([[0], np.cumsum(steps[1:])])
-    starts = np.arange(m - int(offsets[-1]))
-    if len(starts) == 0 or (steps[1:] < 1).any():
+    starts = np.arange(len(s) - int(offsets[-1]))
+    if (steps[1:] < 1).any():
         return None
-    fits = np.ones(len(starts), dtype=bool)
-    for row, offset in zip(score, offsets.tolist(), strict=True):
-        fits &= row[offset : offset + len(starts)] == MATCH
-    starts = starts[fits]
+    for i, offset in enumerate(offsets.tolist()):  # few residues are needed to tell a start from the others
+        starts = starts[s[starts + offset] == o[i]]
+        if len(starts) <= 1:
+            break
+    starts = starts[[bool((s[start + offsets] == o).all()) for start in starts.tolist()]] if len(starts) else starts
     if len(starts) == 0:
         return None
     start = first_number - 1 if first_number - 1 in starts else int(starts[0])

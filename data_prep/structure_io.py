@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.assemble import SkippedChain, assemble
-from data_prep.mmcif_format import format_mmcif, parse_mmcif
+from data_prep.mmcif_format import parse_mmcif
+from data_prep.mmcif_writer import format_mmcif
 from data_prep.pdb_format import parse_pdb
 from data_prep.pdb_writer import format_pdb
 from data_prep.record import ProteinRecord

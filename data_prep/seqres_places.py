@@ -1,0 +1,137 @@
+"""The observed residues of a chain along its SEQRES: whether it is believed, where they stand, the sequence of both."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.atom_site import ParsedStructure
+from data_prep.components import kind, parent_letter
+from data_prep.residues import ATOM37_INDEX
+from data_prep.seqres_alignment import align_to_seqres
+from data_prep.wording import some
+
+MAX_SEQRES_DISAGREEMENT = 0.1
+"""Share of observed residues that may differ from SEQRES or have no place in it before SEQRES is disbelieved."""
+
+PEPTIDE_BOND = 2.0
+"""angstrom: C and N of neighbours nearer than this are bonded (1.33 ideal)."""
+
+_N, _C = ATOM37_INDEX["N"], ATOM37_INDEX["C"]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A chain's sequence and where its observed residues stand in it."""
+
+    sequence: str
+    """N letters; the letter at an observed residue is what the coordinates are."""
+    index: np.ndarray
+    """int32 [N], see ``ProteinRecord.residue_index``."""
+    keep: np.ndarray
+    """int64 [k], which of the n observed residues have a place."""
+    where: np.ndarray
+    """int64 [k], their places, 0 to N - 1."""
+
+
+def place_residues(
+    residues: np.ndarray,
+    letters: str,
+    positions: np.ndarray,
+    mask: np.ndarray,
+    parsed: ParsedStructure,
+    warnings: list[str],
+) -> Placed:
+    """Place the observed ``residues`` (int [n] of ``parsed.atoms``), given their letters and atom37 arrays."""
+    seqres = parsed.seqres(int(residues[0]))
+    places = _seqres_places(residues, letters, positions, mask, seqres, parsed, warnings) if seqres else None
+    if places is None:
+        steps = _steps(parsed.atoms.seqnum[residues])
+        everything = np.arange(len(residues))
+        return Placed(letters, (np.cumsum(steps) - steps[0]).astype(np.int32), everything, everything)
+    first, last = _without_caps(seqres, places)
+    keep = np.flatnonzero(places >= 0)
+    where = places[keep] - first
+    observed = [letters[i] for i in keep.tolist()]
+    sequence = _sequence(seqres[first:last], where, observed, parsed, warnings)
+    return Placed(sequence, np.arange(last - first, dtype=np.int32), keep, where)
+
+
+def _steps(numbers: np.ndarray) -> np.ndarray:
+    """int64 [n]: how many places each residue should stand after the one before, by the author's numbers."""
+    steps = np.ones(len(numbers), dtype=np.int64)
+    steps[1:] = np.maximum(np.diff(numbers.astype(np.int64)), 1)
+    return steps
+
+
+def _bonded(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """bool [n - 1]: residues whose N is bonded to the C of the one before."""
+    length = np.linalg.norm(positions[1:, _N] - positions[:-1, _C], axis=-1)
+    return mask[:-1, _C] & mask[1:, _N] & (length < PEPTIDE_BOND)
+
+
+def _seqres_places(
+    residues: np.ndarray,
+    letters: str,
+    positions: np.ndarray,
+    mask: np.ndarray,
+    seqres: tuple[str, ...],
+    parsed: ParsedStructure,
+    warnings: list[str],
+) -> np.ndarray | None:
+    """SEQRES position of each observed residue, -1 for none; None where the two do not belong together."""
+    atoms = parsed.atoms
+    seqres_letters = "".join(parent_letter(component, parsed.parents) for component in seqres)
+    if parsed.has_labels:
+        places = atoms.label_seq[residues].astype(np.int64) - 1
+        places[places >= len(seqres)] = -1
+    else:
+        steps = _steps(atoms.seqnum[residues])
+        steps[1:][_bonded(positions, mask)] = 1
+        names = atoms.resname.take(residues).list()
+        first_number = int(atoms.seqnum[residues[0]])
+        placed = align_to_seqres(seqres, seqres_letters, names, letters, steps, first_number)
+        if placed is None:
+            warnings.append(f"chain too long to align to SEQRES ({len(residues)} residues): observed sequence used")
+            return None
+        places = placed
+    differ = sum(
+        p < 0 or (letter != seqres_letters[p] and "X" not in (letter, seqres_letters[p]))
+        for p, letter in zip(places.tolist(), letters, strict=True)
+    )
+    if differ > max(1, MAX_SEQRES_DISAGREEMENT * len(residues)):
+        warnings.append(
+            f"SEQRES and ATOM sequences do not align ({differ} of {len(residues)} observed residues differ): "
+            "observed sequence used"
+        )
+        return None
+    missing = [atoms.label(residue) for residue in residues[places < 0].tolist()]
+    if missing:
+        warnings.append(f"{len(missing)} residues that are not in SEQRES dropped: {some(missing)}")
+    return places
+
+
+def _without_caps(seqres: tuple[str, ...], places: np.ndarray) -> tuple[int, int]:
+    """SEQRES range without components at the ends that are no amino acids (ACE, NH2) and carry no observed residue."""
+    observed = set(places.tolist())
+    first, last = 0, len(seqres)
+    while first < last and kind(seqres[first]) == "other" and first not in observed:
+        first += 1
+    while last > first and kind(seqres[last - 1]) == "other" and last - 1 not in observed:
+        last -= 1
+    return first, last
+
+
+def _sequence(
+    seqres: tuple[str, ...], where: np.ndarray, letters: list[str], parsed: ParsedStructure, warnings: list[str]
+) -> str:
+    sequence = [parent_letter(component, parsed.parents) for component in seqres]
+    differ = []
+    for place, letter in zip(where.tolist(), letters, strict=True):
+        if letter == sequence[place] or letter == "X":
+            continue
+        if sequence[place] != "X":
+            differ.append(f"{sequence[place]}{place + 1}{letter}")
+        sequence[place] = letter
+    if differ:
+        warnings.append(f"{len(differ)} residues are not what SEQRES says, observed kept: {some(differ)}")
+    return "".join(sequence)

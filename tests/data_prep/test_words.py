@@ -1,0 +1,31 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.words import Words, joint_codes
+
+texts = st.integers(1, 12).flatmap(
+    lambda w: st.lists(st.text(" ABC1", min_size=w, max_size=w), min_size=1, max_size=20)
+)
+
+
+@given(texts)
+def test_cells_of_any_width_keep_their_words(words):
+    cells = np.array([list(word.encode()) for word in words], dtype=np.uint8)
+    read = Words.of_cells(cells)
+    assert read.list() == [word.strip() for word in words]
+    assert len(set(read.values)) == len(read.values), "equal words have equal codes"
+
+
+def test_changed_words_that_become_equal_share_their_code():
+    words = Words.of(["?", "A", ".", "B"]).map(lambda word: "" if word in "?." else word)
+    assert words.list() == ["", "A", "", "B"] and words.code[0] == words.code[2]
+    assert words.take(np.array([3, 1])).list() == ["B", "A"] and words[3] == "B"
+    assert words.lookup(len, np.int64).tolist() == [0, 1, 0, 1]
+    assert Words.of_cells(np.zeros((0, 4), dtype=np.uint8)).list() == []
+
+
+@given(st.lists(st.tuples(*[st.integers(-(2**31), 2**31 - 1) | st.integers(-1, 1)] * 4), min_size=1, max_size=30))
+def test_joint_codes_are_equal_where_all_columns_are(rows):
+    codes = joint_codes(*np.array(rows, dtype=np.int64).T).tolist()
+    assert [[a == b for b in codes] for a in codes] == [[a == b for b in rows] for a in rows]
