@@ -28,7 +28,7 @@ from lorta.config import LortaConfig
 from lorta.layer import AdaptedLinear
 from lorta.storage import base_fingerprint, check_tensors, describe_difference
 
-OLDEST_PEFT = (0, 21, 2)
+OLDEST_PEFT = (0, 21, 0)
 """The first PEFT that saves and loads tuners through hooks of the tuner class."""
 
 

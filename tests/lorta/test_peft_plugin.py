@@ -151,7 +151,7 @@ def test_an_old_peft_is_named_and_stays_usable(monkeypatch):
     from lorta import on_import, peft_plugin
 
     monkeypatch.setattr(peft_plugin, "version", lambda name: "0.20.0")
-    with pytest.raises(ImportError, match=r"needs peft 0.21.2 or newer, found 0.20.0"):
+    with pytest.raises(ImportError, match=r"needs peft 0.21.0 or newer, found 0.20.0"):
         peft_plugin.register()
     monkeypatch.setattr(importlib, "import_module", lambda name: peft_plugin.register())
     with pytest.warns(UserWarning, match=r"not available in PEFT: .* found 0.20.0"):
