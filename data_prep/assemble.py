@@ -88,8 +88,11 @@ def _record(
     positions, mask, b_factors = atom37_arrays(chosen, aatype, rows, position, atoms, warnings)
     placed = place_residues(chosen, letters, positions, mask, parsed, warnings)
     size = len(placed.sequence)
+    is_whole = len(chosen) == size and np.array_equal(placed.where, np.arange(size))
 
     def spread(values: np.ndarray) -> np.ndarray:
+        if is_whole:
+            return values
         full = np.zeros((size, *values.shape[1:]), dtype=values.dtype)
         full[placed.where] = values[placed.keep]
         return full

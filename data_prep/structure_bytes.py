@@ -4,7 +4,6 @@ We open the bytes ourselves because parsers are silent on damage: a gzip stream 
 a NUL byte, a directory named like a structure. Every such case is a ``StructureError`` here.
 """
 
-import gzip
 import hashlib
 import io
 import os
@@ -95,17 +94,26 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_TEXT_BYTES) -> St
 
 
 def _gunzip(path: str | os.PathLike, raw: bytes, max_bytes: int) -> bytes:
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
-            data = stream.read(max_bytes + 1)
-    except EOFError:
-        raise StructureError(path, "gzip stream ends early: the file is truncated") from None
-    except gzip.BadGzipFile as error:
-        crc = "CRC" in str(error) or "length" in str(error)
-        reason = "gzip checksum mismatch: the file is damaged" if crc else f"bad gzip data ({error})"
-        raise StructureError(path, reason) from None
-    except zlib.error as error:
-        raise StructureError(path, f"bad gzip data ({error}): the file is damaged") from None
+    """All members of a gzip file, at most ``max_bytes`` + 1 bytes of them."""
+    parts: list[bytes] = []
+    size = 0
+    while raw:
+        if raw[:2] != b"\x1f\x8b":
+            raise StructureError(path, "bad gzip data (something else follows the stream): the file is damaged")
+        stream = zlib.decompressobj(wbits=31)  # a gzip member, its checksum and length are verified
+        try:
+            parts.append(stream.decompress(raw, max_bytes + 1 - size))
+        except zlib.error as error:
+            damaged = "incorrect data check" in str(error) or "incorrect length check" in str(error)
+            reason = "gzip checksum mismatch" if damaged else f"bad gzip data ({error})"
+            raise StructureError(path, f"{reason}: the file is damaged") from None
+        size += len(parts[-1])
+        if size > max_bytes:
+            break
+        if not stream.eof:
+            raise StructureError(path, "gzip stream ends early: the file is truncated")
+        raw = stream.unused_data.lstrip(b"\0")  # members may be padded
+    data = b"".join(parts)
     if not data:
         raise StructureError(path, "empty file (0 bytes after decompression)")
     return data

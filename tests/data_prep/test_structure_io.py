@@ -298,6 +298,11 @@ def test_gzip_is_checked_and_capped(tmp_path):
     path.write_bytes(data[:-20])
     with pytest.raises(StructureError, match="gzip stream ends early"):
         read_structure(path)
+    path.write_bytes(data + gzip.compress(b"END\n") + b"\0" * 100)
+    assert len(read_structure(path)[0]) == 200, "several members and padding are one file"
+    path.write_bytes(data + b"<html>")
+    with pytest.raises(StructureError, match="something else follows the stream"):
+        read_structure(path)
     path.write_bytes(data[:-8] + b"\0\0\0\0" + data[-4:])
     with pytest.raises(StructureError, match="gzip checksum mismatch"):
         read_structure(path)

@@ -1,0 +1,173 @@
+"""Speed of reading structure files against Biopython's parsers, as ratios within one process.
+
+    python benchmarks/prepare.py --structures DIR --out prepare.json
+
+Both sides open the file, decompress and parse it, and end with the same arrays per chain of the first model: sequence,
+atom37 positions, mask and B-factors, residue numbers, insertion codes. Ours does more in its time: checks, SEQRES,
+conformers, modified residues, hashes. The two alternate file by file in one thread, so that a busy machine slows both
+alike; times are CPU time. Beside the ratios: the rate of whole ingestion with filters in one process and in several,
+and the memory of a process that reads half of the files and all of them.
+"""
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from Bio.PDB import MMCIFParser, PDBParser
+from Bio.PDB.PDBExceptions import PDBConstructionException
+from Bio.SeqUtils import seq1
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.filters import FilterSettings
+from data_prep.ingest import ingest
+from data_prep.inputs import find_structures
+from data_prep.residues import ATOM37_INDEX
+from data_prep.structure_io import StructureError, read_structure
+
+DEMO = Path(__file__).resolve().parents[1] / "pipeline" / "demo_structures"
+PDB_ENTRIES = 230_000
+PROJECTED_CORES = 32
+
+
+def biopython_chains(path: Path) -> list[tuple]:
+    """The same arrays by way of Biopython's objects."""
+    parser = MMCIFParser(QUIET=True) if ".cif" in path.name.lower() else PDBParser(QUIET=True)
+    with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
+        model = next(iter(parser.get_structure("x", file)))
+    chains = []
+    for chain in model:
+        residues = [residue for residue in chain if residue.id[0] == " " or "CA" in residue]
+        positions = np.zeros((len(residues), 37, 3), dtype=np.float32)
+        mask, b_factors = np.zeros((len(residues), 37), dtype=bool), np.zeros((len(residues), 37), dtype=np.float32)
+        for i, residue in enumerate(residues):
+            for atom in residue:
+                place = ATOM37_INDEX.get(atom.name)
+                if place is not None:
+                    positions[i, place], mask[i, place], b_factors[i, place] = atom.coord, True, atom.bfactor
+        sequence = seq1("".join(residue.resname for residue in residues))
+        chains.append((sequence, positions, mask, b_factors, [residue.id[1:] for residue in residues]))
+    return chains
+
+
+def compare(files: list[Path]) -> dict:
+    """CPU time of both over the files that both can read, the first of which warms up."""
+    ours, theirs, chains = [], [], 0
+    for path in [files[0], *files]:
+        try:
+            start = time.process_time()
+            records = read_structure(path)
+            middle = time.process_time()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                biopython_chains(path)
+            end = time.process_time()
+        except (StructureError, PDBConstructionException, ValueError, KeyError) as error:
+            print(f"left out {path.name}: {error}", file=sys.stderr)
+            continue
+        ours.append(middle - start)
+        theirs.append(end - middle)
+        chains += len(records)
+    ours, theirs, chains = ours[1:], theirs[1:], chains - len(read_structure(files[0]))
+    return {
+        "files": len(ours),
+        "chains": chains,
+        "biopython_ms_per_file": 1000 * sum(theirs) / len(theirs),
+        "ours_ms_per_file": 1000 * sum(ours) / len(ours),
+        "ratio": sum(theirs) / sum(ours),
+        "files_per_second_per_core": len(ours) / sum(ours),
+        "chains_per_second_per_core": chains / sum(ours),
+    }
+
+
+def ingestion(root: Path, files: list[str], jobs: int) -> tuple[float, float]:
+    """Files per second of reading and filtering, and peak resident MiB of this process and its children so far."""
+    start = time.perf_counter()
+    for _ in ingest(root, files, FilterSettings(), jobs):
+        pass
+    seconds = time.perf_counter() - start
+    per_mib = 1024 * 1024 if sys.platform == "darwin" else 1024
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return len(files) / seconds, peak / per_mib
+
+
+def in_fresh_process(root: Path, files: list[str], jobs: int) -> tuple[float, float]:
+    """``ingestion`` where no file was read before."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_ingestion, args=(sender, root, files, jobs))
+    process.start()
+    result = receiver.recv()
+    process.join()
+    return result
+
+
+def _send_ingestion(sender, *arguments) -> None:
+    sender.send(ingestion(*arguments))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--structures", type=Path, default=DEMO, metavar="DIR", help="files to read (default: demo's)")
+    parser.add_argument("--files", type=int, default=60, help="of each format at most (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes against one (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the numbers here")
+    options = parser.parse_args()
+
+    names = find_structures(options.structures)[0]
+    formats = {}
+    for label, is_cif in (("PDB", False), ("mmCIF", True)):
+        of_format = [options.structures / name for name in names if ("cif" in Path(name).name.lower()) is is_cif]
+        if of_format:
+            formats[label] = compare(of_format[:: max(1, len(of_format) // options.files)])
+    if not formats:
+        raise SystemExit(f"error: {options.structures}: no structure files")
+    half = names[::2]
+    runs = {
+        "one_process": in_fresh_process(options.structures, names, 1),
+        "one_process_half_the_files": in_fresh_process(options.structures, half, 1),
+        f"{options.jobs}_processes": in_fresh_process(options.structures, names, options.jobs),
+    }
+
+    table = Table(title="CPU time per file, one thread")
+    for column in ("format", "files", "Biopython", "ours", "ratio", "files/s/core", "chains/s/core"):
+        table.add_column(column, justify="right")
+    for label, row in formats.items():
+        table.add_row(
+            label,
+            str(row["files"]),
+            f"{row['biopython_ms_per_file']:.1f} ms",
+            f"{row['ours_ms_per_file']:.2f} ms",
+            f"{row['ratio']:.1f}x",
+            f"{row['files_per_second_per_core']:.0f}",
+            f"{row['chains_per_second_per_core']:.0f}",
+        )
+    Console().print(table)
+    for name, (rate, peak) in runs.items():
+        print(f"ingestion, {name.replace('_', ' ')}: {rate:.0f} files/s, peak {peak:.0f} MiB")
+    slowest = min(row["files_per_second_per_core"] for row in formats.values())
+    minutes = PDB_ENTRIES / (slowest * PROJECTED_CORES) / 60
+    print(
+        f"projection: {PDB_ENTRIES:,} entries like the slower format's, {PROJECTED_CORES} cores: {minutes:.1f} min "
+        "(reading only, if the disk keeps up)"
+    )
+    if options.out is not None:
+        versions = {"python": sys.version.split()[0]}
+        versions |= {name: version(name) for name in ("numpy", "biopython", "gemmi", "lorta-fold")}
+        ingested = {name: {"files_per_second": rate, "peak_mib": peak} for name, (rate, peak) in runs.items()}
+        numbers = {"formats": formats, "ingestion": ingested, "projected_minutes": minutes, "versions": versions}
+        options.out.write_text(json.dumps(numbers, indent=2) + "\n")
+        print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
