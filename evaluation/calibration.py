@@ -79,6 +79,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
         return None
     a, b = a - a.mean(), b - b.mean()
+    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # the squares of very small numbers would vanish
     return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1, 1))
 
 

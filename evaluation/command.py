@@ -4,8 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evaluation.match import MIN_IDENTITY, MODES
+
+if TYPE_CHECKING:
+    from evaluation.evaluate import Row
 
 _DESCRIPTION = """\
 Scores predicted protein structures against true ones by lDDT over alpha carbons, as OpenStructure's bb_lddt.
@@ -21,6 +25,7 @@ examples:
   python -m evaluation.lddt preds/ truth/ --out scores --report  and scores/scores.csv, per_residue.csv,
                                                                  summary.json, report.html
   python -m evaluation.lddt preds/ dataset/ --split val          every record of the split is expected
+  python -m evaluation.lddt preds/ truth/ --out scores --jobs 4 --resume     goes on with a run that was stopped
   python -m evaluation.lddt model.pdb crystal.cif.gz --chain-map A=B
 
 lddt_ca pools over all pairs of alpha carbons closer than 15 A in the truth; a pair that the prediction lacks counts as
@@ -43,39 +48,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _usage_errors() as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        kept = f": scored targets are kept in {options.out}, --resume goes on" if options.out is not None else ""
+        print(f"stopped{kept}", file=sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
     # Imported here, so that --help and a wrong argument answer at once.
     from rich.console import Console
-    from rich.progress import track
 
     from evaluation import output, screen
-    from evaluation.evaluate import Settings, evaluate
-    from evaluation.targets import UsageError, pair
+    from evaluation.evaluate import Settings, WorkerError
+    from evaluation.run import run_targets
+    from evaluation.targets import UsageError, pair, read_ids
 
+    if options.resume and options.out is None:
+        raise UsageError("--resume goes on with the run in the directory of --out: add --out DIR")
     if options.report and options.out is None:
         raise UsageError("--report writes report.html into the directory of --out: add --out DIR")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise UsageError(f"--out {options.out} is a file: expected a directory")
     settings = Settings(options.match, options.min_identity, options.chain_map, options.all_atom, options.superposition)
-    pairing = pair(options.preds, options.truth, options.pairs, options.split)
+    ids = None if options.ids is None else read_ids(options.ids)
+    pairing = pair(options.preds, options.truth, options.pairs, options.split, ids, options.truth_suffix)
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(
         f"predictions: {options.preds}   truth: {options.truth}", markup=False, highlight=False, soft_wrap=True
     )
-    progress = Console(stderr=True)
-    rows = list(
-        track(
-            evaluate(pairing.targets, settings),
-            total=len(pairing.targets),
-            description="scoring",
-            console=progress,
-            transient=True,
-            disable=not progress.is_terminal,
-        )
-    )
+    try:
+        rows, taken = run_targets(pairing.targets, settings, options.out, options.resume, options.jobs)
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.resume:
+        console.print(f"resumed: {taken} of {len(rows)} targets were scored before", highlight=False)
     summary = output.summarise(rows, settings, options.seed, pairing.notes)
     screen.show(console, rows, summary)
     if options.out is None:
@@ -91,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
     return _exit_status(rows, options.strict)
 
 
-def _exit_status(rows, strict: bool) -> int:
+def _exit_status(rows: "Sequence[Row]", strict: bool) -> int:
     bad = {"failed", "missing"} if strict else {"failed"}
     return int(any(row.status in bad for row in rows))
 
@@ -135,6 +143,12 @@ def _parser() -> argparse.ArgumentParser:
         help="pairs by table instead of by name: columns pred and truth, and target where predictions' names repeat; "
         "paths relative to PREDS and TRUTH, else to the table, else to the working directory",
     )
+    parser.add_argument(
+        "--ids", metavar="FILE", type=Path, help="score these targets alone, one name per line; all are expected"
+    )
+    parser.add_argument(
+        "--truth-suffix", metavar="TEXT", default="", help="prediction x belongs to truth x<TEXT>, e.g. _ref: x_ref.cif"
+    )
     parser.add_argument("--split", help="TRUTH is a dataset: expect every record of this split, e.g. val")
     parser.add_argument(
         "--match",
@@ -158,6 +172,14 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the shorter chain's residues that must find one of the same name; below, they are not "
         "the same protein and there is no score (default: %(default)s)",
     )
+    parser.add_argument(
+        "--jobs", metavar="N", type=_count, default=1, help="processes that score at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take from --out what was scored before with the same settings from the same files, and score the rest",
+    )
     parser.add_argument("--strict", action="store_true", help="exit 1 also when a truth has no prediction")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (default: %(default)s)")
     return parser
@@ -171,6 +193,12 @@ def _chain_map(text: str) -> dict[str, str]:
     if len(chains) != len(pairs) or len(set(chains.values())) != len(pairs):
         raise argparse.ArgumentTypeError(f"{text!r}: a chain is named twice")
     return chains
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
 
 
 def _share(text: str) -> float:

@@ -1,7 +1,11 @@
 """All targets of a run: each ends in a row with a status and a reason."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 from data_prep.record import ProteinRecord
@@ -18,6 +22,13 @@ STATUSES: Mapping[str, str] = {
     "extra": "a prediction without a truth: ignored",
 }
 """What the column ``status`` of scores.csv can say."""
+
+
+_TARGETS_AT_ONCE = 16  # per message to a process: few, so that progress shows and a stopped run loses little
+
+
+class WorkerError(RuntimeError):
+    """A process of a run with several was lost. One line."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,38 @@ class Row:
     """The same; of the source file when the truth is a record of a dataset."""
 
 
-def evaluate(targets: Sequence[Target], settings: Settings) -> Iterator[Row]:
-    """Scores the targets in their order. Foreseeable trouble with a target is its row, not an exception."""
+def evaluate(targets: Sequence[Target], settings: Settings, jobs: int = 1) -> Iterator[Row]:
+    """Scores the targets and yields their rows in their order, one by one.
+
+    Foreseeable trouble with a target is its row, not an exception. With ``jobs`` above 1 as many processes share the
+    targets; they are started afresh, so that a script which calls this needs an ``if __name__ == "__main__"``.
+
+    Raises:
+        WorkerError: one of the processes was killed.
+    """
+    if jobs == 1 or len(targets) < 2:
+        yield from _evaluate_some(targets, settings)
+        return
+    size = max(1, min(_TARGETS_AT_ONCE, len(targets) // (2 * jobs)))
+    parts = [targets[start : start + size] for start in range(0, len(targets), size)]
+    pool = ProcessPoolExecutor(min(jobs, len(parts)), mp_context=get_context("spawn"))
+    try:
+        for rows in pool.map(_evaluate_list, parts, repeat(settings)):
+            yield from rows
+    except BrokenProcessPool:
+        raise WorkerError(
+            f"one of {jobs} processes was killed (out of memory?): scored targets are kept; go on with --resume and "
+            "fewer --jobs"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _evaluate_list(targets: Sequence[Target], settings: Settings) -> list[Row]:
+    return list(_evaluate_some(targets, settings))
+
+
+def _evaluate_some(targets: Sequence[Target], settings: Settings) -> Iterator[Row]:
     truths = _Truths()
     for target in targets:
         yield _evaluate_one(target, settings, truths)
@@ -63,9 +104,7 @@ def evaluate(targets: Sequence[Target], settings: Settings) -> Iterator[Row]:
 
 def _evaluate_one(target: Target, settings: Settings, truths: "_Truths") -> Row:
     prediction = "" if target.prediction is None else str(target.prediction)
-    truth = "" if target.truth is None else str(target.truth)
-    if target.record_id is not None:
-        truth += f":{target.record_id}"
+    truth = target.truth_name
 
     def row(status: str, reason: str, **others) -> Row:
         return Row(target.name, status, reason, prediction=prediction, truth=truth, **others)

@@ -7,7 +7,7 @@ also be a dataset directory of pipeline.prepare, and a table may name the pairs 
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,13 @@ class Target:
     problem: str = ""
     """Why this target cannot be scored, known from the names alone."""
 
+    @property
+    def truth_name(self) -> str:
+        """The truth's path, with the record of a dataset; '' without a truth."""
+        if self.truth is None:
+            return ""
+        return str(self.truth) if self.record_id is None else f"{self.truth}:{self.record_id}"
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -42,7 +49,14 @@ class Pairing:
     notes: tuple[str, ...] = ()
 
 
-def pair(preds: Path, truth: Path, table: Path | None = None, split: str | None = None) -> Pairing:
+def pair(
+    preds: Path,
+    truth: Path,
+    table: Path | None = None,
+    split: str | None = None,
+    ids: Collection[str] | None = None,
+    truth_suffix: str = "",
+) -> Pairing:
     """Finds the targets.
 
     Args:
@@ -53,6 +67,9 @@ def pair(preds: Path, truth: Path, table: Path | None = None, split: str | None 
             ``preds`` or ``truth`` when it exists there, else from the table's own directory, else from the working
             directory.
         split: with a dataset, the split whose records are all expected; without, only those with a prediction are.
+        ids: names of the targets to score, all of them expected; the others are left out.
+        truth_suffix: with two directories, what the truths' names have after the predictions': ``x`` belongs to
+            ``x<suffix>``. Truths without it are left out.
 
     Raises:
         UsageError: paths that do not exist, no structure file, nothing that pairs.
@@ -63,14 +80,19 @@ def pair(preds: Path, truth: Path, table: Path | None = None, split: str | None 
     is_dataset = (truth / "dataset.json").is_file()
     if split is not None and not is_dataset:
         raise UsageError(f"--split {split} needs a dataset as TRUTH, and {truth} has no dataset.json")
+    if truth_suffix and (is_dataset or table is not None or not truth.is_dir()):
+        raise UsageError(f"--truth-suffix {truth_suffix} is for the names of two directories: leave it out here")
     if table is not None:
         if is_dataset:
             raise UsageError(f"--pairs names truth files, and {truth} is a dataset: give the directory of the files")
-        return _pair_by_table(preds, truth, table)
+        return _only(ids, _pair_by_table(preds, truth, table), {})
     if is_dataset:
-        return _pair_with_dataset(preds, truth, split)
+        return _pair_with_dataset(preds, truth, split, ids)
     if preds.is_dir() and truth.is_dir():
-        return _pair_directories(preds, truth)
+        truths = _with_suffix(_by_stem(truth, "TRUTH"), truth, truth_suffix)
+        return _only(ids, _pair_directories(preds, truth, truths), truths)
+    if ids is not None:
+        raise UsageError("--ids is for directories, datasets and --pairs: leave it out where files are named")
     if preds.is_file() and truth.is_file():
         return Pairing((Target(structure_stem(preds), preds, truth),))
     one, other = ("a directory", "a file") if preds.is_dir() else ("a file", "a directory")
@@ -85,8 +107,57 @@ def structure_files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if not path.name.startswith(".") and is_structure_name(path))
 
 
-def _pair_directories(preds: Path, truth: Path) -> Pairing:
-    predictions, truths = _by_stem(preds, "PREDS"), _by_stem(truth, "TRUTH")
+def read_ids(path: Path) -> list[str]:
+    """Names of targets, one per line; empty lines and those that start with # do not count.
+
+    Raises:
+        UsageError: the file cannot be read, or has no name.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--ids {path}: cannot be read: {error}: expected a text file, one name per line") from None
+    names = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if not names:
+        raise UsageError(f"--ids {path}: no name in it: expected one per line")
+    return names
+
+
+def _only(ids: Collection[str] | None, pairing: Pairing, truths: Mapping[str, Sequence[Path]]) -> Pairing:
+    """The targets that ``ids`` names, each once; those that nobody predicted are missing or failed."""
+    if ids is None:
+        return pairing
+    found = {target.name: target for target in pairing.targets if target.name in ids}
+    for name in ids:
+        if name in found:
+            continue
+        stem, chain = (name, None) if name in truths else _split_chain(name, truths)
+        if stem is None:
+            found[name] = Target(
+                name, None, None, problem="named by --ids, but neither prediction nor truth has this name"
+            )
+        else:
+            found[name] = Target(name, None, truths[stem][0], true_chain=chain, problem=_doubled(truths[stem]))
+    note = f"--ids: {len(found)} targets expected, {len(set(_names(pairing)) - found.keys())} others left out"
+    return Pairing(tuple(sorted(found.values(), key=lambda target: target.name)), (*pairing.notes, note))
+
+
+def _names(pairing: Pairing) -> list[str]:
+    return [target.name for target in pairing.targets]
+
+
+def _with_suffix(truths: dict[str, list[Path]], directory: Path, suffix: str) -> dict[str, list[Path]]:
+    """The truths whose stem ends in the suffix, by what stands before it."""
+    if not suffix:
+        return truths
+    cut = {stem.removesuffix(suffix): files for stem, files in truths.items() if stem.endswith(suffix)}
+    if not cut:
+        raise UsageError(f"--truth-suffix {suffix}: no name in {directory} ends in it; found {_some(truths)}")
+    return cut
+
+
+def _pair_directories(preds: Path, truth: Path, truths: dict[str, list[Path]]) -> Pairing:
+    predictions = _by_stem(preds, "PREDS")
     targets, used = [], set()
     whole, by_chain = [], []  # predictions that pair by their whole name, and as <stem>_<chain>
     for stem, files in predictions.items():
@@ -106,6 +177,13 @@ def _pair_directories(preds: Path, truth: Path) -> Pairing:
 
     unused = [stem for stem in truths if stem not in used]
     notes = []
+    unpaired = {target.name for target in targets if target.truth is None}
+    swapped = [stem for stem in unused if _split_chain(stem, unpaired)[0] is not None]
+    if swapped:
+        notes.append(
+            f"warning: {len(swapped)} names of TRUTH {truth} pair with a prediction only when PREDS and TRUTH are "
+            f"swapped (first: {swapped[0]}): the predictions come first, then the truth"
+        )
     if by_chain:
         notes.append(
             f"{len(by_chain)} of {len(predictions)} predictions are named <stem>_<chain> and are scored against that "
@@ -121,7 +199,7 @@ def _pair_directories(preds: Path, truth: Path) -> Pairing:
     return Pairing(tuple(sorted(targets, key=lambda target: target.name)), tuple(notes))
 
 
-def _pair_with_dataset(preds: Path, dataset: Path, split: str | None) -> Pairing:
+def _pair_with_dataset(preds: Path, dataset: Path, split: str | None, ids: Collection[str] | None) -> Pairing:
     from data_prep.dataset import DatasetError, StructureDataset  # loads file formats that no other truth needs
 
     try:
@@ -132,6 +210,12 @@ def _pair_with_dataset(preds: Path, dataset: Path, split: str | None) -> Pairing
     if split is not None and not expected:
         raise UsageError(f"--split {split}: dataset {dataset} has no such split, or it is empty")
     predictions = _by_stem(preds, "PREDS") if preds.is_dir() else {structure_stem(preds): [preds]}
+    if ids is not None:
+        unknown = sorted(set(ids) - (every if split is None else expected))
+        if unknown:
+            where = dataset if split is None else f"split {split} of {dataset}"
+            raise UsageError(f"--ids names {_some(unknown)}, which {where} does not have")
+        expected, predictions = set(ids), {stem: files for stem, files in predictions.items() if stem in ids}
     scope = expected if split is not None else every
     targets = [
         Target(stem, files[0], dataset, record_id=stem, problem=_doubled(files))
@@ -139,13 +223,15 @@ def _pair_with_dataset(preds: Path, dataset: Path, split: str | None) -> Pairing
         else Target(stem, files[0], None)
         for stem, files in predictions.items()
     ]
-    if not scope & predictions.keys():
+    if not scope & predictions.keys() and ids is None:
         raise UsageError(
             f"no prediction in {preds} has the name of a record of dataset {dataset}: found {_some(predictions)}, "
             f"expected such as {_some(sorted(scope))}"
         )
     targets += [Target(one, None, dataset, record_id=one) for one in expected - predictions.keys()]
-    if split is None:
+    if ids is not None:
+        note = f"expected: the {len(expected)} records of --ids"
+    elif split is None:
         note = f"{len(every - predictions.keys())} of its {len(every)} records have no prediction and are not counted "
         note += "as missing: name the split that was predicted with --split to count them"
     else:

@@ -1,7 +1,7 @@
 import pytest
 
 from data_prep.dataset import write_dataset
-from evaluation.targets import UsageError, pair
+from evaluation.targets import UsageError, pair, read_ids
 
 
 @pytest.fixture
@@ -89,6 +89,51 @@ def test_directories_that_do_not_pair(folders, preds, truth, found):
         pair(*folders(preds, truth))
 
 
+def test_names_that_pair_only_when_swapped_are_a_warning(folders):
+    preds, truth = folders(["a.pdb", "1abc.pdb"], ["a.pdb", "1abc_A.pdb"])
+    notes = pair(preds, truth).notes
+    assert any(note.startswith("warning: 1 names of TRUTH") and "swapped (first: 1abc_A)" in note for note in notes)
+    assert not any("swapped" in note for note in pair(preds, preds).notes)
+
+
+def test_a_suffix_of_the_truths(folders):
+    preds, truth = folders(["a.pdb", "b.pdb", "1abc_B.pdb"], ["a_ref.cif", "b.pdb", "1abc_ref.pdb"])
+    assert summary(pair(preds, truth, truth_suffix="_ref")) == {
+        "a": ("a.pdb", "a_ref.cif", None),
+        "b": ("b.pdb", None, None),
+        "1abc_B": ("1abc_B.pdb", "1abc_ref.pdb", "B"),
+    }
+    with pytest.raises(UsageError, match=r"--truth-suffix _x: no name in .* ends in it; found 1abc_ref, a_ref, b"):
+        pair(preds, truth, truth_suffix="_x")
+    with pytest.raises(UsageError, match="is for the names of two directories"):
+        pair(preds / "a.pdb", truth / "b.pdb", truth_suffix="_ref")
+
+
+def test_ids_are_all_expected_and_no_others(folders):
+    preds, truth = folders(["a.pdb", "b.pdb", "1abc_A.pdb"], ["a.pdb", "c.pdb", "d.pdb", "1abc.pdb"])
+    pairing = pair(preds, truth, ids=["a", "c", "1abc_B", "zz"])
+    assert summary(pairing) == {
+        "a": ("a.pdb", "a.pdb", None),
+        "c": (None, "c.pdb", None),
+        "1abc_B": (None, "1abc.pdb", "B"),
+        "zz": (None, None, None),
+    }
+    assert {target.name for target in pairing.targets if target.problem} == {"zz"}
+    with pytest.raises(UsageError, match="leave it out where files are named"):
+        pair(preds / "a.pdb", truth / "a.pdb", ids=["a"])
+
+
+def test_files_of_ids(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text("# these\nb\n a \n\nb\n")
+    assert read_ids(path) == ["b", "a"]
+    path.write_text("# none\n")
+    with pytest.raises(UsageError, match="no name in it"):
+        read_ids(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_ids(tmp_path / "nowhere")
+
+
 def test_files_pair_and_a_mixture_does_not(folders):
     preds, truth = folders(["a.pdb"], ["b.cif"])
     assert summary(pair(preds / "a.pdb", truth / "b.cif")) == {"a": ("a.pdb", "b.cif", None)}
@@ -162,6 +207,10 @@ def test_a_dataset_is_a_truth(folders, dataset):
         "r_A": False,
         "other": False,
     }
+    of_ids = pair(preds, dataset, ids=["p_A", "q_A"])
+    assert {target.name: target.prediction is None for target in of_ids.targets} == {"p_A": False, "q_A": True}
+    with pytest.raises(UsageError, match=r"--ids names zz, which .* does not have"):
+        pair(preds, dataset, ids=["p_A", "zz"])
     with pytest.raises(UsageError, match="no such split"):
         pair(preds, dataset, split="test")
     with pytest.raises(UsageError, match="--split val needs a dataset"):
