@@ -155,7 +155,7 @@ class DataConfig(Strict):
     crop_size: PositiveInt = 256
     initial_crop_size: NonNegativeInt = 0
     """Crops grow linearly from this size to crop_size: short ones teach local structure in cheap steps. While they are
-    short a batch holds up to four times as many, so that its number of residues stays about the same. 0: no growth."""
+    short a batch holds up to four times as many, for about the same number of residue pairs. 0: no growth."""
     crop_growth: Fraction = 0.5
     """Share of max_steps over which crops grow."""
     batch_size: PositiveInt = 4

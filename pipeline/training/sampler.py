@@ -60,8 +60,8 @@ class CropSchedule:
         return self.initial + (self.final - self.initial) * step // self.growth_steps
 
     def batch_factor(self, step: int) -> int:
-        """How many times the batch size a batch of short crops holds, 1 to 4."""
-        return min(MAX_BATCH_FACTOR, max(1, self.final // self.size(step)))
+        """How many times the batch size a batch of short crops holds, 1 to 4: about as many pairs as whole crops have."""
+        return min(MAX_BATCH_FACTOR, self.final**2 // self.size(step) ** 2)
 
 
 @dataclass(frozen=True)

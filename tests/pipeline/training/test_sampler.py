@@ -38,10 +38,9 @@ def test_crops_grow_and_batches_shrink():
     """From 20 to 100 over 8 steps: 10 residues a step."""
     crops = CropSchedule(final=100, initial=20, growth_steps=8)
     assert [crops.size(step) for step in (1, 2, 5, 7, 8, 100)] == [30, 40, 70, 90, 100, 100]
-    assert [crops.batch_factor(step) for step in (1, 2, 5, 8)] == [3, 2, 1, 1]
-    assert CropSchedule(final=100, initial=10, growth_steps=9).batch_factor(1) == 4
+    assert [crops.batch_factor(step) for step in (1, 3, 4, 5, 8)] == [4, 4, 2, 2, 1]
     plan = sampler(crops=crops).plan(1)
-    assert (plan.crop_size, len(plan.ids), len(plan.crop_seeds), len(plan.clamp)) == (30, 6, 6, 6)
+    assert (plan.crop_size, len(plan.ids), len(plan.crop_seeds), len(plan.clamp)) == (30, 8, 8, 8)
     assert CropSchedule(final=100).size(1) == 100
 
 
