@@ -60,7 +60,7 @@ class CropSchedule:
         return self.initial + (self.final - self.initial) * step // self.growth_steps
 
     def batch_factor(self, step: int) -> int:
-        """How many times the batch size a batch of short crops holds, 1 to 4: about as many pairs as whole crops have."""
+        """How many times the batch size a batch of short crops holds, 1 to 4: about as many pairs as in whole ones."""
         return min(MAX_BATCH_FACTOR, self.final**2 // self.size(step) ** 2)
 
 
