@@ -1,6 +1,7 @@
 """What the stage commands share: one line for errors that a user can cause, exit codes, devices."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,8 @@ from pipeline.training.checkpoint import CheckpointError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+WRONG_PATH = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS)
+"""System errors that mean that a path was wrongly chosen; others (a full disk) are failed runs."""
 
 
 def run_command(
@@ -38,6 +41,10 @@ def run_command(
     except tuple(failures) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_USAGE if error.errno in WRONG_PATH else EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

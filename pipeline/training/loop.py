@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 import lorta
-from data_prep.dataset import StructureDataset
+from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.record import ProteinRecord
 from pipeline.config import RunConfig
 from pipeline.folding.model import FoldingModel, build_model
@@ -173,7 +173,7 @@ def _optimizer(model: FoldingModel, config: RunConfig) -> torch.optim.Adam:
 def _sampler(dataset: StructureDataset, config: RunConfig) -> StepSampler:
     ids = dataset.ids("train")
     if not ids:
-        raise TrainingError(f"{dataset.path}: no chain in the training split")
+        raise DatasetError(f"{dataset.path}: no chain in the training split: see the options of pipeline.prepare")
     rows = [dataset.row(name) for name in ids]
     sizes = [row["cluster_size"] for row in rows] if config.data.cluster_sampling else None
     return StepSampler(
