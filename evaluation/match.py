@@ -14,7 +14,6 @@ chain is broken. So it does not tear apart neighbours of the truth for a tie bet
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import gemmi
@@ -30,6 +29,7 @@ MIN_IDENTITY: float = 0.4
 chains, 999 are below 0.25 by it; constructs that differ in tags, loops and mutations are above 0.7."""
 
 _CHEAP_GAP, _COSTLY_GAP = -9, -60  # a gap costs as much as a mismatch, or as six
+_CODE_BITS = 21  # that hold any character
 _LONGEST_BOND = 4.5  # angstrom between alpha carbons of neighbours; 3.8 in a trans peptide, more means a gap
 
 
@@ -83,13 +83,12 @@ def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = 
 
 
 def _by_number(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
-    return _by_keys("number", truth, _numbers(truth), prediction, _numbers(prediction))
+    return _by_keys("number", truth, *_number_keys(truth, prediction, 0), prediction)
 
 
 def _by_label(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
-    true_keys = truth.residue_index.tolist()
-    by_position = _by_keys("label", truth, true_keys, prediction, prediction.residue_index.tolist())
-    by_number = _by_keys("label", truth, true_keys, prediction, (prediction.auth_seq_id - 1).tolist())
+    by_position = _by_keys("label", truth, truth.residue_index, prediction.residue_index, prediction)
+    by_number = _by_keys("label", truth, truth.residue_index, prediction.auth_seq_id - 1, prediction)
     return max((by_position, by_number), key=lambda candidate: candidate.identical)
 
 
@@ -109,8 +108,7 @@ def _by_all_evidence(truth: ProteinRecord, prediction: ProteinRecord) -> Corresp
         return aligned
     shifts = prediction.auth_seq_id[aligned.pred_index] - truth.auth_seq_id[aligned.true_index]
     shift = Counter(shifts.tolist()).most_common(1)[0][0]
-    moved = [(number + shift, code, nth) for number, code, nth in _numbers(truth)]
-    shifted = _by_keys("align", truth, moved, prediction, _numbers(prediction), shift=shift)
+    shifted = _by_keys("align", truth, *_number_keys(truth, prediction, shift), prediction, shift)
     return shifted if shifted.identical >= aligned.identical else aligned
 
 
@@ -170,32 +168,52 @@ def _breaks(truth: ProteinRecord) -> np.ndarray:
     return np.concatenate([[False], jumps | (apart & both), [False]])
 
 
-def _numbers(record: ProteinRecord) -> list[tuple[int, str, int]]:
-    """One key per residue: author's number, insertion code, and how many residues before it had the same two. A file
-    that uses a number twice still has two residues there; they are paired in their order."""
-    seen: Counter[tuple[int, str]] = Counter()
-    keys = []
-    for number, code, present in zip(
-        record.auth_seq_id.tolist(), record.insertion_code.tolist(), record.ca_mask.tolist(), strict=True
-    ):
-        keys.append((number, code, seen[number, code]))
-        seen[number, code] += present  # unobserved residues have no number to speak of
-    return keys
+def _number_keys(truth: ProteinRecord, prediction: ProteinRecord, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [T] and [P]: equal where author's number (the truth's plus ``shift``), insertion code and how many residues
+    before had the same two are equal. A file that uses a number twice still has two residues there; they are paired in
+    their order. Residues without an alpha carbon have no number to speak of."""
+    keys = [
+        (record.auth_seq_id.astype(np.int64) + added << _CODE_BITS) + record.insertion_code.view(np.uint32)
+        for record, added in ((truth, shift), (prediction, 0))
+    ]
+    masks = truth.ca_mask, prediction.ca_mask
+    present = [key[mask] for key, mask in zip(keys, masks, strict=True)]
+    if all(len(np.unique(one)) == len(one) for one in present):
+        return keys[0], keys[1]
+    _, name = np.unique(np.concatenate(keys), return_inverse=True)
+    keys = np.split(name * (len(name) + 1), [len(truth)])
+    for key, mask in zip(keys, masks, strict=True):
+        key[mask] += _occurrence(key[mask])
+    return keys[0], keys[1]
+
+
+def _occurrence(keys: np.ndarray) -> np.ndarray:
+    """int64 [N]: how many equal keys stand before each."""
+    order = np.argsort(keys, kind="stable")
+    _, start, count = np.unique(keys[order], return_index=True, return_counts=True)
+    nth = np.empty(len(keys), dtype=np.int64)
+    nth[order] = np.arange(len(keys)) - np.repeat(start, count)
+    return nth
 
 
 def _by_keys(
     mode: str,
     truth: ProteinRecord,
-    true_keys: Sequence[Hashable],
+    true_keys: np.ndarray,
+    pred_keys: np.ndarray,
     prediction: ProteinRecord,
-    pred_keys: Sequence[Hashable],
     shift: int | None = None,
 ) -> Correspondence:
-    """Pairs the residues whose keys are equal, among those with an alpha carbon."""
-    where = {pred_keys[i]: i for i in np.flatnonzero(prediction.ca_mask).tolist()}
-    pairs = [(i, where[true_keys[i]]) for i in np.flatnonzero(truth.ca_mask).tolist() if true_keys[i] in where]
-    index = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return _correspondence(mode, truth, index[:, 0], prediction, index[:, 1], shift)
+    """Pairs the residues whose keys (int [T] and [P]) are equal, among those with an alpha carbon; of several equal
+    ones of the prediction the last."""
+    true_index, pred_index = np.flatnonzero(truth.ca_mask), np.flatnonzero(prediction.ca_mask)
+    true_keys, pred_keys = true_keys[true_index], pred_keys[pred_index]
+    order = np.argsort(pred_keys, kind="stable")
+    place = np.searchsorted(pred_keys[order], true_keys, side="right") - 1
+    found = np.flatnonzero(place >= 0)
+    partner = order[place[found]]
+    equal = pred_keys[partner] == true_keys[found]
+    return _correspondence(mode, truth, true_index[found[equal]], prediction, pred_index[partner[equal]], shift)
 
 
 def _correspondence(
