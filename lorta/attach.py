@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from lorta.config import LortaConfig
-from lorta.factors import DECOMPOSITIONS, Factors, SiteUpdate, stack
+from lorta.factors import Factors, SiteUpdate, stack
 from lorta.layer import AdaptedLinear
+from lorta.methods import DECOMPOSITIONS
 from lorta.sites import Site, base_linear, find_sites
 
 ATTRIBUTE = "lorta"

@@ -1,6 +1,7 @@
 """LortaConfig: what an adapter is, checked when it is made."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any, ClassVar
 
@@ -10,8 +11,39 @@ ROLES = ("q", "k", "v", "o")
 MODES = ("heads", "matrices", "layers")
 """What one CP tensor may span besides the two widths of a matrix."""
 
-METHODS = ("lorta", "lora")
 INITS = ("unit", "official")
+AXES = ("paper", "input", "output")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method takes besides r, alpha, targets, dropout and seed."""
+
+    inits: tuple[str, ...] = ("official",)
+    """Its starts; the first is the default."""
+    alpha: float | None = None
+    """Default alpha; ``None``: r, so that the scale is 1."""
+    settings: tuple[str, ...] = ()
+    """Further fields of LortaConfig that it has."""
+
+
+METHODS = {
+    "lorta": Method(inits=("unit", "official"), settings=("modes", "axis")),
+    "lora": Method(inits=("official", "unit")),
+    "lora-fa": Method(inits=("official", "unit")),
+    "vera": Method(),
+    "nola": Method(settings=("bases",)),
+    "lotr": Method(alpha=1.0),
+    "fact-tt": Method(),
+    "fact-tk": Method(),
+    "metatt-4d": Method(),
+    "metatt-5d": Method(),
+    "tenslora": Method(settings=("modes",)),
+    "cara": Method(),
+    "loretta-rep": Method(alpha=16.0, settings=("tt_rank",)),
+}
+DEFAULTS = {"modes": MODES, "axis": "paper", "bases": 64, "tt_rank": 5}
+"""Of the fields that only some methods have; ``None`` for the others."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,7 +59,7 @@ class LortaConfig:
     """The subclass that is a PeftConfig too; set when the tuner is registered."""
 
     method: str = "lorta"
-    """``lorta``: CP tensors (arXiv 2410.04060). ``lora``: an independent pair of factors per matrix (2106.09685)."""
+    """Name of the decomposition, see ``METHODS`` and docs/adapters.md."""
     r: int = 8
     """Rank: the number of CP components of a tensor; of a LoRA pair, its inner width."""
     alpha: float | None = None
@@ -35,8 +67,15 @@ class LortaConfig:
     targets: tuple[str, ...] = ROLES
     """Which projections are adapted; M = len(targets) is the length of the matrix mode."""
     modes: tuple[str, ...] | None = None
-    """``lorta`` only: what a tensor spans (paper, Table 2). All three: one tensor for the model. ``("heads",
+    """``lorta``, ``tenslora``: what a tensor spans (paper, Table 2). All three: one tensor for the model. ``("heads",
     "matrices")``: one per layer. ``("heads",)``: one per matrix. Default: all three."""
+    axis: str | None = None
+    """``lorta``: the side of a matrix that has the heads. ``paper`` (default): output of q, k, v and input of o.
+    ``input`` or ``output`` of all four: the authors' codes, for their checkpoints."""
+    bases: int | None = None
+    """``nola``: random bases per matrix. Default 64."""
+    tt_rank: int | None = None
+    """``loretta-rep``: rank of the tensor trains. Default 5."""
     init: str | None = None
     """``unit`` (default of lorta) or ``official`` (default of lora); see ``lorta.factors``."""
     dropout: float = 0.0
@@ -55,14 +94,27 @@ class LortaConfig:
         self._resolve("targets", _subset("targets", self.targets, ROLES))
         if not self.targets:
             raise ValueError(f"targets is empty; name at least one of {', '.join(ROLES)}")
-        if self.method == "lorta":
-            self._resolve("modes", _subset("modes", MODES if self.modes is None else self.modes, MODES))
-        elif self.modes is not None:
-            raise ValueError(f"modes is a setting of method 'lorta', not of {self.method!r}; leave it out")
-        self._resolve("init", self.init or ("official" if self.method == "lora" else "unit"))
-        _one_of("init", self.init, INITS)
+        method = METHODS[self.method]
+        for name, default in DEFAULTS.items():
+            value = getattr(self, name)
+            if name in method.settings:
+                self._resolve(name, default if value is None else value)
+            elif value is not None:
+                owners = ", ".join(key for key, other in METHODS.items() if name in other.settings)
+                raise ValueError(f"{name} is a setting of {owners}, not of {self.method!r}; leave it out")
+        if self.modes is not None:
+            self._resolve("modes", _subset("modes", self.modes, MODES))
+        if self.axis is not None:
+            _one_of("axis", self.axis, AXES)
+        for name in ("bases", "tt_rank"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+        self._resolve("init", self.init or method.inits[0])
+        _one_of("init", self.init, method.inits)
         if self.alpha is None:
-            self._resolve("alpha", 16.0 if (self.method, self.init) == ("lorta", "official") else float(self.r))
+            official = (self.method, self.init) == ("lorta", "official")
+            self._resolve("alpha", 16.0 if official else method.alpha or float(self.r))
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not math.isfinite(self.alpha):
             raise ValueError(f"alpha must be a finite number, got {self.alpha!r}")
         if self.alpha <= 0:
@@ -107,7 +159,7 @@ class LortaConfig:
         return cls(**values)
 
 
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+def _one_of(name: str, value: object, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 

@@ -21,8 +21,13 @@ from lorta import LortaConfig
         ({"targets": ("q", "x")}, "an entry of targets must be one of q, k, v, o, got 'x'"),
         ({"targets": ("q", "q")}, "targets has a repeated entry"),
         ({"modes": ("depth",)}, "an entry of modes must be one of heads, matrices, layers"),
-        ({"method": "lora", "modes": ("heads",)}, "modes is a setting of method 'lorta'"),
+        ({"method": "lora", "modes": ("heads",)}, "modes is a setting of lorta, tenslora, not of 'lora'"),
         ({"init": "zero"}, "init must be one of unit, official"),
+        ({"method": "vera", "init": "unit"}, "init must be one of official, got 'unit'"),
+        ({"axis": "heads"}, "axis must be one of paper, input, output"),
+        ({"bases": 4}, "bases is a setting of nola, not of 'lorta'"),
+        ({"method": "nola", "bases": 0}, "bases must be a positive whole number, got 0"),
+        ({"method": "loretta-rep", "tt_rank": 1.0}, "tt_rank must be a positive whole number"),
         ({"dropout": 1.0}, "dropout must be in"),
         ({"seed": 0.5}, "seed must be a whole number or None"),
     ],
@@ -41,6 +46,8 @@ def test_wrong_values_are_one_line(settings, message):
         ({"init": "official", "r": 64}, 16.0, "official"),
         ({"method": "lora", "r": 1}, 1.0, "official"),
         ({"alpha": 256}, 256, "unit"),
+        ({"method": "lotr", "r": 2}, 1.0, "official"),
+        ({"method": "loretta-rep"}, 16.0, "official"),
     ],
 )
 def test_defaults_are_resolved(settings, alpha, init):

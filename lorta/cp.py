@@ -1,0 +1,99 @@
+"""LoRTA: one tensor of order up to five in CP form.
+
+Initialisation. Both choices start from dW = 0 with B = 0, so A and the C factors have no gradient at step 0.
+
+``official``: A and every C by ``kaiming_uniform(a=sqrt 5)`` of a (rows x r) matrix, that is uniform within
+1/sqrt(r), as in the authors' code. One Adam step of size eta moves B by eta, hence an element of dW by about
+(alpha/r) sqrt(r) (3r)^-2 eta, which falls as r^-2.5 at a fixed alpha: each rank needs its own learning rate.
+
+``unit``: A normal with variance 1/d, each C a random sign. The same step moves an element of dW by about
+(alpha/r) sqrt(r/d) eta, exactly as for LoRA, so learning rates carry over from LoRA and, as with LoRA, from rank to
+rank. Signs and not ones: with C = 1 every component starts on the same mean of the sites' gradients, with signs
+each starts on a different combination of them.
+"""
+
+import torch
+from torch import nn
+
+from lorta.config import LortaConfig
+from lorta.factors import Factors, SiteUpdate, fill, group_heads, new_parameter, ordinals, shared, toward_heads, uniform
+from lorta.sites import Site
+
+
+class CP(Factors):
+    """LoRTA (arXiv 2410.04060, section 4): a tensor of order up to five in CP form.
+
+    A [d, r] lies on the residual stream, B [d/H, r] within a head, C_H [H, r], C_L [L, r] and C_M [M, r] on heads,
+    layers and matrices. With KR [d, r] the Khatri-Rao product of C_H and B (row h*(d/H)+i is C_H[h] * B[i]) and
+    c = C_L[l] * C_M[m]: dW = KR diag(c) A^T for q, k, v, and A diag(c) KR^T for o, whose heads are on its input.
+    Grouped queries: see ``group_heads``.
+    A mode outside of ``config.modes`` has no factor: its indices get tensors of their own (Table 2); without
+    ``heads``, B is [d, r].
+    """
+
+    zero = ("B",)
+
+    @staticmethod
+    def group(site: Site, config: LortaConfig) -> str:
+        """One key per index of the modes that the tensor does not span."""
+        layer = [] if "layers" in config.modes else [f"layer{site.layer}"]
+        role = [] if "matrices" in config.modes else [site.role]
+        return "_".join(layer + role) or "all"
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        self._axis = config.axis
+        residual = shared(sites, "residual_width")
+        if "heads" in config.modes:
+            shared(sites, "heads")
+            heads = max(site.own_heads for site in sites)
+            inner = shared(sites, "head_dim")
+        else:
+            heads, inner = 1, shared(sites, "head_width")
+        self._layers = ordinals(sites)
+        self._roles = {role: row for row, role in enumerate(config.targets)}
+
+        def factor(rows: int) -> nn.Parameter:
+            return new_parameter(rows, config.r, like=(device, dtype))
+
+        self.A = factor(residual)
+        self.B = factor(inner)
+        self.C_H = factor(heads) if "heads" in config.modes else None
+        self.C_L = factor(len(self._layers)) if "layers" in config.modes else None
+        self.C_M = factor(len(self._roles)) if "matrices" in config.modes else None
+
+        if config.axis != "paper" and any(site.in_features != site.out_features for site in sites):
+            raise ValueError(
+                f"axis {config.axis!r} needs square matrices; {sites[0].name} and its like are not all square"
+            )
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """B = 0 and the others as the module's docstring says."""
+        width, r = self.A.shape
+        for name, parameter in self.named_parameters():
+            if name in self.zero:
+                fill(parameter, torch.zeros(parameter.shape))
+            elif config.init == "official":
+                fill(parameter, uniform(parameter.shape, r**-0.5, generator))
+            elif name == "A":
+                fill(parameter, torch.randn(parameter.shape, generator=generator) * width**-0.5)
+            else:
+                fill(parameter, torch.randint(0, 2, parameter.shape, generator=generator) * 2.0 - 1.0)
+
+    def update(self, site: Site) -> SiteUpdate:
+        """Down and up of ``site``, r components; the small C factors are multiplied first, so it costs O(d r)."""
+        weights = None  # [r], or [H, r] with the head mode
+        if self.C_L is not None:
+            weights = self.C_L[self._layers[site.layer]]
+        if self.C_M is not None:
+            row = self.C_M[self._roles[site.role]]
+            weights = row if weights is None else weights * row
+        if self.C_H is not None:
+            heads = group_heads(self.C_H, site.own_heads)
+            weights = heads if weights is None else heads * weights
+            inner = (weights[:, None] * self.B).flatten(0, 1)  # [H, d/H, r] -> [d, r], head-major
+        else:
+            inner = self.B if weights is None else self.B * weights
+        if self._axis == "paper":
+            return toward_heads(site, self.A, inner)
+        return SiteUpdate(down=inner.T, up=self.A) if self._axis == "input" else SiteUpdate(down=self.A.T, up=inner)

@@ -1,0 +1,111 @@
+"""LoRA whose two matrices are functions of fewer numbers: NOLA and LoRETTA_rep."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lorta.config import LortaConfig
+from lorta.factors import Factors, SiteUpdate, fill, new_parameter
+from lorta.sites import Site
+
+
+class NOLA(Factors):
+    """NOLA (arXiv 2310.02556): A = sum_i a_i A_i and B = sum_j b_j B_j over random bases that a seed gives.
+
+    A site trains ``bases`` numbers a and as many b; b starts at 0, a normal with variance 1 / bases. Bases are
+    uniform within 1/sqrt(in) and 1/sqrt(r), drawn from ``config.seed`` (0 without one), shared by the sites of one
+    shape, and no part of the file: it holds the seed.
+    """
+
+    @staticmethod
+    def group(site: Site, config: LortaConfig) -> str:
+        """Sites of one shape share the bases."""
+        return f"{site.in_features}to{site.out_features}"
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        like = device, dtype
+        keys = [f"layer{site.layer}_{site.role}" for site in sites]
+        self.a = nn.ParameterDict({key: new_parameter(config.bases, like=like) for key in keys})
+        self.b = nn.ParameterDict({key: new_parameter(config.bases, like=like) for key in keys})
+        self.zero = tuple(f"b.{key}" for key in keys)
+        generator = torch.Generator().manual_seed(config.seed or 0)
+        for name, shape in (("A", (config.r, sites[0].in_features)), ("B", (sites[0].out_features, config.r))):
+            basis = (torch.rand((config.bases, *shape), generator=generator) * 2 - 1) * shape[1] ** -0.5
+            self.register_buffer(name, basis.to(device, dtype), persistent=False)
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        for key, parameter in self.a.items():
+            fill(parameter, torch.randn(parameter.shape, generator=generator) * config.bases**-0.5)
+            fill(self.b[key], torch.zeros(parameter.shape))
+
+    def update(self, site: Site) -> SiteUpdate:
+        """The two combinations."""
+        key = f"layer{site.layer}_{site.role}"
+        return SiteUpdate(
+            down=torch.einsum("n,nri->ri", self.a[key], self.A), up=torch.einsum("n,nor->or", self.b[key], self.B)
+        )
+
+
+class LoRETTARep(Factors):
+    """LoRETTA_rep (arXiv 2402.11417): A^T [in, r] and B [out, r] of every site are tensor trains of rank ``tt_rank``.
+
+    Modes: three factors of the width, as equal as its divisors allow, then r. Count: the sum of r_{i-1} k_i r_i over
+    the cores. The published code has a table of modes for the widths of its models and no core at 0, so that its dW
+    is not 0 at the start; here the last core of B is, and the others have the variance that gives A's elements 1/in.
+    """
+
+    zero = ("B.3",)
+
+    @staticmethod
+    def group(site: Site, config: LortaConfig) -> str:
+        """Every site by itself."""
+        return f"layer{site.layer}_{site.role}"
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        (site,) = sites
+        self._target = {"A": site.in_features**-1.0, "B": 1.0}  # variance of an element, were no core zero
+        for name, width in (("A", site.in_features), ("B", site.out_features)):
+            modes = (*modes_of(width), config.r)
+            ranks = (1, *[config.tt_rank] * (len(modes) - 1), 1)
+            cores = [new_parameter(ranks[i], mode, ranks[i + 1], like=(device, dtype)) for i, mode in enumerate(modes)]
+            self.add_module(name, nn.ParameterList(cores))
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        for name, variance in self._target.items():
+            cores = getattr(self, name)
+            paths = config.tt_rank ** (len(cores) - 1)  # products that add up to one element
+            scale = (variance / paths) ** (0.5 / len(cores))
+            for index, core in enumerate(cores):
+                if f"{name}.{index}" in self.zero:
+                    fill(core, torch.zeros(core.shape))
+                else:
+                    fill(core, torch.randn(core.shape, generator=generator) * scale)
+
+    def update(self, site: Site) -> SiteUpdate:
+        """Both trains contracted."""
+        return SiteUpdate(down=contract(list(self.A)).T, up=contract(list(self.B)))
+
+
+def modes_of(width: int) -> tuple[int, int, int]:
+    """Three factors of ``width``, the most equal ones (smallest sum), in ascending order: 768 -> (8, 8, 12)."""
+    splits = [
+        (a, b, width // (a * b))
+        for a in range(1, math.isqrt(width) + 1)
+        if width % a == 0
+        for b in range(a, width // a + 1)
+        if width // a % b == 0 and b <= width // (a * b)
+    ]
+    return min(splits, key=sum)
+
+
+def contract(cores: list[Tensor]) -> Tensor:
+    """Cores [r_{i-1}, k_i, r_i] with r_0 = r_p = 1 to the matrix [k_1 ... k_{p-1}, k_p]."""
+    left = cores[0][0]  # [k_1, r_1]
+    for core in cores[1:]:
+        left = (left @ core.flatten(1)).view(-1, core.shape[2])  # [k_1 ... k_i, r_i]
+    return left.view(-1, cores[-1].shape[1])

@@ -1,0 +1,256 @@
+"""Tensors over sites in other forms than CP with one scale: LoTR, FacT, MetaTT, TensLoRA and CaRA.
+
+The sources put the first factor on the input and the last on the output of every matrix (LoTR, FacT, MetaTT-4D). Where
+a method has a mode of heads, the factor without heads lies on the residual stream, as in LoRTA: on the input of q, k, v
+and on the output of o, because the heads of o are on its input.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lorta.config import LortaConfig
+from lorta.factors import Factors, SiteUpdate, fill, group_heads, new_parameter, ordinals, shared, toward_heads, uniform
+from lorta.sites import Site
+
+
+class _Indexed(Factors):
+    """Factors with rows per layer, role or site; U and V for the two widths of all matrices."""
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        self._like = device, dtype
+        self._layers = ordinals(sites)
+        self._roles = {role: row for row, role in enumerate(role for role in config.targets if _has(sites, role))}
+        self._sites = {(site.layer, site.role): row for row, site in enumerate(sites)}
+
+    def _factor(self, *shape: int) -> nn.Parameter:
+        return new_parameter(*shape, like=self._like)
+
+    def _row(self, site: Site) -> int:
+        return self._sites[site.layer, site.role]
+
+
+class FacTTT(_Indexed):
+    """FacT-TT (arXiv 2212.03145): dW = V S_n^T U^T, with U [in, r] and V [out, r] shared, S_n [r, r] of its own.
+
+    Count 2 d r + n r^2 for n sites. V starts at 0; U and S as torch's Linear starts: uniform within 1/sqrt(in) and
+    1/sqrt(r).
+    """
+
+    zero: tuple[str, ...] = ("V",)
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        self.U = self._factor(shared(sites, "in_features"), config.r)
+        self.V = self._factor(shared(sites, "out_features"), config.r)
+        self.S = self._factor(len(sites), config.r, config.r)
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        fill(self.U, uniform(self.U.shape, self.U.shape[0] ** -0.5, generator))
+        fill(self.S, uniform(self.S.shape, config.r**-0.5, generator))
+        fill(self.V, torch.zeros(self.V.shape))
+
+    def update(self, site: Site) -> SiteUpdate:
+        """U, the site's core, V."""
+        return SiteUpdate(down=self.U.T, up=self.V, core=self.S[self._row(site)].T)
+
+
+class LoTR(FacTTT):
+    """LoTR (arXiv 2402.01376): the form of FacT-TT with another start: U and V standard normal, the cores at 0.
+
+    r = 2 on q and v of RoBERTa-base has 3,168 parameters. The published scale is 1 / r.
+    """
+
+    zero = ("S",)
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        for factor in (self.U, self.V):
+            fill(factor, torch.randn(factor.shape, generator=generator))
+        fill(self.S, torch.zeros(self.S.shape))
+
+
+class FacTTK(_Indexed):
+    """FacT-TK (arXiv 2212.03145): dW = V (C x_3 P_n)^T U^T, with a core C [r, r, r] and P [n, r].
+
+    Count 2 d r + n r + r^3. V starts at 0, U uniform within 1/sqrt(in), C and P normal with variance 1/r.
+    """
+
+    zero = ("V",)
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        self.U = self._factor(shared(sites, "in_features"), config.r)
+        self.V = self._factor(shared(sites, "out_features"), config.r)
+        self.C = self._factor(config.r, config.r, config.r)
+        self.P = self._factor(len(sites), config.r)
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        fill(self.U, uniform(self.U.shape, self.U.shape[0] ** -0.5, generator))
+        for factor in (self.C, self.P):
+            fill(factor, torch.randn(factor.shape, generator=generator) * config.r**-0.5)
+        fill(self.V, torch.zeros(self.V.shape))
+
+    def update(self, site: Site) -> SiteUpdate:
+        """The core of the site is C contracted with its row of P."""
+        return SiteUpdate(down=self.U.T, up=self.V, core=(self.C @ self.P[self._row(site)]).T)
+
+
+class MetaTT4D(_Indexed):
+    """MetaTT-4D (arXiv 2506.09105): dW^T = G_in G_L[l] G_M[m] G_out, a tensor train over (in, layer, matrix, out).
+
+    Count 2 d r + (L + M) r^2. G_in starts at 0, the inner cores at the identity, G_out normal with variance 1/d: then
+    the first step has LoRA's size whatever the number of cores. The paper compares several starts; this is our reading.
+    """
+
+    zero = ("G_in",)
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        inputs, outputs = self._widths(sites)
+        self._width = max(site.head_width for site in sites)
+        self.G_in = self._factor(inputs, config.r)
+        self.G_L = self._factor(len(self._layers), config.r, config.r)
+        self.G_M = self._factor(len(self._roles), config.r, config.r)
+        self.G_out = self._factor(outputs, config.r)
+
+    def _widths(self, sites: list[Site]) -> tuple[int, int]:
+        return shared(sites, "in_features"), shared(sites, "out_features")
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        for name, parameter in self.named_parameters():
+            if name == "G_out":
+                fill(parameter, torch.randn(parameter.shape, generator=generator) * self._width**-0.5)
+            elif name in self.zero:
+                fill(parameter, torch.zeros(parameter.shape))
+            else:
+                fill(parameter, torch.eye(config.r).expand(parameter.shape))
+
+    def _core(self, site: Site) -> Tensor:
+        return self.G_L[self._layers[site.layer]] @ self.G_M[self._roles[site.role]]  # [r, r]
+
+    def update(self, site: Site) -> SiteUpdate:
+        """The two inner cores multiplied."""
+        return SiteUpdate(down=self.G_in.T, up=self.G_out, core=self._core(site).T)
+
+
+class MetaTT5D(MetaTT4D):
+    """MetaTT-5D (arXiv 2506.09105): a further core G_H[h], and G_out [d/H, r] within a head.
+
+    Count (d + d/H) r + (L + M + H) r^2. G_in lies on the residual stream, see the module.
+    """
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        self.G_H = self._factor(max(site.own_heads for site in sites), config.r, config.r)
+
+    def _widths(self, sites: list[Site]) -> tuple[int, int]:
+        shared(sites, "heads")
+        return shared(sites, "residual_width"), shared(sites, "head_dim")
+
+    def update(self, site: Site) -> SiteUpdate:
+        """All inner cores and G_out multiplied head by head: O(d r^2), no activation involved."""
+        cores = self._core(site) @ group_heads(self.G_H, site.own_heads)  # [H, r, r]
+        return toward_heads(site, self.G_in, (self.G_out @ cores.transpose(1, 2)).flatten(0, 1))
+
+
+class TensLoRA(_Indexed):
+    """TensLoRA (arXiv 2509.19391): Tucker over (in, out) and any of heads, matrices, layers: seven sets of modes.
+
+    dW^T[..., h] = sum over the core C of U, V and the rows of F_H, F_M, F_L. A mode of n entries has rank min(r, n):
+    the paper lets each be chosen. Count sum n_i r_i + prod r_i per tensor. Factors start orthogonal; the core
+    starts at 0, our reading of how dW does.
+    """
+
+    zero = ("C",)
+
+    @staticmethod
+    def group(site: Site, config: LortaConfig) -> str:
+        """One key per index of the modes that the tensor does not span."""
+        layer = [] if "layers" in config.modes else [f"layer{site.layer}"]
+        role = [] if "matrices" in config.modes else [site.role]
+        return "_".join(layer + role) or "all"
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        ranks = []
+
+        def factor(rows: int) -> nn.Parameter:
+            ranks.append(min(config.r, rows))
+            return self._factor(rows, ranks[-1])
+
+        self.U = factor(shared(sites, "residual_width"))
+        self.V = factor(shared(sites, "head_dim" if "heads" in config.modes else "head_width"))
+        self.F_H = factor(max(site.own_heads for site in sites)) if "heads" in config.modes else None
+        self.F_M = factor(len(self._roles)) if "matrices" in config.modes else None
+        self.F_L = factor(len(self._layers)) if "layers" in config.modes else None
+        self.C = self._factor(*ranks)
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        for name, parameter in self.named_parameters():
+            if name in self.zero:
+                fill(parameter, torch.zeros(parameter.shape))
+            else:
+                fill(parameter, torch.linalg.qr(torch.randn(parameter.shape, generator=generator)).Q)
+
+    def update(self, site: Site) -> SiteUpdate:
+        """The core contracted with the rows of the site, last mode first; what is left is [r, r] or [r, r, r_H]."""
+        core = self.C
+        if self.F_L is not None:
+            core = core @ self.F_L[self._layers[site.layer]]
+        if self.F_M is not None:
+            core = core @ self.F_M[self._roles[site.role]]
+        if self.F_H is None:
+            return toward_heads(site, self.U, self.V @ core.T)
+        cores = torch.einsum("iok,hk->hio", core, group_heads(self.F_H, site.own_heads))
+        return toward_heads(site, self.U, (self.V @ cores.transpose(1, 2)).flatten(0, 1))
+
+
+class CaRA(_Indexed):
+    """CaRA (ICML 2025, openreview vexHifrbJg): CP with weights w, one tensor for q, k, v and one for o.
+
+    q, k, v: [3 L, d, H, d/H], one row of S per layer and matrix: r (3 L + d + H + d/H + 1) parameters. o: [L, d, d]: r
+    (L + 2 d + 1). The source puts the feed-forward matrices into the second tensor too; attention alone is meant here.
+    B starts at 0, w at 1, the others as LoRTA's ``unit`` factors: our reading.
+    """
+
+    zero = ("B",)
+
+    @staticmethod
+    def group(site: Site, config: LortaConfig) -> str:
+        """The tensor with heads and the one without."""
+        return "o" if site.role == "o" else "qkv"
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        with_heads = sites[0].role != "o"
+        self.A = self._factor(shared(sites, "residual_width"), config.r)
+        self.B = self._factor(shared(sites, "head_dim" if with_heads else "head_width"), config.r)
+        self.C_H = self._factor(max(site.own_heads for site in sites), config.r) if with_heads else None
+        self.S = self._factor(len(sites), config.r)
+        self.w = self._factor(config.r)
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        fill(self.A, torch.randn(self.A.shape, generator=generator) * self.A.shape[0] ** -0.5)
+        fill(self.B, torch.zeros(self.B.shape))
+        fill(self.w, torch.ones(self.w.shape))
+        for signs in (self.C_H, self.S):
+            if signs is not None:
+                fill(signs, torch.randint(0, 2, signs.shape, generator=generator) * 2.0 - 1.0)
+
+    def update(self, site: Site) -> SiteUpdate:
+        """As CP, with the row of the site times w."""
+        weights = self.S[self._row(site)] * self.w
+        if self.C_H is None:
+            return toward_heads(site, self.A, self.B * weights)
+        heads = group_heads(self.C_H, site.own_heads) * weights
+        return toward_heads(site, self.A, (heads[:, None] * self.B).flatten(0, 1))
+
+
+def _has(sites: list[Site], role: str) -> bool:
+    return any(site.role == role for site in sites)

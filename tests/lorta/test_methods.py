@@ -1,0 +1,230 @@
+"""Every method but LoRTA and LoRA: dense reconstruction from the published formula, counts, starts.
+
+The reconstructions build whole tensors with einsum, in float64, where the code multiplies thin factors site by site.
+"""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lorta
+from lorta.attach import Adapter
+from lorta.reparametrised import contract, modes_of
+
+WIDTH, HEADS, LAYERS = 24, 4, 3
+
+
+def factors_of(adapter: Adapter, key: str) -> dict[str, Tensor]:
+    state = adapter.tensors[key]
+    return {name: value.detach().double() for name, value in [*state.named_parameters(), *state.named_buffers()]}
+
+
+def place(site: lorta.Site, cores: Tensor) -> Tensor:
+    """[heads, residual, head_dim] -> dW [out, in]: heads on the output of q, k, v and on the input of o."""
+    if site.role == "o":
+        return cores.permute(1, 0, 2).flatten(1)
+    return cores.permute(0, 2, 1).flatten(0, 1)
+
+
+def lora_fa(f, config, site, where):
+    return f["B"] @ f["A"]
+
+
+def vera(f, config, site, where):
+    key = f"layer{site.layer}_{site.role}"
+    a, b = f["A"][:, : site.in_features], f["B"][: site.out_features]
+    return torch.diag(f[f"b.{key}"]) @ b @ torch.diag(f[f"d.{key}"]) @ a
+
+
+def nola(f, config, site, where):
+    key = f"layer{site.layer}_{site.role}"
+    down = sum(f[f"a.{key}"][i] * f["A"][i] for i in range(config.bases))
+    up = sum(f[f"b.{key}"][i] * f["B"][i] for i in range(config.bases))
+    return up @ down
+
+
+def fact_tt(f, config, site, where):
+    return torch.einsum("ia,nab,ob->noi", f["U"], f["S"], f["V"])[where["site"]]
+
+
+def fact_tk(f, config, site, where):
+    return torch.einsum("ia,abc,nc,ob->noi", f["U"], f["C"], f["P"], f["V"])[where["site"]]
+
+
+def metatt_4d(f, config, site, where):
+    whole = torch.einsum("ia,lab,mbc,oc->lmoi", f["G_in"], f["G_L"], f["G_M"], f["G_out"])
+    return whole[site.layer, where["role"]]
+
+
+def metatt_5d(f, config, site, where):
+    whole = torch.einsum("ia,lab,mbc,hcd,od->lmhio", f["G_in"], f["G_L"], f["G_M"], f["G_H"], f["G_out"])
+    return place(site, whole[site.layer, where["role"]])
+
+
+def tenslora(f, config, site, where):
+    """The absent modes have one entry, 1."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    h, m, layers = (f.get(name, one) for name in ("F_H", "F_M", "F_L"))
+    core = f["C"]
+    for axis, factor in ((2, "F_H"), (3, "F_M"), (4, "F_L")):
+        core = core if factor in f else core.unsqueeze(axis)
+    whole = torch.einsum("abcde,ia,ob,hc,md,le->lmhio", core, f["U"], f["V"], h, m, layers)
+    return place(site, whole[site.layer if "F_L" in f else 0, where["role"] if "F_M" in f else 0])
+
+
+def cara(f, config, site, where):
+    if site.role == "o":
+        rows = torch.einsum("k,nk,ik,ok->nio", f["w"], f["S"], f["A"], f["B"])
+        return rows[site.layer]
+    whole = torch.einsum("k,nk,ik,hk,ok->nhio", f["w"], f["S"], f["A"], f["C_H"], f["B"])
+    return place(site, whole[3 * site.layer + "qkv".index(site.role)])
+
+
+def loretta_rep(f, config, site, where):
+    trains = []
+    for name, width in (("A", site.in_features), ("B", site.out_features)):
+        g = [f[f"{name}.{i}"] for i in range(4)]
+        trains.append(torch.einsum("aib,bjc,ckd,dre->ijkr", *g).reshape(width, config.r))
+    return trains[1] @ trains[0].T
+
+
+def lorta_axis(f, config, site, where):
+    """A diag(c) KR^T at all four for the input, its transpose for the output."""
+    whole = torch.einsum("lk,mk,hk,ok,ik->lmiho", f["C_L"], f["C_M"], f["C_H"], f["B"], f["A"]).flatten(3)
+    update = whole[site.layer, where["role"]]
+    return update if config.axis == "input" else update.T
+
+
+DEFINITIONS = {
+    "lora-fa": lora_fa,
+    "vera": vera,
+    "nola": nola,
+    "lotr": fact_tt,
+    "fact-tt": fact_tt,
+    "fact-tk": fact_tk,
+    "metatt-4d": metatt_4d,
+    "metatt-5d": metatt_5d,
+    "tenslora": tenslora,
+    "cara": cara,
+    "loretta-rep": loretta_rep,
+    "lorta": lorta_axis,
+}
+
+
+def test_update_is_the_definition(plain, config, perturb):
+    if config.method == "lora" or config.axis == "paper":
+        pytest.skip("defined in test_factors.py")
+    adapter = lorta.attach(plain.double(), config)
+    perturb(adapter)
+    for position, site in enumerate(adapter.sites.values()):
+        (key,) = [key for key in adapter.tensors if adapter._group_of[site.name] == key]
+        where = {"site": position, "role": config.targets.index(site.role)}
+        expected = config.alpha / config.r * DEFINITIONS[config.method](factors_of(adapter, key), config, site, where)
+        assert expected.abs().max() > 1e-4
+        torch.testing.assert_close(adapter.update(site).dense(), expected, rtol=1e-11, atol=1e-13)
+
+
+def attention(width: int, heads: int, layers: int) -> nn.Module:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.num_heads = heads
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                self.add_module(name, nn.Linear(width, width, device="meta"))
+
+    return nn.ModuleList(Block() for _ in range(layers))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # RoBERTa-base: d = 768, H = 12, L = 12, four matrices unless said
+        ({"method": "lora-fa", "r": 8}, 768 * 8 * 48),
+        ({"method": "vera", "r": 1024, "targets": ("q", "v")}, 24 * (768 + 1024)),  # 43,008: the paper's 0.043M
+        ({"method": "nola", "bases": 100}, 48 * 200),
+        ({"method": "lotr", "r": 2, "targets": ("q", "v")}, 3168),  # the authors' own figure
+        ({"method": "fact-tt", "r": 4}, 2 * 768 * 4 + 48 * 16),
+        ({"method": "fact-tk", "r": 4}, 2 * 768 * 4 + 48 * 4 + 64),
+        ({"method": "metatt-4d", "r": 8}, 2 * 768 * 8 + (12 + 4) * 64),
+        ({"method": "metatt-5d", "r": 8}, (768 + 64) * 8 + (12 + 4 + 12) * 64),
+        ({"method": "tenslora", "r": 4}, 4 * (768 + 64 + 12 + 4 + 12) + 4**5),
+        ({"method": "tenslora", "r": 8}, 8 * (768 + 64 + 12 + 12) + 4 * 4 + 8**4 * 4),  # four matrices: rank 4
+        ({"method": "tenslora", "r": 4, "modes": ("matrices",)}, 12 * (4 * (2 * 768 + 4) + 64)),
+        ({"method": "tenslora", "r": 4, "modes": ("heads", "layers")}, 4 * (4 * (768 + 64 + 12 + 12) + 256)),
+        ({"method": "cara", "r": 4}, 4 * (36 + 768 + 12 + 64 + 1) + 4 * (12 + 2 * 768 + 1)),
+        ({"method": "loretta-rep", "r": 8}, 48 * 2 * (8 * 5 + 5 * 8 * 5 + 5 * 12 * 5 + 5 * 8)),
+        ({"axis": "input", "r": 4}, 3440),
+    ],
+)
+def test_counts(settings, expected):
+    assert lorta.attach(attention(768, 12, 12), **settings).num_parameters() == expected
+
+
+def test_fixed_factors_are_in_the_file_and_do_not_train(plain, tokens, tmp_path):
+    adapter = lorta.attach(plain, method="vera", r=3)
+    assert {name for name, value in adapter.named_parameters() if not value.requires_grad} == {
+        "tensors.all.A",
+        "tensors.all.B",
+    }
+    assert "tensors.all.A" in adapter.state_dict()
+    assert adapter.tensors["all"].d["layer0_q"].tolist() == pytest.approx([0.1] * 3)
+
+
+def test_bases_come_from_the_seed_and_are_in_no_file(plain):
+    adapter = lorta.attach(plain, method="nola", r=3, bases=5, seed=1)
+    assert not any(name.endswith((".A", ".B")) for name in adapter.state_dict())
+    same, other = (lorta.attach(plain, method="nola", r=3, bases=5, seed=seed, name=str(seed)) for seed in (1, 2))
+    key = next(iter(adapter.tensors))
+    assert torch.equal(adapter.tensors[key].A, same.tensors[key].A)
+    assert not torch.equal(adapter.tensors[key].A, other.tensors[key].A)
+
+
+@pytest.mark.parametrize("method", ["vera", "nola", "metatt-5d", "tenslora", "cara", "loretta-rep", "lora-fa"])
+def test_grouped_queries_and_wide_heads(hf, method, tokens, run, perturb):
+    model = hf("Qwen3", num_key_value_heads=2, head_dim=8).eval()
+    adapter = lorta.attach(model, method=method, r=3, seed=0)
+    perturb(adapter)
+    factored = run(model, tokens)
+    lorta.merge(model)
+    torch.testing.assert_close(run(model, tokens), factored, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lotr", "fact-tt", "fact-tk", "metatt-4d"])
+def test_one_pair_for_all_needs_one_shape(hf, method):
+    model = hf("Mistral", num_key_value_heads=2)
+    with pytest.raises(ValueError, match="one tensor needs the same out features at all its sites"):
+        lorta.attach(model, method=method, r=3)
+
+
+def test_axis_of_the_authors_codes_needs_square_matrices(hf):
+    with pytest.raises(ValueError, match="axis 'input' needs square matrices"):
+        lorta.attach(hf("Mistral", num_key_value_heads=2), axis="input", r=2)
+
+
+@pytest.mark.parametrize(
+    ("width", "modes"), [(768, (8, 8, 12)), (480, (6, 8, 10)), (1024, (8, 8, 16)), (7, (1, 1, 7)), (1, (1, 1, 1))]
+)
+def test_modes_of_a_width(width, modes):
+    assert modes_of(width) == modes
+
+
+def test_contraction_of_a_train_of_ones():
+    """Ranks 2 and 3: every element is the number of paths, 6."""
+    cores = [torch.ones(1, 2, 2), torch.ones(2, 3, 3), torch.ones(3, 4, 1)]
+    assert torch.equal(contract(cores), torch.full((6, 4), 6.0))
+
+
+@pytest.mark.parametrize("method", ["metatt-4d", "metatt-5d", "cara", "lora-fa"])
+def test_first_step_is_that_of_lora(method):
+    """Starts of our reading: RMS sqrt(r / d) eta s after an Adam step, at two ranks and widths; a factor 2 at most."""
+    for width, heads, r in ((64, 4, 4), (256, 8, 16)):
+        torch.manual_seed(0)
+        model = attention(width, heads, 2).to_empty(device="cpu")
+        init = {"init": "unit"} if method == "lora-fa" else {}
+        adapter = lorta.attach(model, method=method, r=r, seed=0, **init)
+        with torch.no_grad():
+            for name in adapter.zero_factors:
+                parameter = adapter.factors()[name]
+                parameter.copy_(1e-3 * (torch.randint(0, 2, parameter.shape) * 2 - 1))
+        step = adapter.update(adapter.sites["1.q_proj"]).dense().pow(2).mean().sqrt().item()
+        assert step == pytest.approx((r / width) ** 0.5 * 1e-3, rel=0.3)
