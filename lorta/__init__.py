@@ -14,6 +14,7 @@ from lorta.attach import (
 from lorta.config import LortaConfig
 from lorta.export import export_lora
 from lorta.factors import SiteUpdate
+from lorta.official import load_official
 from lorta.on_import import watch as _watch
 from lorta.sites import Site, find_sites
 from lorta.storage import base_fingerprint, load, save
@@ -32,6 +33,7 @@ __all__ = [
     "export_lora",
     "find_sites",
     "load",
+    "load_official",
     "merge",
     "save",
     "set_active",

@@ -12,7 +12,7 @@ MODES = ("heads", "matrices", "layers")
 """What one CP tensor may span besides the two widths of a matrix."""
 
 INITS = ("unit", "official")
-AXES = ("paper", "input", "output")
+AXES = ("paper", "input", "output", "litgpt")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class LortaConfig:
     "matrices")``: one per layer. ``("heads",)``: one per matrix. Default: all three."""
     axis: str | None = None
     """``lorta``: the side of a matrix that has the heads. ``paper`` (default): output of q, k, v and input of o.
-    ``input`` or ``output`` of all four: the authors' codes, for their checkpoints."""
+    ``input`` or ``output`` of all four, and ``litgpt``, the output with q, k and v scrambled: the authors' codes, for
+    their checkpoints (``lorta.load_official``)."""
     bases: int | None = None
     """``nola``: random bases per matrix. Default 64."""
     tt_rank: int | None = None

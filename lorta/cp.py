@@ -15,7 +15,7 @@ each starts on a different combination of them.
 import torch
 from torch import nn
 
-from lorta.config import LortaConfig
+from lorta.config import MODES, ROLES, LortaConfig
 from lorta.factors import Factors, SiteUpdate, fill, group_heads, new_parameter, ordinals, shared, toward_heads, uniform
 from lorta.sites import Site
 
@@ -26,7 +26,7 @@ class CP(Factors):
     A [d, r] lies on the residual stream, B [d/H, r] within a head, C_H [H, r], C_L [L, r] and C_M [M, r] on heads,
     layers and matrices. With KR [d, r] the Khatri-Rao product of C_H and B (row h*(d/H)+i is C_H[h] * B[i]) and
     c = C_L[l] * C_M[m]: dW = KR diag(c) A^T for q, k, v, and A diag(c) KR^T for o, whose heads are on its input.
-    Grouped queries: see ``group_heads``.
+    Grouped queries: see ``group_heads``. ``config.axis`` puts the heads elsewhere, as the authors' codes do.
     A mode outside of ``config.modes`` has no factor: its indices get tensors of their own (Table 2); without
     ``heads``, B is [d, r].
     """
@@ -62,6 +62,8 @@ class CP(Factors):
         self.C_L = factor(len(self._layers)) if "layers" in config.modes else None
         self.C_M = factor(len(self._roles)) if "matrices" in config.modes else None
 
+        if config.axis == "litgpt" and (config.modes != MODES or config.targets != ROLES):
+            raise ValueError("axis 'litgpt' needs all three modes and all four roles, as in the authors' code")
         if config.axis != "paper" and any(site.in_features != site.out_features for site in sites):
             raise ValueError(
                 f"axis {config.axis!r} needs square matrices; {sites[0].name} and its like are not all square"
@@ -85,11 +87,15 @@ class CP(Factors):
         weights = None  # [r], or [H, r] with the head mode
         if self.C_L is not None:
             weights = self.C_L[self._layers[site.layer]]
-        if self.C_M is not None:
+        if self._axis == "litgpt" and site.role != "o":
+            weights = weights * self.C_M[self._scrambled(site, 0)]  # [H, r]
+        elif self.C_M is not None:
             row = self.C_M[self._roles[site.role]]
             weights = row if weights is None else weights * row
         if self.C_H is not None:
             heads = group_heads(self.C_H, site.own_heads)
+            if self._axis == "litgpt" and site.role != "o":
+                heads = heads[self._scrambled(site, 1)]
             weights = heads if weights is None else heads * weights
             inner = (weights[:, None] * self.B).flatten(0, 1)  # [H, d/H, r] -> [d, r], head-major
         else:
@@ -97,3 +103,11 @@ class CP(Factors):
         if self._axis == "paper":
             return toward_heads(site, self.A, inner)
         return SiteUpdate(down=inner.T, up=self.A) if self._axis == "input" else SiteUpdate(down=self.A.T, up=inner)
+
+    def _scrambled(self, site: Site, which: int) -> list[int]:
+        """For each head of q, k or v, whose rows the authors' litgpt code gives it: roles (0) or heads (1).
+
+        It adds [dQ; dK; dV], one after the other, to a fused matrix that holds q, k, v of head 0, then of head 1, ...
+        """
+        rows = [divmod(3 * head + self._roles[site.role], site.heads) for head in range(site.heads)]
+        return [row[which] for row in rows]
