@@ -5,8 +5,8 @@
 Both sides open the file, decompress and parse it, and end with the same arrays per chain of the first model: sequence,
 atom37 positions, mask and B-factors, residue numbers, insertion codes. Ours does more in its time: checks, SEQRES,
 conformers, modified residues, hashes. The two alternate file by file in one thread, so that a busy machine slows both
-alike; times are CPU time. Beside the ratios: the rate of whole ingestion with filters in one process and in several,
-and the memory of a process that reads half of the files and all of them.
+alike; times are CPU time. Beside the ratios: the rate of whole ingestion (filters, shards) in one process and in
+several, and the memory of a process that reads half of the files and all of them.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from importlib.metadata import version
@@ -28,8 +29,8 @@ from Bio.SeqUtils import seq1
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.filters import FilterSettings
-from data_prep.ingest import ingest
+from data_prep.blocks import Blocks
+from data_prep.ingest import IngestSettings
 from data_prep.inputs import find_structures
 from data_prep.residues import ATOM37_INDEX
 from data_prep.structure_io import StructureError, read_structure
@@ -90,11 +91,13 @@ def compare(files: list[Path]) -> dict:
 
 
 def ingestion(root: Path, files: list[str], jobs: int) -> tuple[float, float]:
-    """Files per second of reading and filtering, and peak resident MiB of this process and its children so far."""
-    start = time.perf_counter()
-    for _ in ingest(root, files, FilterSettings(), jobs):
-        pass
-    seconds = time.perf_counter() - start
+    """Files per second of reading, filtering and storing; peak resident MiB of this process and its children so far."""
+    with tempfile.TemporaryDirectory() as directory:
+        blocks = Blocks(root, tuple(files), IngestSettings(), Path(directory))
+        start = time.perf_counter()
+        for _ in blocks.make(blocks.missing(), jobs):
+            pass
+        seconds = time.perf_counter() - start
     per_mib = 1024 * 1024 if sys.platform == "darwin" else 1024
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return len(files) / seconds, peak / per_mib

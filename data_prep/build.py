@@ -5,16 +5,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data_prep import mmseqs
+from data_prep.blocks import FILES_PER_BLOCK, Blocks
 from data_prep.clusters import similarities
-from data_prep.dataset import DatasetWriter, Placement
-from data_prep.filters import FilterSettings
-from data_prep.ingest import Ingested, ingest, ingest_file
+from data_prep.dataset import DatasetError, DatasetWriter, Placement, check_target
+from data_prep.duplicates import ChainQuality, repeated_sequences
+from data_prep.ingest import Ingested, IngestSettings, ingest_file
 from data_prep.inputs import find_structures
 from data_prep.ledger import LedgerRow
-from data_prep.splits import split_by_cluster
+from data_prep.report import report_page
+from data_prep.splits import SplitSettings, split_by_cluster
 
 MIN_CHAINS_PER_PROCESS = 50
 """Below this many chains, starting a process takes longer than comparing the sequences."""
+
+MAX_EXHAUSTIVE = 3000
+"""Different sequences above which MMseqs2 takes over if it is installed (``clustering='auto'``). Aligning every pair
+of 3,000 takes about half an hour on one core."""
+
+Progress = Callable[[str, int, int], None]
 
 
 class BuildError(ValueError):
@@ -26,20 +35,16 @@ class BuildError(ValueError):
 
 
 @dataclass(frozen=True)
-class SplitSettings:
-    """How chains become training and validation chains; see ``data_prep.splits``."""
+class Input:
+    """The files of a run, and what was decided about them before any chain was looked at."""
 
-    identity: float = 0.3
-    val_fraction: float = 0.1
-    val_ids: tuple[str, ...] | None = None
-    """If given, these are the validation chains, whatever ``val_fraction``."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.identity <= 1:
-            raise ValueError(f"identity is {self.identity}, expected more than 0 and at most 1")
-        if not 0 <= self.val_fraction < 1:
-            raise ValueError(f"val_fraction is {self.val_fraction}, expected 0 or more and less than 1")
+    root: Path
+    files: tuple[str, ...]
+    """To be read, relative to ``root``, in order."""
+    n_read: int
+    """Structure files that are or were read, those with a shared stem included."""
+    rows: tuple[LedgerRow, ...]
+    """Of everything that is no structure file or cannot be used beside another one."""
 
 
 @dataclass(frozen=True)
@@ -51,77 +56,179 @@ class BuildReport:
     ledger: tuple[LedgerRow, ...]
     placements: dict[str, Placement]
     """By record id."""
+    clustering: str
+    """How similar pairs were found: 'exhaustive' or 'mmseqs'."""
+
+
+def find_input(root: str | os.PathLike, reading: IngestSettings, *, only_files: Sequence[str] | None = None) -> Input:
+    """What there is to read under ``root``, a directory or one structure file.
+
+    ``only_files`` (paths relative to ``root``) are the only ones to read; what else is there is not looked at. Raises
+    ``BuildError`` where there is nothing at all.
+    """
+    directory = Path(root)
+    if directory.is_file():
+        directory, only_files = directory.parent, [directory.name]
+    files, rows, ambiguous = find_structures(directory, only_files)
+    if not files and not rows and not ambiguous:
+        raise BuildError(f"{root}: is empty, expected structure files")
+    resolved, more = _settle_shared_stems(directory, ambiguous, reading)
+    n_read = len(files) + sum(map(len, ambiguous))
+    return Input(directory, tuple(sorted([*files, *resolved])), n_read, (*rows, *more))
+
+
+def work_directory(out: str | os.PathLike) -> Path:
+    """Where an unfinished run for ``out`` keeps its work: a hidden directory beside it."""
+    out = Path(out)
+    return out.with_name(f".{out.name}.work")
+
+
+def read_blocks(
+    source: Input,
+    out: str | os.PathLike,
+    reading: IngestSettings,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    jobs: int = 1,
+    overwrite: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Blocks:
+    """Read the files of ``source``, or the ``shard`` (i, n) of them, into the work directory of ``out``.
+
+    What is there already is not read again. Raises ``DatasetError`` where ``out`` cannot be written, ``WorkError``
+    where the work directory holds something else.
+    """
+    check_target(out, overwrite=overwrite)
+    blocks = Blocks(source.root, source.files, reading, work_directory(out))
+    try:
+        blocks.open(restart=overwrite)
+    except OSError as error:
+        raise DatasetError(f"{out}: cannot be written ({error.strerror})") from None
+    number, count = shard
+    mine = [block for block in range(len(blocks)) if block % count == number - 1]
+    missing = set(blocks.missing())
+    todo = [block for block in mine if block in missing]
+    total = sum(min(FILES_PER_BLOCK, len(source.files) - block * FILES_PER_BLOCK) for block in mine)
+    done = total - sum(min(FILES_PER_BLOCK, len(source.files) - block * FILES_PER_BLOCK) for block in todo)
+    progress("reading", done, total)
+    for n_files in blocks.make(todo, jobs):
+        done += n_files
+        progress("reading", done, total)
+    return blocks
 
 
 def build_dataset(
     root: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    filters: FilterSettings | None = None,
+    reading: IngestSettings | None = None,
     split: SplitSettings | None = None,
+    only_files: Sequence[str] | None = None,
+    clustering: str = "auto",
     jobs: int = 1,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    merge: bool = False,
+    progress: Progress = lambda what, done, total: None,
 ) -> BuildReport:
     """Build the dataset ``out`` from the structure files under ``root``.
 
-    The dataset depends on the files and the settings alone, not on ``jobs`` or the order of the file system.
-    ``progress(what, done, total)`` is called as the work goes on. Raises ``BuildError`` where there is no usable
-    chain, ``DatasetError`` where ``out`` cannot be written, ``SplitError`` for a split that cannot be made.
+    The dataset depends on the files and the settings alone, not on ``jobs``, the order of the file system, or how
+    often the work was interrupted. ``merge`` demands that all files were read before, by ``read_blocks``.
+    ``clustering`` is 'exhaustive', 'mmseqs' or 'auto' (see ``MAX_EXHAUSTIVE``). ``progress(what, done, total)`` is
+    called as the work goes on. Raises ``BuildError`` where there is no usable chain, and what ``read_blocks`` and
+    ``split_by_cluster`` raise.
     """
-    filters, split = filters or FilterSettings(), split or SplitSettings()
-    files, ledger, ambiguous = find_structures(root)
-    if not files and not ledger and not ambiguous:
-        raise BuildError(f"{root}: is empty, expected structure files")
-    resolved, rows = _settle_shared_stems(root, ambiguous, filters)
-    files, ledger = sorted([*files, *resolved]), [*ledger, *rows]
-    n_read = len(files) + sum(map(len, ambiguous)) - len(resolved)
+    reading, split = reading or IngestSettings(), split or SplitSettings()
+    source = find_input(root, reading, only_files=only_files)
+    if merge:
+        _check_complete(source, out, reading)
+    blocks = read_blocks(source, out, reading, jobs=jobs, overwrite=overwrite and not merge, progress=progress)
+    repeated = _repeated(blocks) if reading.filters.unique_sequences else {}
+    ledger = list(source.rows)
     with DatasetWriter(out, overwrite=overwrite) as writer:
         results: list[Ingested] = []
         sequences: dict[str, str] = {}
+        dates: list[str | None] = []
         lower_ids: set[str] = set()
-        for done, result in enumerate(ingest(root, files, filters, jobs), start=1):
-            clashing = {record.id for record in result.records if record.id.lower() in lower_ids}
+        for result in blocks.results():
+            left_out = {record.id: _repeats(repeated[record.id]) for record in result.records if record.id in repeated}
             for record in result.records:
-                if record.id not in clashing:
+                if record.id.lower() in lower_ids:
+                    left_out[record.id] = f"id taken: {record.id} is a chain of another file; rename it"
+                elif record.id not in left_out:
                     writer.add(record)
                     sequences[record.id] = record.sequence
+                    dates.append(record.release_date)
                     lower_ids.add(record.id.lower())
-            results.append(replace(result, records=(), rows=tuple(_clash(row, clashing) for row in result.rows)))
-            progress("reading", done, len(files))
+            results.append(replace(result, records=(), rows=tuple(_left_out(row, left_out) for row in result.rows)))
         twins = _twins(results)
         ledger += [_with_warnings(row, twins) for result in results for row in result.rows]
         if not sequences:
-            raise BuildError(f"{root}: no usable protein chain in {n_read} structure files; nothing written", ledger)
+            blocks.remove()
+            raise BuildError(
+                f"{root}: no usable protein chain in {source.n_read} structure files; nothing written", ledger
+            )
         ids, letters = list(sequences), list(sequences.values())
+        method = _clustering_method(clustering, len(set(letters)))
         pairs = similarities(
             letters,
-            jobs=min(jobs, len(ids) // MIN_CHAINS_PER_PROCESS),
+            jobs=jobs if method == "mmseqs" else min(jobs, len(ids) // MIN_CHAINS_PER_PROCESS),
+            keep=blocks.path,
+            method=method,
             progress=lambda done, total: progress("comparing", done, total),
         )
-        placements = split_by_cluster(
-            ids,
-            letters,
-            pairs,
-            level=split.identity,
-            val_fraction=split.val_fraction,
-            val_ids=split.val_ids,
-            seed=split.seed,
+        placements = split_by_cluster(ids, letters, pairs, split, release_dates=dates)
+        program = f"MMseqs2 {mmseqs.version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
+        settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
+        writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
+    blocks.remove()
+    return BuildReport(source.n_read, tuple(ledger), placements, method)
+
+
+def _check_complete(source: Input, out: str | os.PathLike, reading: IngestSettings) -> None:
+    blocks = Blocks(source.root, source.files, reading, work_directory(out))
+    if not blocks.path.is_dir():
+        raise BuildError(f"{blocks.path}: no such directory, expected the work of --shard runs for {out}")
+    blocks.open()
+    missing = blocks.missing()
+    if missing:
+        raise BuildError(
+            f"{blocks.path}: {len(missing)} of {len(blocks)} blocks of files have not been read; finish all --shard "
+            "runs before --merge"
         )
-        settings = {"filters": asdict(filters), "split": asdict(split)}
-        writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins)
-    return BuildReport(n_read, tuple(ledger), placements)
+
+
+def _clustering_method(wanted: str, n_different: int) -> str:
+    if wanted == "auto":
+        return "mmseqs" if n_different > MAX_EXHAUSTIVE and mmseqs.is_installed() else "exhaustive"
+    if wanted == "mmseqs" and not mmseqs.is_installed():
+        raise BuildError(
+            "--clustering mmseqs: the program mmseqs is not on the PATH; install MMseqs2 or leave this out"
+        )
+    return wanted
+
+
+def _repeated(blocks: Blocks) -> dict[str, str]:
+    return repeated_sequences(
+        ChainQuality(record.id, record.sequence, record.resolution, int(record.ca_mask.sum()))
+        for result in blocks.results()
+        for record in result.records
+    )
+
+
+def _repeats(better: str) -> str:
+    return f"repeated sequence: that of {better}, which is kept"
 
 
 def _settle_shared_stems(
-    root: str | os.PathLike, groups: Iterable[Sequence[str]], filters: FilterSettings
+    root: Path, groups: Iterable[Sequence[str]], reading: IngestSettings
 ) -> tuple[list[str], list[LedgerRow]]:
     """Of files that share a stem, those that may be used: the only readable one of its group, else none."""
     usable, rows = [], []
     for group in groups:
         unreadable = {}
         for file in group:
-            result = ingest_file(str(root), file, filters)
+            result = ingest_file(root, file, reading)
             if not result.sha256:
                 unreadable[file] = result.rows
         readable = [file for file in group if file not in unreadable]
@@ -134,10 +241,8 @@ def _settle_shared_stems(
     return usable, rows
 
 
-def _clash(row: LedgerRow, clashing: set[str]) -> LedgerRow:
-    if row.id not in clashing:
-        return row
-    return replace(row, status="rejected", id="", reason=f"id taken: {row.id} is a chain of another file; rename it")
+def _left_out(row: LedgerRow, reasons: dict[str, str]) -> LedgerRow:
+    return replace(row, status="rejected", id="", reason=reasons[row.id]) if row.id in reasons else row
 
 
 def _twins(results: Sequence[Ingested]) -> dict[str, list[str]]:
@@ -158,16 +263,16 @@ def _with_warnings(row: LedgerRow, warnings: dict[str, list[str]]) -> LedgerRow:
     return replace(row, reason="; ".join(filter(None, [row.reason, *warnings.get(row.id, ())]))) if row.id else row
 
 
-def read_ids(path: str | os.PathLike) -> tuple[str, ...]:
-    """Record ids from a text file, one per line; blank lines and lines that begin with # do not count.
+def read_lines(path: str | os.PathLike, what: str = "ids") -> tuple[str, ...]:
+    """Entries of a text file, one per line; blank lines and lines that begin with # do not count.
 
-    Raises ``BuildError`` for a file that cannot be read or holds no ids.
+    Raises ``BuildError`` for a file that cannot be read or holds none.
     """
     try:
         lines = Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    ids = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    if not ids:
-        raise BuildError(f"{path}: holds no ids, expected one per line")
-    return ids
+    entries = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not entries:
+        raise BuildError(f"{path}: holds no {what}, expected one per line")
+    return entries

@@ -9,13 +9,20 @@ The cost grows with the square of the number of different sequences: about a min
 residues.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from Bio.Align import PairwiseAligner, substitution_matrices
+
+from data_prep import mmseqs
+from data_prep.structure_bytes import atomic_write
 
 MIN_SCORE = 40.0
 """Raw score below which an alignment means nothing (E about 1 for one pair of 200 residues: random pairs reach 28 in
@@ -57,11 +64,18 @@ def identity(a: str, b: str) -> float:
 
 
 def similarities(
-    sequences: Sequence[str], *, jobs: int = 1, progress: Callable[[int, int], None] | None = None
+    sequences: Sequence[str],
+    *,
+    jobs: int = 1,
+    keep: Path | None = None,
+    method: str = "exhaustive",
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Similarity]:
     """All pairs that score at least ``MIN_SCORE``, sorted by (i, j); identical sequences have identity 1.
 
-    The result does not depend on ``jobs`` (processes). ``progress(done, total)`` counts pairs.
+    ``method`` is 'exhaustive' or 'mmseqs' (those pairs that MMseqs2 finds). The result does not depend on ``jobs``
+    (processes). ``keep`` is a directory where finished portions stay, so that another call for the same sequences goes
+    on from there. ``progress(done, total)`` counts pairs.
     """
     unique = list(dict.fromkeys(sequences))
     members: dict[str, list[int]] = {sequence: [] for sequence in unique}
@@ -69,7 +83,12 @@ def similarities(
         members[sequence].append(i)
     found = [Similarity(i, j, 1.0) for group in members.values() for k, i in enumerate(group) for j in group[k + 1 :]]
     total, done = len(unique) * (len(unique) - 1) // 2, 0
-    for pairs, compared in _compare(unique, jobs):
+    if method == "mmseqs":
+        with TemporaryDirectory(dir=keep) as directory:
+            portions = [(mmseqs.similar_pairs(unique, directory, min_score=MIN_SCORE, jobs=jobs), total)]
+    else:
+        portions = _compare(unique, jobs, keep)
+    for pairs, compared in portions:
         done += compared
         if progress is not None:
             progress(done, total)
@@ -78,32 +97,48 @@ def similarities(
     return sorted(found, key=lambda pair: (pair.i, pair.j))
 
 
-def _compare(unique: list[str], jobs: int) -> Iterator[tuple[list[tuple[int, int, float]], int]]:
+def _compare(unique: list[str], jobs: int, keep: Path | None) -> Iterator[tuple[list[tuple[int, int, float]], int]]:
     tasks = [(start, min(start + _ROWS_PER_TASK, len(unique))) for start in range(0, len(unique), _ROWS_PER_TASK)]
+    if keep is not None:
+        keep = keep / hashlib.sha256("\n".join(unique).encode()).hexdigest()[:16]
+        keep.mkdir(parents=True, exist_ok=True)
     if jobs <= 1 or len(tasks) < 4:
-        _set_sequences(unique)
+        _set_sequences(unique, keep)
         yield from map(_compare_rows, tasks)
         return
-    with get_context("spawn").Pool(jobs, initializer=_set_sequences, initargs=(unique,)) as pool:
+    with get_context("spawn").Pool(jobs, initializer=_set_sequences, initargs=(unique, keep)) as pool:
         yield from pool.imap(_compare_rows, tasks)
 
 
-_sequences: list[str] = []
-"""The unique sequences, once per worker process."""
+@dataclass
+class _Process:
+    """What each worker process knows."""
+
+    sequences: list[str] = field(default_factory=list)
+    keep: Path | None = None
 
 
-def _set_sequences(unique: list[str]) -> None:
-    _sequences[:] = unique
+_process = _Process()
+
+
+def _set_sequences(unique: list[str], keep: Path | None) -> None:
+    _process.sequences, _process.keep = unique, keep
 
 
 def _compare_rows(rows: tuple[int, int]) -> tuple[list[tuple[int, int, float]], int]:
     """Rows [start, stop) against all sequences after them."""
-    aligner, found, compared = _aligner(), [], 0
+    sequences = _process.sequences
+    compared = sum(len(sequences) - i - 1 for i in range(*rows))
+    kept = None if _process.keep is None else _process.keep / f"{rows[0]:08d}.json"
+    if kept is not None and kept.exists():
+        return [tuple(pair) for pair in json.loads(kept.read_bytes())], compared
+    aligner, found = _aligner(), []
     for i in range(*rows):
-        for j in range(i + 1, len(_sequences)):
-            if aligner.score(_sequences[i], _sequences[j]) >= MIN_SCORE:
-                found.append((i, j, identity(_sequences[i], _sequences[j])))
-        compared += len(_sequences) - i - 1
+        for j in range(i + 1, len(sequences)):
+            if aligner.score(sequences[i], sequences[j]) >= MIN_SCORE:
+                found.append((i, j, identity(sequences[i], sequences[j])))
+    if kept is not None:
+        atomic_write(kept, json.dumps(found).encode())
     return found, compared
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.checksums import write_checksums
 from data_prep.ledger import LedgerRow, write_ledger
 from data_prep.record import ProteinRecord
 from data_prep.shards import RECORDS_PER_SHARD, ShardReader, check_storable, save_shard
@@ -25,12 +26,12 @@ FORMAT_VERSION = 1
 INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("split", pa.string()),  # train, val or none
+        ("split", pa.string()),  # train, val, test or none
         ("length", pa.int32()),
         ("n_observed", pa.int32()),  # residues whose alpha carbon is stated
         ("cluster", pa.int32()),
         ("cluster_size", pa.int32()),
-        ("nearest_train_id", pa.string()),  # of a validation chain, null where none is similar
+        ("nearest_train_id", pa.string()),  # of a val or test chain, null where none is similar
         ("nearest_train_identity", pa.float32()),
         ("chain_id", pa.string()),
         ("sequence", pa.string()),
@@ -69,6 +70,18 @@ class Placement:
     nearest_train_identity: float | None = None
 
 
+def check_target(path: str | os.PathLike, *, overwrite: bool) -> None:
+    """Raise ``DatasetError`` where no dataset may be written: something is there already, and it is not an empty
+    directory, nor a dataset that may be overwritten.
+    """
+    target = Path(path)
+    if os.path.lexists(target) and not _is_empty_directory(target):
+        if not overwrite:
+            raise DatasetError(f"{target}: already there; choose another place or overwrite it")
+        if not (target / "dataset.json").is_file():
+            raise DatasetError(f"{target}: is not a dataset (no dataset.json), so it is not overwritten")
+
+
 class DatasetWriter:
     """Writes a dataset beside its final place and moves it there at the end: a half-written one never has the name.
 
@@ -79,11 +92,7 @@ class DatasetWriter:
 
     def __init__(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         self.path = Path(path)
-        if os.path.lexists(self.path) and not _is_empty_directory(self.path):
-            if not overwrite:
-                raise DatasetError(f"{self.path}: already there; choose another place or overwrite it")
-            if not (self.path / "dataset.json").is_file():
-                raise DatasetError(f"{self.path}: is not a dataset (no dataset.json), so it is not overwritten")
+        check_target(self.path, overwrite=overwrite)
         self._work = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             (self._work / "shards").mkdir(parents=True)
@@ -134,11 +143,13 @@ class DatasetWriter:
         ledger: Iterable[LedgerRow] = (),
         settings: Mapping[str, Any] | None = None,
         extra_warnings: Mapping[str, Sequence[str]] | None = None,
+        pages: Callable[[pa.Table, list[LedgerRow], dict[str, Any]], Mapping[str, str]] | None = None,
     ) -> None:
         """Write index, ledger and card, and move the dataset to its place.
 
         ``placements`` by record id, all of them; ``settings`` is anything that JSON can hold; ``extra_warnings`` by
-        record id are appended to the records' own.
+        record id are appended to the records' own. ``pages(index, ledger, description)`` gives further text files
+        by name.
         """
         if not self._rows:
             raise DatasetError(f"{self.path}: no records to write")
@@ -148,7 +159,8 @@ class DatasetWriter:
             row["warnings"] = row["warnings"] + list((extra_warnings or {}).get(row["id"], ()))
         index = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
         pq.write_table(index, self._work / "index.parquet")
-        write_ledger(self._work / "ledger.csv", ledger)
+        rows = list(ledger)
+        write_ledger(self._work / "ledger.csv", rows)
         description = {
             "format": FORMAT_NAME,
             "format_version": FORMAT_VERSION,
@@ -159,6 +171,9 @@ class DatasetWriter:
         }
         (self._work / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
         (self._work / "README.md").write_text(_card(index, description))
+        for name, text in (pages(index, rows, description) if pages is not None else {}).items():
+            (self._work / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_checksums(self._work)
         self._move_into_place()
 
     def _move_into_place(self) -> None:
@@ -224,7 +239,7 @@ class StructureDataset:
         return self.__dict__ | {"_shards": {}}
 
     def ids(self, split: str | None = None) -> list[str]:
-        """Record ids in the order of the index, of one split ('train', 'val', 'none') or of all."""
+        """Record ids in the order of the index, of one split ('train', 'val', 'test', 'none') or of all."""
         return [row["id"] for row in self.index if split in (None, row["split"])]
 
     def row(self, record_id: str) -> dict[str, Any]:
@@ -291,6 +306,7 @@ Written by {description["tool"]}, format version {description["format_version"]}
 - `shards/*.safetensors`: coordinates in thousandths of an angstrom, masks, numbering, B-factors
 - `ledger.csv`: what became of every input file and chain, with the reason
 - `dataset.json`: format version and the settings that made it
+- `SHA256SUMS`: checksums, for `python -m pipeline.prepare --verify` or `sha256sum -c`
 
 Read it with `data_prep.dataset.StructureDataset`, or from any language with the description in `docs/data-format.md`
 of the project.

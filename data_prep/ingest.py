@@ -1,19 +1,28 @@
-"""Structure files to accepted records and ledger rows, one file at a time, in one process or several."""
+"""One structure file to accepted records and ledger rows."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing import get_context
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from data_prep.clashes import clashing_fractions
+from data_prep.confidence import ConfidenceSettings, with_confidence
 from data_prep.filters import FilterSettings, rejection
 from data_prep.ledger import LedgerRow
 from data_prep.record import ProteinRecord
 from data_prep.structure_io import StructureError, read_structure_file
 
-MIN_FILES_PER_PROCESS = 32
-"""Starting a process takes as long as reading about so many files."""
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """What is read from each file, and what of it is kept."""
+
+    filters: FilterSettings = field(default_factory=FilterSettings)
+    model: int | None = None
+    """Number of the model to read, None is the first."""
+    only_ids: tuple[str, ...] | None = None
+    """Record ids to keep, None is all."""
+    confidence: ConfidenceSettings | None = None
+    """Given if the files are predictions with pLDDT in their B-factor column."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +38,20 @@ class Ingested:
     """One per chain, or one for the file; in the order of the chains."""
 
 
-def ingest(root: str | os.PathLike, files: Sequence[str], filters: FilterSettings, jobs: int = 1) -> Iterator[Ingested]:
-    """Read ``files`` (relative to ``root``) in their order; the results do not depend on ``jobs``."""
-    work = partial(ingest_file, str(root), filters=filters)
-    jobs = min(jobs, len(files) // MIN_FILES_PER_PROCESS)
-    if jobs <= 1:
-        yield from map(work, files)
-        return
-    with get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(work, files, chunksize=4)
+def ingest_file(root: str | os.PathLike, file: str, settings: IngestSettings) -> Ingested:
+    """Read one file (relative to ``root``) and filter its chains.
 
-
-def ingest_file(root: str, file: str, filters: FilterSettings) -> Ingested:
-    """Read one file and filter its chains. A file that cannot be used becomes a ledger row, never an exception."""
+    A file that cannot be used becomes a ledger row, never an exception.
+    """
     try:
-        structure = read_structure_file(Path(root, file))
+        structure = read_structure_file(Path(root, file), model=settings.model)
     except StructureError as error:
         return Ingested(file, "", (), (LedgerRow(file, "", "unreadable", error.reason),))
+    wants_clashes = settings.filters.max_clash_fraction is not None
+    clashing = clashing_fractions(structure.records) if wants_clashes else [0.0] * len(structure.records)
     rows, accepted = [], []
-    for record in structure.records:
-        record = replace(record, source_file=file)
-        reason = rejection(record, filters)
+    for record, share in zip(structure.records, clashing, strict=True):
+        record, reason = _checked(replace(record, source_file=file), settings, share)
         if reason is None:
             accepted.append(record)
             rows.append(LedgerRow(file, record.chain_id, "accepted", "; ".join(record.warnings), record.id))
@@ -57,3 +59,14 @@ def ingest_file(root: str, file: str, filters: FilterSettings) -> Ingested:
             rows.append(LedgerRow(file, record.chain_id, "rejected", reason))
     rows += [LedgerRow(file, chain.chain_id, "rejected", chain.reason) for chain in structure.skipped]
     return Ingested(file, structure.sha256, tuple(accepted), tuple(rows))
+
+
+def _checked(record: ProteinRecord, settings: IngestSettings, clashing: float) -> tuple[ProteinRecord, str | None]:
+    """The record as it goes into the dataset, and why it does not, if so."""
+    if settings.only_ids is not None and record.id not in settings.only_ids:
+        return record, "not asked for"
+    if settings.confidence is not None:
+        record, reason = with_confidence(record, settings.confidence)
+        if reason is not None:
+            return record, reason
+    return record, rejection(record, settings.filters, clashing)

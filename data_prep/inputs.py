@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.ledger import LedgerRow
@@ -12,18 +12,26 @@ from data_prep.structure_bytes import is_structure_name, structure_stem
 _OTHER_COMPRESSION = re.compile(r"\.(bz2|xz|zst|z|zip)$", re.IGNORECASE)
 
 
-def find_structures(root: str | os.PathLike) -> tuple[list[str], list[LedgerRow], list[list[str]]]:
+def find_structures(
+    root: str | os.PathLike, only_files: Sequence[str] | None = None
+) -> tuple[list[str], list[LedgerRow], list[list[str]]]:
     """Structure files under ``root`` (relative paths, '/', sorted), ledger rows for everything that is none, and
     groups of structure files that share a stem.
 
     Subdirectories are searched; hidden files and directories are not read, links to directories are not followed,
     pipes and devices are never opened. Files that share a stem (``x.pdb`` and ``x.cif.gz``, in whichever directories,
     upper and lower case being the same) would give records of one name; they are in the groups only.
+
+    With ``only_files`` (paths relative to ``root``) nothing else is looked at; a directory among them is not searched.
     """
     root = Path(root)
     found: list[str] = []
     rows: list[LedgerRow] = []
-    for path, reason in _walk(root, root):
+    if only_files is None:
+        entries = _walk(root, root)
+    else:
+        entries = ((Path(path).as_posix(), _reason(root / path)) for path in dict.fromkeys(only_files))
+    for path, reason in entries:
         if reason is None:
             found.append(path)
         else:
@@ -46,20 +54,31 @@ def _walk(root: Path, directory: Path) -> Iterator[tuple[str, str | None]]:
     for entry in entries:
         path = Path(entry.path).relative_to(root).as_posix()
         try:
-            mode = entry.stat().st_mode  # of the target, for a link
-        except OSError as error:
-            yield path, f"cannot be read: {error.strerror}"
-            continue
-        is_directory = stat.S_ISDIR(mode)
+            is_directory = entry.is_dir()
+        except OSError:
+            is_directory = False  # its reason says what is wrong
         if entry.name.startswith("."):
             yield path, f"hidden {'directory, not entered' if is_directory else 'file'}: ignored"
         elif is_directory and entry.is_symlink():
             yield path, "link to a directory: not followed"
         elif is_directory:
             yield from _walk(root, Path(entry.path))
-        elif not stat.S_ISREG(mode):
-            yield path, "cannot be read: a pipe, socket or device"
-        elif is_structure_name(_OTHER_COMPRESSION.sub("", entry.name)):
-            yield path, None
         else:
-            yield path, "not a structure file: its name does not end in .pdb .ent .cif .mmcif (.gz)"
+            yield path, _reason(Path(entry.path))
+
+
+def _reason(path: Path) -> str | None:
+    """Why a file is not to be read, None for a structure file."""
+    try:
+        mode = os.stat(path).st_mode  # of the target, for a link
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if stat.S_ISDIR(mode):
+        return "cannot be read: a directory, expected a structure file"
+    if not stat.S_ISREG(mode):
+        return "cannot be read: a pipe, socket or device"
+    if path.name.lower().endswith((".bcif", ".bcif.gz")):
+        return "BinaryCIF: not read by this version; convert it to mmCIF"
+    if is_structure_name(_OTHER_COMPRESSION.sub("", path.name)):
+        return None
+    return "not a structure file: its name does not end in .pdb .ent .cif .mmcif (.gz)"

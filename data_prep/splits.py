@@ -1,7 +1,9 @@
-"""Training and validation chains, by whole clusters, so that no validation chain has a relative in training."""
+"""Training, validation and test chains, by whole clusters, so that no held-out chain has a relative in training."""
 
 import hashlib
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,33 +15,64 @@ class SplitError(ValueError):
     """A split that cannot be made as asked. ``str()`` is one line."""
 
 
+@dataclass(frozen=True)
+class SplitSettings:
+    """How chains become training, validation and test chains; see ``split_by_cluster``."""
+
+    identity: float = 0.3
+    val_fraction: float = 0.1
+    val_ids: tuple[str, ...] | None = None
+    """If given, these are the validation chains, whatever ``val_fraction``."""
+    test_ids: tuple[str, ...] | None = None
+    """If given, these are the test chains."""
+    val_from: str | None = None
+    """ISO date; if given, chains released from this day on are for validation, whatever ``val_fraction``."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.identity <= 1:
+            raise ValueError(f"identity is {self.identity}, expected more than 0 and at most 1")
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"val_fraction is {self.val_fraction}, expected 0 or more and less than 1")
+        if self.val_from is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", self.val_from):
+            raise ValueError(f"val_from is {self.val_from}, expected a date as 2020-05-01")
+        if self.val_from is not None and self.val_ids is not None:
+            raise ValueError("validation chains are given by val_ids and by val_from: choose one")
+        both = sorted(set(self.val_ids or ()) & set(self.test_ids or ()))
+        if both:
+            raise ValueError(f"{both[0]} is listed for validation and for test")
+
+
 def split_by_cluster(
     ids: Sequence[str],
     sequences: Sequence[str],
     pairs: Sequence[Similarity],
+    settings: SplitSettings,
     *,
-    level: float,
-    val_fraction: float = 0.1,
-    val_ids: Sequence[str] | None = None,
-    seed: int = 0,
+    release_dates: Sequence[str | None] | None = None,
 ) -> dict[str, Placement]:
-    """Cluster at identity ``level`` and give each chain a split: 'train', 'val' or 'none'.
+    """Cluster at ``settings.identity`` and give each chain a split: 'train', 'val', 'test' or 'none'.
 
-    Without ``val_ids`` whole clusters are drawn for validation until ``val_fraction`` of the chains is reached, at
-    least one if there are two clusters; a cluster that would overshoot is passed over while others may fit. The draw
-    depends on ``seed`` and on the sequences alone, neither on names nor on the order of the input.
-    With ``val_ids`` (record ids) exactly those are validation chains, and the other members of their clusters are in
-    neither split ('none'), so that nothing leaks. Raises ``SplitError`` for unknown ids or nothing left to train on.
+    - By draw (the default): whole clusters for validation until ``val_fraction`` of the chains is reached, at least
+      one if there are two clusters; a cluster that would overshoot is passed over while others may fit. The draw
+      depends on ``seed`` and on the sequences alone, neither on names nor on the order of the input.
+    - ``val_ids``, ``test_ids``: exactly those, and the other members of their clusters are in no split ('none').
+    - ``val_from``: older chains are for training. Chains released from that day on are for validation if no older
+      chain is in their cluster, else 'none'; so are chains without a date. The split is by time and by cluster.
+
+    ``test_ids`` goes before the others. Raises ``SplitError`` for unknown ids or nothing left to train on.
     """
-    labels = clusters(len(ids), pairs, level)
+    labels = clusters(len(ids), pairs, settings.identity)
     sizes = np.bincount(labels)
-    if val_ids is not None:
-        splits = _by_ids(ids, labels, val_ids)
-    else:
-        chosen = _draw(sequences, labels, sizes, val_fraction, seed)
-        splits = ["val" if label in chosen else "train" for label in labels.tolist()]
+    splits = _by_ids(ids, labels, {"test": settings.test_ids or (), "val": settings.val_ids or ()})
+    if settings.val_from is not None:
+        splits = _by_date(splits, labels, release_dates or [None] * len(ids), settings.val_from)
+    elif settings.val_ids is None:
+        free = {label for label, split in zip(labels.tolist(), splits, strict=True) if split == "train"}
+        chosen = _draw(sequences, labels, sizes, free, settings.val_fraction, settings.seed)
+        splits = ["val" if label in chosen else split for label, split in zip(labels.tolist(), splits, strict=True)]
     if "train" not in splits:
-        raise SplitError("every chain is in a validation cluster: nothing is left to train on")
+        raise SplitError("every chain is held out or related to one that is: nothing is left to train on")
     nearest = _nearest_training(splits, pairs)
     return {
         ids[i]: Placement(
@@ -53,27 +86,50 @@ def split_by_cluster(
     }
 
 
-def _by_ids(ids: Sequence[str], labels: np.ndarray, val_ids: Sequence[str]) -> list[str]:
-    unknown = sorted(set(val_ids) - set(ids))
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
-        raise SplitError(f"{len(unknown)} validation ids are not in the dataset: {shown}")
-    wanted = set(val_ids)
-    touched = {label for record_id, label in zip(ids, labels.tolist(), strict=True) if record_id in wanted}
+def _by_ids(ids: Sequence[str], labels: np.ndarray, wanted: dict[str, Sequence[str]]) -> list[str]:
+    """The splits of named chains, 'none' for their relatives, 'train' for the rest."""
+    words = {"test": "test", "val": "validation"}
+    named: dict[str, str] = {}
+    for split, names in wanted.items():
+        unknown = sorted(set(names) - set(ids))
+        if unknown:
+            shown = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+            raise SplitError(f"{len(unknown)} {words[split]} ids are not in the dataset: {shown}")
+        named |= dict.fromkeys(names, split)
+    touched = {label for record_id, label in zip(ids, labels.tolist(), strict=True) if record_id in named}
     return [
-        "val" if record_id in wanted else "none" if label in touched else "train"
+        named.get(record_id, "none" if label in touched else "train")
         for record_id, label in zip(ids, labels.tolist(), strict=True)
     ]
 
 
-def _draw(sequences: Sequence[str], labels: np.ndarray, sizes: np.ndarray, fraction: float, seed: int) -> set[int]:
-    """Labels of the clusters drawn for validation."""
-    if fraction == 0 or len(sizes) < 2:
+def _by_date(splits: Sequence[str], labels: np.ndarray, dates: Sequence[str | None], val_from: str) -> list[str]:
+    """Of the chains that are still 'train', which are new and without older relatives, and which have no place."""
+    places = list(zip(labels.tolist(), splits, dates, strict=True))
+    with_older = {label for label, split, date in places if split == "train" and date is not None and date < val_from}
+    return [
+        split
+        if split != "train"
+        else "none"
+        if date is None or (date >= val_from and label in with_older)
+        else "val"
+        if date >= val_from
+        else "train"
+        for label, split, date in places
+    ]
+
+
+def _draw(
+    sequences: Sequence[str], labels: np.ndarray, sizes: np.ndarray, free: set[int], fraction: float, seed: int
+) -> set[int]:
+    """Labels of the clusters drawn for validation, of those that are ``free``."""
+    if fraction == 0 or len(free) < 2:
         return set()
     key: dict[int, str] = {}
     for label, sequence in zip(labels.tolist(), sequences, strict=True):
-        digest = hashlib.sha256(f"{seed}:{sequence}".encode()).hexdigest()
-        key[label] = min(key.get(label, digest), digest)
+        if label in free:
+            digest = hashlib.sha256(f"{seed}:{sequence}".encode()).hexdigest()
+            key[label] = min(key.get(label, digest), digest)
     order = sorted(key, key=key.__getitem__)
     target = fraction * len(labels)
     chosen: set[int] = set()
@@ -88,11 +144,11 @@ def _draw(sequences: Sequence[str], labels: np.ndarray, sizes: np.ndarray, fract
 
 
 def _nearest_training(splits: Sequence[str], pairs: Sequence[Similarity]) -> dict[int, tuple[float, int]]:
-    """Of each validation chain with a similar training chain: the highest identity and that chain."""
+    """Of each held-out chain with a similar training chain: the highest identity and that chain."""
     nearest: dict[int, tuple[float, int]] = {}
     for pair in pairs:
-        for val, train in ((pair.i, pair.j), (pair.j, pair.i)):
-            is_crossing = splits[val] == "val" and splits[train] == "train"
-            if is_crossing and pair.identity > nearest.get(val, (-1.0, 0))[0]:
-                nearest[val] = (pair.identity, train)
+        for held_out, train in ((pair.i, pair.j), (pair.j, pair.i)):
+            is_crossing = splits[held_out] in ("val", "test") and splits[train] == "train"
+            if is_crossing and pair.identity > nearest.get(held_out, (-1.0, 0))[0]:
+                nearest[held_out] = (pair.identity, train)
     return nearest

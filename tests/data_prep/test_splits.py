@@ -3,7 +3,7 @@ import random
 import pytest
 
 from data_prep.clusters import Similarity
-from data_prep.splits import SplitError, split_by_cluster
+from data_prep.splits import SplitError, SplitSettings, split_by_cluster
 
 
 def example(n: int = 60):
@@ -21,7 +21,7 @@ def example(n: int = 60):
 
 def test_whole_clusters_and_about_the_share_asked_for():
     ids, sequences, pairs, family = example()
-    placed = split_by_cluster(ids, sequences, pairs, level=0.4, val_fraction=0.25, seed=1)
+    placed = split_by_cluster(ids, sequences, pairs, SplitSettings(identity=0.4, val_fraction=0.25, seed=1))
     splits = [placed[name].split for name in ids]
     for group in set(family):
         assert len({split for split, f in zip(splits, family, strict=True) if f == group}) == 1
@@ -31,44 +31,48 @@ def test_whole_clusters_and_about_the_share_asked_for():
 
 def test_order_and_names_do_not_matter_but_the_seed_does():
     ids, sequences, pairs, _ = example()
-    first = split_by_cluster(ids, sequences, pairs, level=0.4, seed=3)
+    first = split_by_cluster(ids, sequences, pairs, SplitSettings(identity=0.4, seed=3))
     order = list(range(len(ids)))
     random.Random(1).shuffle(order)
     place = {old: new for new, old in enumerate(order)}
     shuffled = [Similarity(*sorted((place[p.i], place[p.j])), p.identity) for p in pairs]
-    second = split_by_cluster(["x" + ids[i] for i in order], [sequences[i] for i in order], shuffled, level=0.4, seed=3)
+    second = split_by_cluster(
+        ["x" + ids[i] for i in order], [sequences[i] for i in order], shuffled, SplitSettings(identity=0.4, seed=3)
+    )
     assert {name for name in ids if first[name].split == "val"} == {
         name for name in ids if second["x" + name].split == "val"
     }
-    other = split_by_cluster(ids, sequences, pairs, level=0.4, seed=4)
+    other = split_by_cluster(ids, sequences, pairs, SplitSettings(identity=0.4, seed=4))
     assert [p.split for p in other.values()] != [p.split for p in first.values()]
 
 
 def test_identical_sequences_never_straddle_at_any_level():
     pairs = [Similarity(0, 1, 1.0)]
     for seed in range(10):
-        placed = split_by_cluster(["a", "b", "c"], ["MK", "MK", "GG"], pairs, level=1.0, val_fraction=0.4, seed=seed)
+        placed = split_by_cluster(
+            ["a", "b", "c"], ["MK", "MK", "GG"], pairs, SplitSettings(identity=1.0, val_fraction=0.4, seed=seed)
+        )
         assert placed["a"].split == placed["b"].split
 
 
 def test_given_ids_and_their_relatives():
     pairs = [Similarity(0, 1, 0.6), Similarity(0, 2, 0.35), Similarity(2, 3, 0.2)]
-    placed = split_by_cluster(list("abcd"), ["A", "C", "D", "E"], pairs, level=0.4, val_ids=["a"])
+    placed = split_by_cluster(list("abcd"), ["A", "C", "D", "E"], pairs, SplitSettings(identity=0.4, val_ids=["a"]))
     assert [placed[name].split for name in "abcd"] == ["val", "none", "train", "train"]
     assert (placed["a"].nearest_train_id, placed["a"].nearest_train_identity) == ("c", 0.35)
     with pytest.raises(SplitError, match="1 validation ids are not in the dataset: z"):
-        split_by_cluster(list("abcd"), ["A", "C", "D", "E"], pairs, level=0.4, val_ids=["a", "z"])
+        split_by_cluster(list("abcd"), ["A", "C", "D", "E"], pairs, SplitSettings(identity=0.4, val_ids=["a", "z"]))
     with pytest.raises(SplitError, match="nothing is left to train on"):
-        split_by_cluster(["a", "b"], ["A", "C"], pairs[:1], level=0.4, val_ids=["a"])
+        split_by_cluster(["a", "b"], ["A", "C"], pairs[:1], SplitSettings(identity=0.4, val_ids=["a"]))
 
 
 def test_nothing_to_validate_on_or_no_wish_to():
-    assert split_by_cluster(["a"], ["A"], [], level=0.3)["a"].split == "train"
-    placed = split_by_cluster(["a", "b"], ["A", "C"], [], level=0.3, val_fraction=0)
+    assert split_by_cluster(["a"], ["A"], [], SplitSettings(identity=0.3))["a"].split == "train"
+    placed = split_by_cluster(["a", "b"], ["A", "C"], [], SplitSettings(identity=0.3, val_fraction=0))
     assert {p.split for p in placed.values()} == {"train"}
 
 
 def test_the_smallest_cluster_where_all_are_too_large():
     pairs = [Similarity(0, 1, 0.9), Similarity(2, 3, 0.9), Similarity(3, 4, 0.9)]
-    placed = split_by_cluster(list("abcde"), list("ACDEF"), pairs, level=0.5, val_fraction=0.1)
+    placed = split_by_cluster(list("abcde"), list("ACDEF"), pairs, SplitSettings(identity=0.5, val_fraction=0.1))
     assert [placed[name].split for name in "abcde"] == ["val", "val", "train", "train", "train"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import blocks, clusters
 from data_prep.dataset import StructureDataset
 from data_prep.ledger import read_ledger
 from data_prep.structure_io import read_structure, structure_stem
@@ -48,6 +49,17 @@ def test_demo_structures(demo):
     assert dataset.load(name).source_file == path.name
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of five files, so that the demo's structures are several."""
+    monkeypatch.setattr("data_prep.blocks.FILES_PER_BLOCK", 5)
+    monkeypatch.setattr("data_prep.build.FILES_PER_BLOCK", 5)
+
+
+def demo_arguments(out: Path, *more: str) -> list[str]:
+    return ["--pdb-dir", str(DEMO), "--out", str(out), "--identity", "0.4", "--jobs", "1", *more]
+
+
 def test_output_depends_on_neither_processes_nor_the_order_of_files(demo, tmp_path, monkeypatch):
     scandir = os.scandir
 
@@ -61,11 +73,141 @@ def test_output_depends_on_neither_processes_nor_the_order_of_files(demo, tmp_pa
             pass
 
     monkeypatch.setattr(os, "scandir", Reversed)
-    monkeypatch.setattr("data_prep.ingest.MIN_FILES_PER_PROCESS", 5)
     monkeypatch.setattr("data_prep.build.MIN_CHAINS_PER_PROCESS", 5)
     out = tmp_path / "data"
-    assert main(["--pdb-dir", str(DEMO), "--out", str(out), "--identity", "0.4", "--jobs", "2"]) == 0
+    assert main(demo_arguments(out, "--jobs", "2")) == 0
     assert files_of(out) == files_of(demo)
+
+
+@pytest.mark.parametrize("where", ["reading", "comparing"])
+def test_an_interrupted_run_goes_on_and_ends_the_same(demo, tmp_path, monkeypatch, small_blocks, capsys, where):
+    """Ctrl-C after some of the files, or some of the alignments: what was done is not done again."""
+    calls = []
+
+    def counted(call):
+        def wrapped(*arguments):
+            calls.append(call)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            return call(*arguments)
+
+        return wrapped
+
+    module, name = (blocks, "_make_block") if where == "reading" else (clusters, "_compare_rows")
+    monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    out = tmp_path / "data"
+    assert main(demo_arguments(out)) == 130
+    assert "the same command goes on" in capsys.readouterr().err and not out.exists()
+    assert main(demo_arguments(out)) == 0
+    assert files_of(out) == files_of(demo)
+    total = 7 if where == "reading" else 5
+    assert len(calls) == (1 + total if where == "reading" else 1 + 3 + total), "kept alignments are only loaded"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "no work is left behind"
+
+
+def test_parts_in_any_order_and_merge(demo, tmp_path, small_blocks, capsys):
+    out = tmp_path / "data"
+    assert main(demo_arguments(out, "--merge")) == 2
+    for part in ("3/3", "1/3"):
+        assert main(demo_arguments(out, "--shard", part)) == 0
+    assert main(demo_arguments(out, "--merge")) == 2
+    assert "2 of 7 blocks of files have not been read" in capsys.readouterr().err
+    assert main(demo_arguments(out, "--shard", "2/3")) == 0
+    assert "--merge in place of --shard" in capsys.readouterr().out and not out.exists()
+    assert main(demo_arguments(out, "--merge")) == 0
+    assert files_of(out) == files_of(demo)
+
+
+def test_unfinished_work_with_other_settings_is_not_mixed_in(tmp_path, capsys):
+    out = tmp_path / "data"
+    assert main(demo_arguments(out, "--shard", "1/1")) == 0
+    before = files_of(tmp_path)
+    assert main(demo_arguments(out, "--min-length", "100")) == 2
+    assert "holds unfinished work on other files or with other settings" in capsys.readouterr().err
+    assert files_of(tmp_path) == before
+    assert main(demo_arguments(out, "--min-length", "100", "--overwrite")) == 0
+    assert min(row["length"] for row in StructureDataset(out).index) >= 100
+
+
+def test_a_full_disk_is_one_line_and_the_old_dataset_stays(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "data"
+    assert main(demo_arguments(out)) == 0
+    before = files_of(out)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "shard")
+
+    monkeypatch.setattr("data_prep.blocks.save_shard", full)
+    assert main(demo_arguments(out, "--overwrite")) == 2
+    assert capsys.readouterr().err.rstrip().splitlines()[-1] == "error: shard: No space left on device"
+    assert files_of(out) == before
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    before = files_of(DEMO)
+    assert main(["--pdb-dir", str(DEMO), "--dry-run", "--jobs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"structure files to read +│ 33 ", shown) and re.search(r"chains accepted +│ about 34 ", shown)
+    assert files_of(DEMO) == before
+
+
+def test_strict_is_about_files_that_could_not_be_used(tmp_path):
+    shutil.copy(DEMO / "1aki_A.pdb.gz", tmp_path / "x.pdb.gz")
+    (tmp_path / "notes.txt").write_text("no structure, and none expected")
+    arguments = ["--pdb-dir", str(tmp_path), "--strict", "--jobs", "1", "--out"]
+    assert main([*arguments, str(tmp_path / "one")]) == 0
+    shutil.rmtree(tmp_path / "one")
+    (tmp_path / "empty.pdb").touch()
+    assert main([*arguments, str(tmp_path / "two")]) == 1
+    assert (tmp_path / "two/dataset.json").exists()
+
+
+def test_one_file_a_list_of_files_and_a_list_of_chains(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--pdb-dir", str(DEMO / "1aki_A.pdb.gz"), "--out", str(out), "--jobs", "1"]) == 0
+    assert StructureDataset(out).ids() == ["1aki_A_A"]
+    (tmp_path / "list").write_text("2igd_A.pdb.gz\n1aki_A.pdb.gz\nabsent.pdb\n")
+    arguments = ["--pdb-dir", str(DEMO), "--list", str(tmp_path / "list"), "--jobs", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "two")]) == 0
+    assert StructureDataset(tmp_path / "two").ids() == ["1aki_A_A", "2igd_A_A"]
+    rows = {row.file: row for row in read_ledger(tmp_path / "two/ledger.csv")}
+    assert rows["absent.pdb"].reason == "cannot be read: No such file or directory" and len(rows) == 3
+    (tmp_path / "ids").write_text("2igd_A_A\n")
+    assert main([*arguments, "--ids", str(tmp_path / "ids"), "--out", str(tmp_path / "three")]) == 0
+    assert StructureDataset(tmp_path / "three").ids() == ["2igd_A_A"]
+
+
+def test_verify_finds_what_changed(demo, tmp_path, capsys):
+    assert main(["--verify", str(demo)]) == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(demo, copy)
+    shard = copy / "shards/00000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    (copy / "README.md").unlink()
+    (copy / "more.txt").touch()
+    assert main(["--verify", str(copy)]) == 1
+    shown = capsys.readouterr().out
+    for message in ("safetensors: its content has changed", "README.md: cannot be read", "more.txt: does not belong"):
+        assert message in shown
+    assert main(["--verify", str(tmp_path)]) == 2
+
+
+def test_recipes_and_values_that_override_them(tmp_path):
+    def rejected(*options: str) -> dict[str, str]:
+        out = tmp_path / "out"
+        assert main(demo_arguments(out, "--overwrite", *options)) == 0
+        return {row.file: row.reason for row in read_ledger(out / "ledger.csv") if row.chain and not row.id}
+
+    esmfold = rejected("--recipe", "esmfold")
+    assert all(reason.startswith(("released too late", "release date: none stated")) for reason in esmfold.values())
+    assert esmfold
+    settings = StructureDataset(tmp_path / "out").description["settings"]["reading"]["filters"]
+    assert (settings["max_resolution"], settings["min_length"]) == (9.0, 21)
+    assert rejected("--recipe", "openfold") == {}
+    strict = rejected("--recipe", "openfold", "--max-resolution", "1.5", "--no-keep-unstated-resolution")
+    assert strict and all(reason.startswith("resolution: ") for reason in strict.values())
 
 
 def test_summary_and_next_step(tmp_path, capsys):
@@ -160,7 +302,8 @@ def test_what_cannot_be_used_is_one_line_and_exit_2(tmp_path, capsys, change, me
     assert main(arguments + [part.format(tmp=tmp_path) for part in change]) == 2
     last = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
     assert last.startswith("error: ") and re.search(message, last), last
-    assert files_of(tmp_path) == before
+    after = {name: data for name, data in files_of(tmp_path).items() if not name.startswith(".out.work/")}
+    assert after == before, "nothing but work that a corrected command goes on with"
 
 
 def test_starts_without_the_model_and_names_its_options(tmp_path):

@@ -1,0 +1,147 @@
+"""Blocks: the files of the input in portions whose results are kept on disk, so that no file is read twice.
+
+A work directory belongs to one set of files and settings (its fingerprint). Each block of ``FILES_PER_BLOCK`` files
+leaves a shard with its records and then, in one step, a JSON file with everything else; a block is done when the JSON
+file is there. Processes, interrupted runs and machines that share a file system may fill one work directory in any
+order: the blocks do not depend on who made them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+from data_prep.ingest import Ingested, IngestSettings, ingest_file
+from data_prep.ledger import LedgerRow
+from data_prep.record import ProteinRecord
+from data_prep.shards import ShardReader, save_shard
+from data_prep.structure_bytes import atomic_write
+
+FILES_PER_BLOCK = 32
+"""Reading so many takes about as long as starting a process."""
+
+_HEADER = (
+    *("id", "chain_id", "sequence", "resolution", "method", "deposition_date", "release_date"),
+    *("source_file", "source_sha256", "model_number", "warnings"),
+)
+
+
+class WorkError(ValueError):
+    """A work directory that does not fit this run. ``str()`` is one line."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The portions of an input and the directory that holds their results."""
+
+    root: Path
+    files: tuple[str, ...]
+    """Relative to ``root``, in order."""
+    settings: IngestSettings
+    path: Path
+    """The work directory."""
+
+    def __len__(self) -> int:
+        return -(-len(self.files) // FILES_PER_BLOCK)
+
+    def open(self, *, restart: bool = False) -> None:
+        """Make the work directory, or go on with what is in it.
+
+        Raises ``WorkError`` where it holds the work of other files or settings, unless ``restart`` discards that.
+        """
+        note = self.path / "work.json"
+        if restart and self.path.is_dir():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        wanted = {"fingerprint": self.fingerprint()}
+        if not note.exists():
+            if any(self.path.glob("*.json")):
+                raise WorkError(f"{self.path}: has no work.json, so it is no work directory; remove it")
+            atomic_write(note, json.dumps(wanted).encode())
+        elif json.loads(note.read_bytes()) != wanted:
+            raise WorkError(
+                f"{self.path}: holds unfinished work on other files or with other settings; repeat that run, remove "
+                "the directory, or discard it with --overwrite"
+            )
+
+    def fingerprint(self) -> str:
+        """Hash of what the results depend on: program, settings, files with size and time."""
+        stats = [(file, os.stat(self.root / file)) for file in self.files]
+        listing = [(file, entry.st_size, entry.st_mtime_ns) for file, entry in stats]
+        content = [version("lorta-fold"), FILES_PER_BLOCK, asdict(self.settings), listing]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def missing(self) -> list[int]:
+        """Numbers of the blocks that are not done."""
+        return [number for number in range(len(self)) if not self._done(number).exists()]
+
+    def make(self, numbers: Sequence[int], jobs: int = 1) -> Iterator[int]:
+        """Make blocks in up to ``jobs`` processes; yields the number of files of each as it is done."""
+        work = partial(_make_block, self)
+        if min(jobs, len(numbers)) <= 1:
+            yield from map(work, numbers)
+            return
+        with get_context("spawn").Pool(min(jobs, len(numbers))) as pool:
+            yield from pool.imap_unordered(work, numbers)
+
+    def results(self) -> Iterator[Ingested]:
+        """What every file gave, in the order of the files. All blocks must be done."""
+        for number in range(len(self)):
+            yield from self._load(number)
+
+    def remove(self) -> None:
+        """Delete the work directory."""
+        shutil.rmtree(self.path)
+
+    def _done(self, number: int) -> Path:
+        return self.path / f"{number:06d}.json"
+
+    def _shard(self, number: int) -> Path:
+        return self.path / f"{number:06d}.safetensors"
+
+    def _make(self, number: int) -> int:
+        files = self.files[number * FILES_PER_BLOCK : (number + 1) * FILES_PER_BLOCK]
+        results = [ingest_file(self.root, file, self.settings) for file in files]
+        records = [record for result in results for record in result.records]
+        if records:
+            temporary = self._shard(number).with_suffix(f".{os.getpid()}.partial")
+            save_shard(temporary, records)
+            os.replace(temporary, self._shard(number))
+        content = [
+            {
+                "file": result.file,
+                "sha256": result.sha256,
+                "rows": [astuple(row) for row in result.rows],
+                "records": [
+                    {name: getattr(record, name) for name in _HEADER} | {"n_atoms": int(record.atom37_mask.sum())}
+                    for record in result.records
+                ],
+            }
+            for result in results
+        ]
+        atomic_write(self._done(number), json.dumps(content).encode())
+        return len(files)
+
+    def _load(self, number: int) -> Iterator[Ingested]:
+        reader: ShardReader | None = None
+        residue = atom = 0
+        for entry in json.loads(self._done(number).read_bytes()):
+            records = []
+            for header in entry["records"]:
+                reader = reader or ShardReader(self._shard(number))
+                n_residues, n_atoms = len(header["sequence"]), header.pop("n_atoms")
+                arrays = reader.arrays(slice(residue, residue + n_residues), slice(atom, atom + n_atoms))
+                residue, atom = residue + n_residues, atom + n_atoms
+                records.append(ProteinRecord(**header | {"warnings": tuple(header["warnings"])}, **arrays))
+            rows = tuple(LedgerRow(*row) for row in entry["rows"])
+            yield Ingested(entry["file"], entry["sha256"], tuple(records), rows)
+
+
+def _make_block(blocks: Blocks, number: int) -> int:
+    return blocks._make(number)

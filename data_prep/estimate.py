@@ -1,0 +1,64 @@
+"""What a run would do, how long it would take and how big its result would be, from a sample of its files."""
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+
+from data_prep.build import Input
+from data_prep.clusters import identity
+from data_prep.ingest import IngestSettings, ingest_file
+
+SAMPLE = 40
+"""Files that are read for an estimate, evenly spaced over the input."""
+
+BYTES_PER_ATOM, BYTES_PER_RESIDUE, BYTES_PER_CHAIN = 16, 14, 400
+"""Of shards (see ``data_prep.shards``) and of index, ledger and report."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Numbers for the whole input, from ``n_sampled`` of its files."""
+
+    n_files: int
+    n_left_out: int
+    """Files of the input that would not be read."""
+    n_sampled: int
+    n_unreadable: float
+    n_chains: float
+    """Accepted chains."""
+    read_seconds: float
+    """With one process."""
+    compare_seconds: float
+    """Aligning every pair of chains, with one process."""
+    n_bytes: float
+
+
+def estimate(source: Input, reading: IngestSettings, *, clock=time.perf_counter) -> Estimate:
+    """Read a sample of the input and scale up. Writes nothing."""
+    n = len(source.files)
+    sampled = source.files[:: max(1, -(-n // SAMPLE))]
+    start = clock()
+    results = [ingest_file(source.root, file, reading) for file in sampled]
+    per_file = (clock() - start) / max(len(sampled), 1)
+    records = [record for result in results for record in result.records]
+    scale = n / max(len(sampled), 1)
+    n_chains = len(records) * scale
+    start = clock()
+    pairs = [(a.sequence, b.sequence) for a, b in pairwise(records)]
+    for a, b in pairs:
+        identity(a, b)
+    per_pair = (clock() - start) / max(len(pairs), 1)
+    n_bytes = sum(
+        BYTES_PER_ATOM * int(record.atom37_mask.sum()) + BYTES_PER_RESIDUE * len(record) + BYTES_PER_CHAIN
+        for record in records
+    )
+    return Estimate(
+        n_files=n,
+        n_left_out=len({row.file for row in source.rows}),
+        n_sampled=len(sampled),
+        n_unreadable=sum(not result.sha256 for result in results) * scale,
+        n_chains=n_chains,
+        read_seconds=per_file * n,
+        compare_seconds=per_pair * n_chains * (n_chains - 1) / 2,
+        n_bytes=n_bytes * scale,
+    )

@@ -1,0 +1,73 @@
+"""Similar pairs of sequences by MMseqs2 (Steinegger & Soeding 2017), for sets that are too large to align every pair.
+
+Its prefilter is fast because it passes over pairs without common words: pairs near the level may be missed, so that
+clusters are not exact about what they claim. Sets of some thousand chains are better aligned exhaustively.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+EXECUTABLE = "mmseqs"
+SENSITIVITY = "7.5"
+"""The most sensitive setting that MMseqs2 documents."""
+
+_COLUMNS = "query,target,nident,raw"
+
+
+class MmseqsError(ValueError):
+    """MMseqs2 failed. ``str()`` is one line."""
+
+
+def is_installed() -> bool:
+    """Whether the program can be called."""
+    return shutil.which(EXECUTABLE) is not None
+
+
+def version() -> str:
+    """What the program calls its version."""
+    return _run(["version"]).strip()
+
+
+def similar_pairs(
+    sequences: Sequence[str], work: str | os.PathLike, *, min_score: float, jobs: int = 1
+) -> list[tuple[int, int, float]]:
+    """Pairs (i, j, identity) of different ``sequences``, i < j, whose alignment scores at least ``min_score``.
+
+    Identity is identical pairs / length of the shorter sequence. Files are kept in ``work`` while it runs. Raises
+    ``MmseqsError``.
+    """
+    directory = Path(work)
+    directory.mkdir(parents=True, exist_ok=True)
+    fasta, result = directory / "sequences.fasta", directory / "pairs.tsv"
+    fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
+    limits = ["-s", SENSITIVITY, "-e", "10", "--max-seqs", str(max(300, len(sequences))), "--threads", str(jobs)]
+    files = [str(fasta), str(fasta), str(result), str(directory / "tmp")]
+    _run(["easy-search", *files, *limits, "--format-output", _COLUMNS])
+    best: dict[tuple[int, int], float] = {}
+    for line in result.read_text().splitlines():
+        try:
+            query, target, identical, score = line.split("\t")
+            i, j = sorted((int(query), int(target)))
+            identity = int(identical) / min(len(sequences[i]), len(sequences[j]))
+            if i != j and float(score) >= min_score:
+                best[i, j] = max(best.get((i, j), 0.0), identity)
+        except (ValueError, IndexError):
+            raise MmseqsError(
+                f"{EXECUTABLE}: line {line[:60]!r} of its result has not the columns {_COLUMNS}"
+            ) from None
+    shutil.rmtree(directory)
+    return sorted((i, j, identity) for (i, j), identity in best.items())
+
+
+def _run(arguments: Sequence[str]) -> str:
+    try:
+        done = subprocess.run([EXECUTABLE, *arguments], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise MmseqsError(f"{EXECUTABLE}: cannot be run ({error.strerror})") from None
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise MmseqsError(f"{EXECUTABLE} {arguments[0]} failed with exit status {done.returncode}: {last}")
+    return done.stdout
