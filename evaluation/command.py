@@ -124,7 +124,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", type=Path, help="write scores.csv, per_residue.csv and summary.json there"
     )
     parser.add_argument(
-        "--report", action="store_true", help="also write DIR/report.html, one page that needs no network"
+        "--report",
+        action="store_true",
+        help="also write DIR/report.html, one page that needs no network: plots, a table, and for a "
+        "chosen target its residues, distance differences and the structures in 3D",
     )
     parser.add_argument(
         "--all-atom",

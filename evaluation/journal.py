@@ -20,6 +20,7 @@ from evaluation.output import write_atomically
 from evaluation.residue_table import ResidueTable
 from evaluation.score import PairScore
 from evaluation.targets import Target, UsageError
+from evaluation.trace import Trace
 
 NAME: str = "targets.jsonl"
 """Name of the file in the directory of ``--out``."""
@@ -103,14 +104,14 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 def _line(target: Target, row: Row) -> str:
     # vars() and not asdict(), which would copy every number of the residue table.
-    score = row.score and vars(row.score) | {"residues": vars(row.score.residues)}
+    score = row.score and vars(row.score) | {name: vars(getattr(row.score, name)) for name in ("residues", "trace")}
     return json.dumps({"true_chain": target.true_chain, "row": vars(row) | {"score": score}}, allow_nan=False) + "\n"
 
 
 def _row(entry: dict[str, Any]) -> Row:
     score = entry["score"]
     if score is not None:
-        tables = {"residues": ResidueTable(**score["residues"])}
+        tables = {"residues": ResidueTable(**score["residues"]), "trace": Trace(**score["trace"])}
         score = PairScore(**score | tables | {name: tuple(score[name]) for name in ("notes", "warnings")})
     return Row(**entry | {"score": score})
 

@@ -14,6 +14,7 @@ from evaluation.match import MIN_IDENTITY, MatchError
 from evaluation.plddt import plddt_of
 from evaluation.residue_table import ResidueTable, residue_table
 from evaluation.superposition import SuperpositionScores, superposition_scores
+from evaluation.trace import Trace, make_trace
 
 DEFINITIONS: Mapping[str, str] = {
     "lddt_ca": "pooled over all pairs of the truth; a pair that the prediction lacks counts as not preserved",
@@ -50,6 +51,7 @@ class PairScore:
     lddt_ca_intra: float | None
     lddt_ca_strict: float | None
     residues: ResidueTable = field(repr=False)
+    trace: Trace = field(repr=False)
     n_truth: int
     """Residues of the truth with an alpha carbon."""
     n_matched: int
@@ -143,6 +145,7 @@ def score_pair(
         lddt_ca_intra=_pooled(single),
         lddt_ca_strict=_defined(whole.score_strict),
         residues=residues,
+        trace=make_trace(positions, true_positions, mask, true_mask),
         n_truth=whole.residues,
         n_matched=whole.residues_common,
         n_extra=sum(int(np.count_nonzero(record.ca_mask)) for record in assigned) - whole.residues_common,

@@ -1,4 +1,7 @@
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 
 from evaluation.evaluate import Row, Settings
 from evaluation.output import summarise
-from evaluation.report import HEIGHT, WIDTH, against_length, histogram, write_report
+from evaluation.report import HEIGHT, WIDTH, against_length, histogram, reliability, write_report
 from evaluation.score import score_pair
 
 
@@ -38,7 +41,7 @@ class Tags(HTMLParser):
         self.open, self.links = [], []
 
     def handle_starttag(self, tag, attributes):
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "input"):
             self.open.append(tag)
         self.links += [value for name, value in attributes if name in ("src", "href")]
 
@@ -65,3 +68,89 @@ def test_page_stands_alone_and_escapes_names(tmp_path, record, sequence):
     assert "missing: no prediction of this name" in page and "a note" in page
     assert f"{rows[0].score.lddt_ca:.4f}" in page
     assert len(re.findall("<circle", page)) == 1
+    assert "Copyright (c) 2014, University of Pittsburgh" in page, "the viewer's licence asks for its notice"
+
+
+@pytest.fixture
+def shown(tmp_path, record, walk, sequence):
+    """A page of one target of two chains, a residue missing in the prediction, another moved; and its score."""
+    letters, shape = sequence(24, 1), walk(24, 1)
+    truth = [
+        record(letters[:12], shape[:12], chain="A", numbers=range(5, 17), codes=["B"] + [""] * 11),
+        record(letters[12:], shape[12:], chain="B"),
+    ]
+    moved = shape.copy()
+    moved[3] += 2.0
+    plddt = np.linspace(30, 90, 24).round(1)
+    there = np.arange(24) != 7
+    prediction = [
+        record(letters[:12], moved[:12], chain="A", numbers=range(5, 17), codes=["B"] + [""] * 11,
+               present=there[:12], b_factors=plddt[:12], backbone=True),
+        record(letters[12:], moved[12:], chain="B", b_factors=plddt[12:], backbone=True),
+    ]  # fmt: skip
+    row = Row("</script><b>", "partial", "one is missing", score=score_pair(truth, prediction))
+    summary = summarise([row], Settings(), 0, [])
+    return row, write_report(tmp_path, [row], summary), moved, shape
+
+
+def test_the_page_has_the_residues_of_its_targets(shown):
+    row, path, moved, shape = shown
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1]
+    (target,) = json.loads(text)
+    assert target["name"] == "</script><b>"
+    assert (target["numbers"][0], target["numbers"][12], target["chains"][12]) == ("5B", "1", "B")
+    assert target["matched"] == [int(i != 7) for i in range(24)]
+    assert target["lddt"][7] == 0 and target["plddt"][7] is None and target["plddt"][0] == 30
+    assert target["lddt"] == [round(1000 * value) for value in row.score.residues.lddt_ca]
+    true, pred = (np.array(target[which]).reshape(-1, 3) / 100 for which in ("true", "pred"))
+    assert np.linalg.norm(true[0] - true[20]) == pytest.approx(np.linalg.norm(shape[0] - shape[20]), abs=0.02)
+    assert np.linalg.norm(pred[3] - pred[19]) == pytest.approx(np.linalg.norm(moved[3] - moved[20]), abs=0.02)
+    assert np.sqrt(((pred - np.delete(true, 7, axis=0)) ** 2).sum(axis=1).mean()) < 1, "superposed"
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the page's script")
+def test_the_script_of_the_page(shown, tmp_path):
+    """The functions behind the drawings, run by node on the page's own data."""
+    _, path, moved, shape = shown
+    page = path.read_text()
+    scripts = re.findall(r'<script>\n"use strict";(.*?)</script>', page, re.DOTALL)
+    assert len(scripts) == 2
+    data = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1]
+    (tmp_path / "page.js").write_text(
+        "\n".join(scripts)
+        + f"""
+const [target] = {data};
+const places = predPlaces(target);
+console.log(JSON.stringify({{
+  places,
+  moved: distanceDifference(target, places, 3, 20),
+  missing: distanceDifference(target, places, 7, 20),
+  colours: [0, 4, -9, null].map(colourOf),
+  name: residueName(target, 0),
+  order: ["0.9", "", "10", "0.5", "x"].sort(compareCells),
+  pred: viewerAtoms(target, places, "pred").map((atom) => atom.bonds),
+  scores: [0, 1000, null].map(scoreColour),
+}}));"""
+    )
+    done = subprocess.run(["node", tmp_path / "page.js"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["places"] == [i - (i > 7) if i != 7 else -1 for i in range(24)]
+    difference = np.linalg.norm(moved[3] - moved[20]) - np.linalg.norm(shape[3] - shape[20])
+    assert found["moved"] == pytest.approx(difference, abs=0.04) and abs(difference) > 0.2
+    assert found["missing"] is None
+    white, red, blue, grey = found["colours"]
+    assert white == [255, 255, 255] and red[0] > red[2] and blue[2] > blue[0] and len(set(grey)) == 1
+    assert found["name"].startswith("A ") and found["name"].endswith("5B")
+    assert found["order"] == ["0.5", "0.9", "10", "x", ""]
+    bonds = found["pred"]
+    assert bonds[0] == [1] and bonds[1] == [0, 2] and bonds[6] == [5], "no bond over the missing residue"
+    assert bonds[10] == [9] and bonds[11] == [12], "nor between chains"
+    assert found["scores"][0] != found["scores"][1]
+
+
+def test_confidence_is_drawn_where_there_is_some(shown):
+    page = shown[1].read_text()
+    assert "on the line, the confidence is right" in page
+    drawing = reliability([{"n": 5, "mean_plddt": 50.0, "mean_lddt": 0.5}])
+    (point,), (x1, y1, x2, y2) = drawing["points"], drawing["line"]
+    assert (point["x"], point["y"]) == pytest.approx(((x1 + x2) / 2, (y1 + y2) / 2), abs=0.1)
