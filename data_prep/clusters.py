@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from Bio.Align import PairwiseAligner, substitution_matrices
@@ -84,8 +83,7 @@ def similarities(
     found = [Similarity(i, j, 1.0) for group in members.values() for k, i in enumerate(group) for j in group[k + 1 :]]
     total, done = len(unique) * (len(unique) - 1) // 2, 0
     if method == "mmseqs":
-        with TemporaryDirectory(dir=keep) as directory:
-            portions = [(mmseqs.similar_pairs(unique, directory, min_score=MIN_SCORE, jobs=jobs), total)]
+        portions = [(mmseqs.similar_pairs(unique, min_score=MIN_SCORE, jobs=jobs, work=keep), total)]
     else:
         portions = _compare(unique, jobs, keep)
     for pairs, compared in portions:

@@ -58,7 +58,8 @@ def ingest_file(root: str | os.PathLike, file: str, settings: IngestSettings) ->
         else:
             rows.append(LedgerRow(file, record.chain_id, "rejected", reason))
     rows += [LedgerRow(file, chain.chain_id, "rejected", chain.reason) for chain in structure.skipped]
-    return Ingested(file, structure.sha256, tuple(accepted), tuple(rows))
+    digest = structure.sha256
+    return Ingested(file, digest, tuple(accepted), tuple(replace(row, sha256=digest) for row in rows))
 
 
 def _checked(record: ProteinRecord, settings: IngestSettings, clashing: float) -> tuple[ProteinRecord, str | None]:

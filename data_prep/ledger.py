@@ -25,6 +25,8 @@ class LedgerRow:
     """For accepted chains what was repaired or is worth knowing; else why, with the value found and the threshold."""
     id: str = ""
     """Id of the record in the dataset; empty unless accepted."""
+    sha256: str = ""
+    """Hash of the file as it lies on disk; empty where it could not be read."""
 
 
 def write_ledger(path: str | os.PathLike, rows: Iterable[LedgerRow]) -> None:

@@ -4,11 +4,11 @@ Its prefilter is fast because it passes over pairs without common words: pairs n
 clusters are not exact about what they claim. Sets of some thousand chains are better aligned exhaustively.
 """
 
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 EXECUTABLE = "mmseqs"
 SENSITIVITY = "7.5"
@@ -32,22 +32,22 @@ def version() -> str:
 
 
 def similar_pairs(
-    sequences: Sequence[str], work: str | os.PathLike, *, min_score: float, jobs: int = 1
+    sequences: Sequence[str], *, min_score: float, jobs: int = 1, work: Path | None = None
 ) -> list[tuple[int, int, float]]:
     """Pairs (i, j, identity) of different ``sequences``, i < j, whose alignment scores at least ``min_score``.
 
-    Identity is identical pairs / length of the shorter sequence. Files are kept in ``work`` while it runs. Raises
-    ``MmseqsError``.
+    Identity is identical pairs / length of the shorter sequence. Temporary files go into a directory in ``work`` (the
+    system's place for them if None). Raises ``MmseqsError``.
     """
-    directory = Path(work)
-    directory.mkdir(parents=True, exist_ok=True)
-    fasta, result = directory / "sequences.fasta", directory / "pairs.tsv"
-    fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
     limits = ["-s", SENSITIVITY, "-e", "10", "--max-seqs", str(max(300, len(sequences))), "--threads", str(jobs)]
-    files = [str(fasta), str(fasta), str(result), str(directory / "tmp")]
-    _run(["easy-search", *files, *limits, "--format-output", _COLUMNS])
+    with TemporaryDirectory(dir=work) as name:
+        fasta, result = Path(name, "sequences.fasta"), Path(name, "pairs.tsv")
+        fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
+        files = [str(fasta), str(fasta), str(result), str(Path(name, "tmp"))]
+        _run(["easy-search", *files, *limits, "--format-output", _COLUMNS])
+        lines = result.read_text().splitlines()
     best: dict[tuple[int, int], float] = {}
-    for line in result.read_text().splitlines():
+    for line in lines:
         try:
             query, target, identical, score = line.split("\t")
             i, j = sorted((int(query), int(target)))
@@ -55,10 +55,7 @@ def similar_pairs(
             if i != j and float(score) >= min_score:
                 best[i, j] = max(best.get((i, j), 0.0), identity)
         except (ValueError, IndexError):
-            raise MmseqsError(
-                f"{EXECUTABLE}: line {line[:60]!r} of its result has not the columns {_COLUMNS}"
-            ) from None
-    shutil.rmtree(directory)
+            raise MmseqsError(f"{EXECUTABLE}: a result without the columns {_COLUMNS}: {line[:60]!r}") from None
     return sorted((i, j, identity) for (i, j), identity in best.items())
 
 

@@ -8,7 +8,7 @@ def test_columns_order_and_odd_characters(tmp_path):
         LedgerRow("a\udcff.pdb", "A", "rejected", "too short: 3 residues (minimum 20)"),
     ]
     write_ledger(tmp_path / "ledger.csv", rows)
-    assert (tmp_path / "ledger.csv").read_bytes().splitlines()[0] == b"file,chain,status,reason,id"
+    assert (tmp_path / "ledger.csv").read_bytes().splitlines()[0] == b"file,chain,status,reason,id,sha256"
     assert read_ledger(tmp_path / "ledger.csv") == [rows[1], rows[2], rows[0]], "by file; chains keep their order"
 
 

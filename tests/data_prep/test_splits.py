@@ -76,3 +76,37 @@ def test_the_smallest_cluster_where_all_are_too_large():
     pairs = [Similarity(0, 1, 0.9), Similarity(2, 3, 0.9), Similarity(3, 4, 0.9)]
     placed = split_by_cluster(list("abcde"), list("ACDEF"), pairs, SplitSettings(identity=0.5, val_fraction=0.1))
     assert [placed[name].split for name in "abcde"] == ["val", "val", "train", "train", "train"]
+
+
+def split_of(settings: SplitSettings, dates=None) -> str:
+    """Splits of six chains by their first letters: clusters ab, cd, e, f."""
+    pairs = [Similarity(0, 1, 0.6), Similarity(2, 3, 0.5), Similarity(1, 4, 0.2)]
+    placed = split_by_cluster(list("abcdef"), list("ACDEFG"), pairs, settings, release_dates=dates)
+    return "".join(placed[name].split[0] for name in "abcdef")
+
+
+def test_test_ids_go_first_and_the_draw_is_among_the_rest():
+    assert split_of(SplitSettings(0.4, test_ids=("a",), val_ids=("c", "f"))) == "tnvntv"
+    drawn = {split_of(SplitSettings(0.4, 0.34, test_ids=("a",), seed=seed)) for seed in range(20)}
+    assert all(splits.startswith("tn") and "v" in splits[2:] for splits in drawn) and len(drawn) > 1
+    nearest = split_by_cluster(
+        list("abcdef"), list("ACDEFG"), [Similarity(0, 4, 0.2)], SplitSettings(0.4, 0, test_ids=("a",))
+    )["a"]
+    assert (nearest.split, nearest.nearest_train_id, nearest.nearest_train_identity) == ("test", "e", 0.2)
+    with pytest.raises(SplitError, match="1 test ids are not in the dataset: z"):
+        split_of(SplitSettings(0.4, test_ids=("z",)))
+    with pytest.raises(ValueError, match="a is listed for validation and for test"):
+        SplitSettings(val_ids=("a",), test_ids=("a",))
+
+
+def test_by_date_and_by_cluster():
+    """b is new but has an old relative, f has no date: neither can be placed. c and d are new, and relatives."""
+    dates = ["2018-01-01", "2021-01-01", "2020-01-01", "2021-01-01", "2019-12-31", None]
+    assert split_of(SplitSettings(0.4, val_from="2020-01-01"), dates) == "tnvvtn"
+    assert split_of(SplitSettings(0.4, val_from="2020-01-01", test_ids=("e",)), dates) == "tnvvtn"
+    with pytest.raises(SplitError, match="nothing is left to train on"):
+        split_of(SplitSettings(0.4, val_from="1990-01-01"), dates)
+    with pytest.raises(ValueError, match="choose one"):
+        SplitSettings(val_from="2020-01-01", val_ids=("a",))
+    with pytest.raises(ValueError, match="expected a date"):
+        SplitSettings(val_from="tomorrow")

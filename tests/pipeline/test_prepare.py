@@ -272,6 +272,45 @@ def test_filters_and_val_ids(tmp_path, demo):
     ]
 
 
+def test_split_by_date_and_a_test_set(tmp_path):
+    ids = tmp_path / "test.txt"
+    ids.write_text("1aki_A_A\n")
+    out = tmp_path / "out"
+    dates = sorted(row["release_date"] for row in _demo_index(tmp_path) if row["release_date"])
+    border = dates[len(dates) // 2]
+    assert main(demo_arguments(out, "--val-from", border, "--test-ids", str(ids))) == 0
+    index = StructureDataset(out).index
+    assert [row["id"] for row in index if row["split"] == "test"] == ["1aki_A_A"]
+    for row in index:
+        if row["split"] in ("train", "val"):
+            assert (row["release_date"] >= border) == (row["split"] == "val")
+    train = {row["cluster"] for row in index if row["split"] == "train"}
+    held_out = {row["cluster"] for row in index if row["split"] in ("val", "test")}
+    assert train and held_out and not train & held_out
+
+
+def _demo_index(tmp_path) -> list[dict]:
+    assert main(demo_arguments(tmp_path / "all", "--val-fraction", "0")) == 0
+    return StructureDataset(tmp_path / "all").index
+
+
+def test_predictions_are_read_as_such_only_when_told(tmp_path, capsys):
+    lines = gzip.decompress((DEMO / "1aki_A.pdb.gz").read_bytes()).decode().splitlines()
+    first = next(line[22:26] for line in lines if line.startswith("ATOM"))
+    (tmp_path / "p.pdb").write_text(
+        "\n".join(
+            f"{line[:60]}{20 if line[22:26] == first else 90:6.2f}{line[66:]}" for line in lines if line[:4] == "ATOM"
+        )
+    )
+    arguments = ["--pdb-dir", str(tmp_path / "p.pdb"), "--jobs", "1", "--out"]
+    assert main([*arguments, str(tmp_path / "plain")]) == 0
+    assert main([*arguments, str(tmp_path / "plddt"), "--plddt-bfactor"]) == 0
+    assert main([*arguments, str(tmp_path / "no"), "--min-plddt", "70"]) == 2
+    assert "--min-plddt: needs --plddt-bfactor" in capsys.readouterr().err
+    plain, masked = (StructureDataset(tmp_path / name).load("p_A") for name in ("plain", "plddt"))
+    assert plain.observed.all() and masked.observed.tolist() == [False] + [True] * (len(plain) - 1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
