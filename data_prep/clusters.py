@@ -50,6 +50,11 @@ def _aligner() -> PairwiseAligner:
     return aligner
 
 
+def score(a: str, b: str) -> float:
+    """Raw score of the optimal local alignment; what most pairs are asked for and nothing else."""
+    return _aligner().score(a, b)
+
+
 def identity(a: str, b: str) -> float:
     """Identical pairs in the optimal local alignment / length of the shorter sequence; 0 where nothing aligns."""
     alignments = _aligner().align(a, b)
@@ -130,10 +135,10 @@ def _compare_rows(rows: tuple[int, int]) -> tuple[list[tuple[int, int, float]], 
     kept = None if _process.keep is None else _process.keep / f"{rows[0]:08d}.json"
     if kept is not None and kept.exists():
         return [tuple(pair) for pair in json.loads(kept.read_bytes())], compared
-    aligner, found = _aligner(), []
+    found = []
     for i in range(*rows):
         for j in range(i + 1, len(sequences)):
-            if aligner.score(sequences[i], sequences[j]) >= MIN_SCORE:
+            if score(sequences[i], sequences[j]) >= MIN_SCORE:
                 found.append((i, j, identity(sequences[i], sequences[j])))
     if kept is not None:
         atomic_write(kept, json.dumps(found).encode())
