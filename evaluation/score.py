@@ -23,7 +23,8 @@ DEFINITIONS: Mapping[str, str] = {
     "lddt_ca_intra": "lddt_ca over pairs within chains only",
     "lddt_ca_strict": "lddt_ca with AlphaFold's strict comparisons: errors < the thresholds, distances < 15 A",
     "lddt_all": "lDDT over pairs of heavy atoms of different residues, names of symmetric side-chain atoms resolved "
-    "(OpenStructure 2.10); an atom that the prediction lacks loses its pairs; with --all-atom",
+    "(OpenStructure 2.10); an atom that the prediction lacks loses its pairs; residues with an alpha carbon; with "
+    "--all-atom",
     "tm_score": "TM-score of the given residue correspondence, all chains as one body, normalised by the truth's "
     "residues (not TM-align, which looks for a correspondence of its own); with --superposition",
     "gdt_ts": "mean share of the truth's residues within 1, 2, 4 and 8 A after superposition; with --superposition",
@@ -241,7 +242,8 @@ def _all_atoms(
             positions[rows] = prediction[p].atom37_positions[correspondence.pred_index]
             mask[rows] = prediction[p].atom37_mask[correspondence.pred_index]
         start += len(record)
-    true_mask = np.concatenate([record.atom37_mask for record in truth])
+    # Residues are paired by their alpha carbons: without one nothing of a residue could find its counterpart.
+    true_mask = np.concatenate([record.atom37_mask & record.ca_mask[:, None] for record in truth])
     aatype = np.concatenate([record.aatype for record in truth])
     return lddt_all(positions, true_positions, mask, true_mask, aatype, chain_index)
 

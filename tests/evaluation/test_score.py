@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from data_prep.residues import ATOM37_INDEX
 from evaluation.match import MatchError
 from evaluation.score import TruthError, score_pair
 
@@ -87,3 +88,11 @@ def test_chains_without_alpha_carbons_are_left_out_and_named(record, sequence):
     score = score_pair([record(letters), empty], [record(letters)])
     assert score.lddt_ca == 1.0
     assert "truth chain 'L' has 0 CA atoms and is left out" in score.notes
+
+
+def test_a_copy_scores_one_though_a_residue_has_no_alpha_carbon(record, sequence):
+    """Residues are paired by their alpha carbons; what else the truth has of residue 5 finds no counterpart."""
+    truth = record(sequence(20, 7), backbone=True)
+    truth.atom37_mask[5, ATOM37_INDEX["CA"]] = False
+    score = score_pair([truth], [truth], all_atom=True)
+    assert (score.lddt_ca, score.lddt_all, score.n_truth) == (1.0, 1.0, 19)
