@@ -97,15 +97,18 @@ def _record(
         full[placed.where] = values[placed.keep]
         return full
 
-    full_mask = spread(mask) & ALLOWED_ATOMS[sequence_to_aatype(placed.sequence)]
+    full_positions, full_mask, full_b_factors = spread(positions), spread(mask), spread(b_factors)
+    foreign = full_mask & ~ALLOWED_ATOMS[sequence_to_aatype(placed.sequence)]
+    if foreign.any():  # SEQRES says what an observed X is, and it has fewer atoms
+        full_positions[foreign], full_mask[foreign], full_b_factors[foreign] = 0, False, 0
     return ProteinRecord(
         id=record_id,
         chain_id=atoms.chain[int(polymer[0])],
         sequence=placed.sequence,
         residue_index=placed.index,
-        atom37_positions=np.where(full_mask[..., None], spread(positions), np.float32(0)),
+        atom37_positions=full_positions,
         atom37_mask=full_mask,
-        b_factors=np.where(full_mask, spread(b_factors), np.float32(0)),
+        b_factors=full_b_factors,
         auth_seq_id=spread(atoms.seqnum[chosen]),
         insertion_code=spread(atoms.icode.take(chosen).lookup(lambda code: code[:1], "<U1")),
         resolution=parsed.resolution,

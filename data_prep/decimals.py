@@ -45,9 +45,8 @@ def read_integers(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(len(cells), dtype=np.int64), np.zeros(len(cells), dtype=bool)
     digits = columns - np.uint8(ord("0"))
     is_digit = digits < 10
-    value = (10.0 ** np.arange(len(columns) - 1, -1, -1)) @ (digits * is_digit).astype(np.float64)
     fits = _is_whole(columns, is_digit) & (columns != ord("+")).all(axis=0)
-    return _signed(value, columns).astype(np.int64), fits
+    return _signed(_number(list(digits), list(is_digit)), columns).astype(np.int64), fits
 
 
 def _fixed_point(cells: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,11 +61,17 @@ def _fixed_point(cells: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray
     fits = _is_whole(columns[:point], is_digit[:point]) & (columns[point] == ord("."))
     for place in range(point + 1, width):
         fits &= is_digit[place]
-    weights = np.zeros(width)
-    weights[:point] = 10.0 ** np.arange(width - 2, places - 1, -1)
-    weights[point + 1 :] = 10.0 ** np.arange(places - 1, -1, -1)
-    values = weights @ (digits * is_digit).astype(np.float64) / 10.0**places
-    return _signed(values, columns[:point]), fits
+    whole = _number([*digits[:point], *digits[point + 1 :]], [*is_digit[:point], *is_digit[point + 1 :]])
+    return _signed(whole / 10.0**places, columns[:point]), fits
+
+
+def _number(digits: list[np.ndarray], is_digit: list[np.ndarray]) -> np.ndarray:
+    """The number that the digit columns spell, int [n]; what is no digit counts as 0."""
+    number = np.zeros(len(digits[0]), dtype=np.int32 if len(digits) <= 9 else np.int64)
+    for column, here in zip(digits, is_digit, strict=True):
+        number *= 10
+        number += column * here
+    return number
 
 
 def _is_whole(columns: np.ndarray, is_digit: np.ndarray) -> np.ndarray:
