@@ -9,8 +9,12 @@ all alike; a variant's ratio is the median over rounds of its time to that of ``
 
 - ``frozen``: no adapter, but gradients with respect to activations; the floor for anything below the first layer.
 - ``lorta-dense``: the same tensor by way of a dense dW = W + s KR diag(c) A^T in every forward, as the authors' code.
-- ``lora``: this package's LoRA. ``peft-lora``: PEFT's, if it is installed.
+- ``lora``: this package's LoRA. ``peft-lora``, ``peft-dora``, ``peft-vera`` (rank 256): PEFT's, if it is installed.
 - ``full``: every weight trains.
+
+``saved MB`` is what autograd keeps for the backward of one step, each storage once, without the model's own weights.
+The second table has the size of the saved tensors and the time to save and to load (onto a fresh base; for ``lorta``
+and ``lora`` with the check of every frozen weight).
 """
 
 import argparse
@@ -18,6 +22,7 @@ import copy
 import json
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,18 +73,70 @@ def variants(base: nn.Module, rank: int) -> dict[str, nn.Module]:
         "lorta-dense": dense,
         "full": copy.deepcopy(base),
     }
-    peft = peft_lora(base, rank)
-    return models | ({"peft-lora": peft} if peft is not None else {})
+    return models | peft_rivals(base, rank)
 
 
-def peft_lora(base: nn.Module, rank: int) -> nn.Module | None:
-    """PEFT's LoRA on the same four matrices; None where PEFT is not installed."""
+TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+def peft_rivals(base: nn.Module, rank: int) -> dict[str, nn.Module]:
+    """PEFT's LoRA, DoRA and VeRA on the same four matrices; none where PEFT is not installed."""
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import LoraConfig, VeraConfig, get_peft_model
     except ImportError:
-        return None
-    targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
-    return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), copy.deepcopy(base))
+        print("PEFT is not installed: its rivals are left out")
+        return {}
+    configs = {
+        "peft-lora": LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS),
+        "peft-dora": LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, use_dora=True),
+        "peft-vera": VeraConfig(r=256, target_modules=TARGETS, save_projection=True),
+    }
+    return {name: get_peft_model(copy.deepcopy(base), config) for name, config in configs.items()}
+
+
+def saved_megabytes(model: nn.Module, call: Callable[[], None]) -> float:
+    """Memory that autograd keeps between forward and backward, each storage once, without parameters and buffers."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        call()
+    return sum(sizes.values()) / 2**20
+
+
+def files(base: nn.Module, models: dict[str, nn.Module], repeats: int = 3) -> dict[str, dict[str, float]]:
+    """Bytes of the tensor file and seconds to save and to load it, best of ``repeats``."""
+    rows = {}
+    for name, model in models.items():
+        if name not in ("lorta", "lora") and not name.startswith("peft"):
+            continue
+        best: dict[str, float] = {}
+        for _ in range(repeats):
+            fresh = copy.deepcopy(base)
+            with tempfile.TemporaryDirectory() as directory:
+                times = [time.perf_counter()]
+                if name.startswith("peft"):
+                    from peft import PeftModel
+
+                    model.save_pretrained(directory)
+                    times.append(time.perf_counter())
+                    PeftModel.from_pretrained(fresh, directory)
+                else:
+                    lorta.save(model, directory)
+                    times.append(time.perf_counter())
+                    lorta.load(fresh, directory)
+                times.append(time.perf_counter())
+                size = (Path(directory) / "adapter_model.safetensors").stat().st_size
+            row = {"bytes": size, "save_s": times[1] - times[0], "load_s": times[2] - times[1]}
+            best = {key: min(value, best.get(key, value)) for key, value in row.items()}
+        rows[name] = best
+    return rows
 
 
 def step(model: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -127,7 +184,8 @@ def main(arguments: list[str] | None = None) -> None:
     base = ESM2(options.layers, options.width, options.heads, alphabet="ESM-1b")
     base.contact_head, base.lm_head = nn.Identity(), nn.Identity()  # the layers alone are measured
     models = variants(base, options.rank)
-    seconds = measure(models, torch.randn(options.length, options.batch, options.width), options.rounds)
+    x = torch.randn(options.length, options.batch, options.width)
+    seconds = measure(models, x, options.rounds)
 
     rows = {}
     for name, model in models.items():
@@ -137,17 +195,23 @@ def main(arguments: list[str] | None = None) -> None:
             "ratio_to_frozen": statistics.median(ratios),
             "ratio_range": [min(ratios), max(ratios)],
             "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+            "saved_mb": saved_megabytes(model, step(model, x)),
         }
     settings = {key: value for key, value in vars(options).items() if key != "out"}
     result = {
         "settings": settings | {"torch": torch.__version__, "machine": platform.machine()},
         "variants": rows,
+        "files": files(base, models),
     }
-    print(f"{'variant':<12}{'median s':>10}{'/ frozen':>10}{'range':>16}{'trainable':>12}")
+    print(f"{'variant':<12}{'median s':>10}{'/ frozen':>10}{'range':>16}{'trainable':>12}{'saved MB':>10}")
     for name, row in sorted(rows.items(), key=lambda item: item[1]["ratio_to_frozen"]):
         low, high = row["ratio_range"]
         spread = f"{low:.3f}-{high:.3f}"
-        print(f"{name:<12}{row['seconds']:>10.3f}{row['ratio_to_frozen']:>10.3f}{spread:>16}{row['trainable']:>12,}")
+        text = f"{name:<12}{row['seconds']:>10.3f}{row['ratio_to_frozen']:>10.3f}{spread:>16}{row['trainable']:>12,}"
+        print(f"{text}{row['saved_mb']:>10.1f}")
+    print(f"\n{'saved':<12}{'bytes':>12}{'save s':>10}{'load s':>10}")
+    for name, row in sorted(result["files"].items(), key=lambda item: item[1]["bytes"]):
+        print(f"{name:<12}{row['bytes']:>12,}{row['save_s']:>10.3f}{row['load_s']:>10.3f}")
     print(json.dumps(result))
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

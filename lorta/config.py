@@ -11,7 +11,7 @@ ROLES = ("q", "k", "v", "o")
 MODES = ("heads", "matrices", "layers")
 """What one CP tensor may span besides the two widths of a matrix."""
 
-INITS = ("unit", "official")
+INITS = ("unit", "balanced", "official")
 AXES = ("paper", "input", "output", "litgpt")
 
 
@@ -28,7 +28,7 @@ class Method:
 
 
 METHODS = {
-    "lorta": Method(inits=("unit", "official"), settings=("modes", "axis")),
+    "lorta": Method(inits=("unit", "balanced", "official"), settings=("modes", "axis")),
     "lora": Method(inits=("official", "unit")),
     "lora-fa": Method(inits=("official", "unit")),
     "vera": Method(),
@@ -78,7 +78,8 @@ class LortaConfig:
     tt_rank: int | None = None
     """``loretta-rep``: rank of the tensor trains. Default 5."""
     init: str | None = None
-    """``unit`` (default of lorta) or ``official`` (default of lora); see ``lorta.factors``."""
+    """``lorta``: ``unit`` (default), ``balanced`` or ``official``, see ``lorta.cp``. ``lora``, ``lora-fa``:
+    ``official`` (default) or ``unit``. The other methods have one start."""
     dropout: float = 0.0
     """Probability with which an element of the update's input is dropped in training mode."""
     seed: int | None = None

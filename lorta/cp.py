@@ -19,6 +19,9 @@ from lorta.config import MODES, ROLES, LortaConfig
 from lorta.factors import Factors, SiteUpdate, fill, group_heads, new_parameter, ordinals, shared, toward_heads, uniform
 from lorta.sites import Site
 
+BALANCED = 0.2
+"""Size of the elements of A and of every C with ``balanced``."""
+
 
 class CP(Factors):
     """LoRTA (arXiv 2410.04060, section 4): a tensor of order up to five in CP form.
@@ -43,6 +46,7 @@ class CP(Factors):
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
         self._axis = config.axis
+        self._gain = None
         residual = shared(sites, "residual_width")
         if "heads" in config.modes:
             shared(sites, "heads")
@@ -62,6 +66,10 @@ class CP(Factors):
         self.C_L = factor(len(self._layers)) if "layers" in config.modes else None
         self.C_M = factor(len(self._roles)) if "matrices" in config.modes else None
 
+        if config.init == "balanced":
+            factors = 1 + len(config.modes)  # those beside B
+            self._gain = BALANCED**-factors * residual**-0.5
+
         if config.axis == "litgpt" and (config.modes != MODES or config.targets != ROLES):
             raise ValueError("axis 'litgpt' needs all three modes and all four roles, as in the authors' code")
         if config.axis != "paper" and any(site.in_features != site.out_features for site in sites):
@@ -78,9 +86,11 @@ class CP(Factors):
             elif config.init == "official":
                 fill(parameter, uniform(parameter.shape, r**-0.5, generator))
             elif name == "A":
-                fill(parameter, torch.randn(parameter.shape, generator=generator) * width**-0.5)
+                size = BALANCED if config.init == "balanced" else width**-0.5
+                fill(parameter, torch.randn(parameter.shape, generator=generator) * size)
             else:
-                fill(parameter, torch.randint(0, 2, parameter.shape, generator=generator) * 2.0 - 1.0)
+                size = BALANCED if config.init == "balanced" else 1.0
+                fill(parameter, (torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1) * size)
 
     def update(self, site: Site) -> SiteUpdate:
         """Down and up of ``site``, r components; the small C factors are multiplied first, so it costs O(d r)."""
@@ -100,6 +110,8 @@ class CP(Factors):
             inner = (weights[:, None] * self.B).flatten(0, 1)  # [H, d/H, r] -> [d, r], head-major
         else:
             inner = self.B if weights is None else self.B * weights
+        if self._gain is not None:
+            inner = inner * self._gain
         if self._axis == "paper":
             return toward_heads(site, self.A, inner)
         return SiteUpdate(down=inner.T, up=self.A) if self._axis == "input" else SiteUpdate(down=self.A.T, up=inner)

@@ -111,6 +111,7 @@ if HAVE_TRANSFORMERS:
 METHODS = {
     "lorta": {},
     "lorta-official": {"init": "official"},
+    "lorta-balanced": {"init": "balanced"},
     "lorta-per-layer": {"modes": ("heads", "matrices")},
     "lorta-per-matrix": {"modes": ("heads",)},
     "lorta-no-heads": {"modes": ("matrices", "layers")},

@@ -22,7 +22,7 @@ from lorta import LortaConfig
         ({"targets": ("q", "q")}, "targets has a repeated entry"),
         ({"modes": ("depth",)}, "an entry of modes must be one of heads, matrices, layers"),
         ({"method": "lora", "modes": ("heads",)}, "modes is a setting of lorta, tenslora, not of 'lora'"),
-        ({"init": "zero"}, "init must be one of unit, official"),
+        ({"init": "zero"}, "init must be one of unit, balanced, official"),
         ({"method": "vera", "init": "unit"}, "init must be one of official, got 'unit'"),
         ({"axis": "heads"}, "axis must be one of paper, input, output, litgpt"),
         ({"bases": 4}, "bases is a setting of nola, not of 'lorta'"),

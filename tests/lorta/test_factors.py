@@ -78,6 +78,8 @@ def dense_by_definition(adapter: Adapter, site: lorta.Site) -> Tensor:
         block = torch.zeros(head_dim, site.residual_width, dtype=torch.float64)
         for component in range(config.r):
             weight = config.alpha / config.r
+            if config.init == "balanced":  # undoes the size 0.2 of A and of each C, and gives A 1/sqrt(d)
+                weight = weight / 0.2 ** (1 + len(config.modes)) / site.residual_width**0.5
             if "heads" in config.modes:
                 members = [factors["C_H"][head * ratio + member, component] for member in range(ratio)]
                 weight = weight * sum(members) / ratio**0.5
@@ -141,9 +143,9 @@ def test_first_step_of_unit_is_that_of_lora(r):
     """(alpha/r) sqrt(r/d) eta for both; here with alpha = r. 4 and 1/4 of the width tell d from any constant."""
     for width, heads in ((64, 4), (256, 8)):
         expected = (r / width) ** 0.5 * 1e-3
-        for method in ("lorta", "lora"):
-            step = first_step(width, heads, 2, method=method, init="unit", r=r)
-            assert step == pytest.approx(expected, rel=0.25), (method, width)
+        for method, init in (("lorta", "unit"), ("lorta", "balanced"), ("lora", "unit")):
+            step = first_step(width, heads, 2, method=method, init=init, r=r)
+            assert step == pytest.approx(expected, rel=0.25), (method, init, width)
 
 
 def test_first_step_of_official_falls_as_the_rank_to_the_minus_five_halves():
@@ -169,6 +171,21 @@ def test_unit_values(plain):
     assert factors.A.std().item() == pytest.approx(24**-0.5, rel=0.1)
     for signs in (factors.C_H, factors.C_L, factors.C_M):
         assert set(signs.unique().tolist()) == {-1.0, 1.0}
+
+
+def test_balanced_is_unit_in_other_numbers(plain):
+    """The same function at every step of B; A and C are 0.2 in size, so that a step moves all of them alike."""
+    unit = lorta.attach(plain, r=64, seed=0, init="unit")
+    balanced = lorta.attach(plain, r=64, seed=0, init="balanced", name="other")
+    factors = balanced.tensors["all"]
+    assert factors.A.std().item() == pytest.approx(0.2, rel=0.1)
+    for signs in (factors.C_H, factors.C_L, factors.C_M):
+        torch.testing.assert_close(signs.abs(), torch.full(signs.shape, 0.2))
+    with torch.no_grad():
+        for adapter in (unit, balanced):
+            adapter.tensors["all"].B.copy_(torch.arange(6 * 64.0).view(6, 64))
+    for site in unit.sites.values():
+        torch.testing.assert_close(unit.update(site).dense(), balanced.update(site).dense(), rtol=1e-4, atol=1e-3)
 
 
 def test_seed_decides_and_the_global_generator_is_left_alone():
