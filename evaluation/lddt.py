@@ -130,8 +130,9 @@ def lddt_ca(
         lost_if_strict += int(np.count_nonzero(both[exactly]))
         if chain_index is not None:
             edge = np.flatnonzero(block.true_distance == INCLUSION_RADIUS * _PER_ANGSTROM)
-            pairs_lost_if_strict += len(edge)
-            lost_if_strict += int(kept[edge].sum()) - int(np.count_nonzero(both[np.intersect1d(exactly, edge)]))
+            if len(edge):
+                pairs_lost_if_strict += len(edge)
+                lost_if_strict += int(kept[edge].sum()) - int(np.count_nonzero(both[np.intersect1d(exactly, edge)]))
         for end in (block.first, block.second):
             of_residue += np.bincount(end, minlength=length)
             kept_of_residue += np.bincount(end, weights=kept, minlength=length)
