@@ -77,8 +77,6 @@ def _reason(path: Path) -> str | None:
         return "cannot be read: a directory, expected a structure file"
     if not stat.S_ISREG(mode):
         return "cannot be read: a pipe, socket or device"
-    if path.name.lower().endswith((".bcif", ".bcif.gz")):
-        return "BinaryCIF: not read by this version; convert it to mmCIF"
     if is_structure_name(_OTHER_COMPRESSION.sub("", path.name)):
         return None
-    return "not a structure file: its name does not end in .pdb .ent .cif .mmcif (.gz)"
+    return "not a structure file: its name does not end in .pdb .ent .cif .mmcif .bcif (.gz)"

@@ -1,4 +1,4 @@
-"""mmCIF text to ``ParsedStructure`` (PDBx/mmCIF dictionary 5, wwPDB)."""
+"""mmCIF text and BinaryCIF to ``ParsedStructure`` (PDBx/mmCIF dictionary 5, wwPDB)."""
 
 import re
 
@@ -6,7 +6,8 @@ import numpy as np
 from gemmi import cif
 
 from data_prep.atom_site import AtomSite, ParsedStructure, plausible
-from data_prep.mmcif_atoms import AtomLoop, read_atom_loop
+from data_prep.binary_cif import read_blocks
+from data_prep.mmcif_atoms import AtomLoop, ParsedLoop, read_atom_loop
 from data_prep.structure_bytes import StructureError
 
 
@@ -17,6 +18,18 @@ def parse_mmcif(path: str, data: bytes, model: int | None = None) -> ParsedStruc
     not there.
     """
     loop, block, extra = read_atom_loop(path, data)
+    return _parse(path, loop, block, extra, model)
+
+
+def parse_binary_cif(path: str, data: bytes, model: int | None = None) -> ParsedStructure:
+    """Parse BinaryCIF; parameters and errors as of ``parse_mmcif``."""
+    blocks = read_blocks(path, data)
+    if not blocks:
+        raise StructureError(path, "no _atom_site rows: no atoms")
+    return _parse(path, ParsedLoop(path, blocks[0]), blocks[0], len(blocks) - 1, model)
+
+
+def _parse(path: str, loop: AtomLoop, block: cif.Block, extra: int, model: int | None) -> ParsedStructure:
     warnings = [f"{extra} further data blocks with atoms were not read"] if extra else []
     numbers = loop.integers("pdbx_PDB_model_num", default=1)
     order = list(dict.fromkeys(numbers[np.append(0, np.flatnonzero(np.diff(numbers)) + 1)].tolist()))

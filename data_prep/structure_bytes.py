@@ -16,7 +16,7 @@ from pathlib import Path
 MAX_TEXT_BYTES = 1 << 30
 """Largest accepted text (1 GiB, decompressed): more than any entry of the PDB, and it stops compression bombs."""
 
-_STRUCTURE_NAME = re.compile(r"\.(pdb\d*|ent|cif|mmcif)(\.gz)?$", re.IGNORECASE)
+_STRUCTURE_NAME = re.compile(r"\.(pdb\d*|ent|cif|mmcif|bcif)(\.gz)?$", re.IGNORECASE)
 _BINARY_MAGIC = {
     b"BZh": "bzip2 data: decompress it, or compress with gzip",
     b"\xfd7zXZ": "xz data: decompress it, or compress with gzip",
@@ -50,20 +50,20 @@ class StructureText:
 
     path: str
     format: str
-    """'pdb' or 'mmcif', told by the content."""
+    """'pdb', 'mmcif' or 'bcif' (BinaryCIF), told by the content."""
     data: bytes
-    """Without byte order mark, without NUL bytes."""
+    """Text without byte order mark and NUL bytes; BinaryCIF as it is."""
     sha256: str
     """Hash of the file as it lies on disk."""
 
 
 def is_structure_name(path: str | os.PathLike) -> bool:
-    """Whether the name ends like a structure file: .pdb (or .pdb1 ...), .ent, .cif or .mmcif, plain or .gz."""
+    """Whether the name ends like a structure file: .pdb (or .pdb1 ...), .ent, .cif, .mmcif, .bcif, plain or .gz."""
     return _STRUCTURE_NAME.search(os.path.basename(path)) is not None
 
 
 def structure_stem(path: str | os.PathLike) -> str:
-    """File name without ``.pdb .ent .cif .mmcif`` and ``.gz``; other endings stay."""
+    """File name without ``.pdb .ent .cif .mmcif .bcif`` and ``.gz``; other endings stay."""
     name = os.path.basename(path)
     return _STRUCTURE_NAME.sub("", name) or name
 
@@ -89,6 +89,8 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_TEXT_BYTES) -> St
     data = _gunzip(path, raw, max_bytes) if raw[:2] == b"\x1f\x8b" else raw
     if len(data) > max_bytes:
         raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
+    if _is_binary_cif(data):
+        return StructureText(str(path), "bcif", data, digest)
     data = data.removeprefix(b"\xef\xbb\xbf")
     return StructureText(str(path), _sniff(path, data), data, digest)
 
@@ -117,6 +119,11 @@ def _gunzip(path: str | os.PathLike, raw: bytes, max_bytes: int) -> bytes:
     if not data:
         raise StructureError(path, "empty file (0 bytes after decompression)")
     return data
+
+
+def _is_binary_cif(data: bytes) -> bool:
+    """A MessagePack map with the keys of a BinaryCIF file, of which 'dataBlocks' comes among the first."""
+    return data[:1] in (b"\x82", b"\x83", b"\x84", b"\xde") and b"dataBlocks" in data[:256]
 
 
 def _sniff(path: str | os.PathLike, data: bytes) -> str:

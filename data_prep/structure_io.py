@@ -1,11 +1,11 @@
-"""PDB and mmCIF files to ``ProteinRecord`` and back: the only reader and writer of structure files."""
+"""PDB, mmCIF and BinaryCIF files to ``ProteinRecord`` and back: the only reader and writer of structure files."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.assemble import SkippedChain, assemble
-from data_prep.mmcif_format import parse_mmcif
+from data_prep.mmcif_format import parse_binary_cif, parse_mmcif
 from data_prep.mmcif_writer import format_mmcif
 from data_prep.pdb_format import parse_pdb
 from data_prep.pdb_writer import format_pdb
@@ -24,13 +24,16 @@ __all__ = [
 ]
 
 
+_PARSERS = {"pdb": parse_pdb, "mmcif": parse_mmcif, "bcif": parse_binary_cif}
+
+
 @dataclass(frozen=True)
 class StructureFile:
     """What one structure file holds."""
 
     path: str
     format: str
-    """'pdb' or 'mmcif', told by the content."""
+    """'pdb', 'mmcif' or 'bcif' (BinaryCIF), told by the content."""
     sha256: str
     """Hash of the file as it lies on disk."""
     records: tuple[ProteinRecord, ...]
@@ -47,8 +50,7 @@ def read_structure_file(path: str | os.PathLike, *, model: int | None = None, na
     ``StructureError`` where the file cannot be read or holds no protein residue.
     """
     text = read_text(path)
-    parse = parse_pdb if text.format == "pdb" else parse_mmcif
-    parsed = parse(text.path, text.data, model)
+    parsed = _PARSERS[text.format](text.path, text.data, model)
     records, skipped, content = assemble(
         parsed, name=structure_stem(path) if name is None else name, source_file=str(path), source_sha256=text.sha256
     )

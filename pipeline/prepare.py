@@ -64,10 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.prepare",
-        description="Read PDB and mmCIF files (plain or .gz, subdirectories included), keep their protein chains, "
-        "split them into training and validation by whole sequence clusters, and write a dataset with a report. "
-        "Damaged files are listed with their reason in DATASET/ledger.csv and never stop the run. An interrupted run "
-        "goes on where it was when it is repeated.",
+        description="Read PDB, mmCIF and BinaryCIF files (plain or .gz, subdirectories included), keep their protein "
+        "chains, split them into training and validation by whole sequence clusters, and write a dataset with a "
+        "report. Damaged files are listed with their reason in DATASET/ledger.csv and never stop the run. An "
+        "interrupted run goes on where it was when it is repeated.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -21,7 +21,11 @@ def test_every_entry_is_found_once(tmp_path):
         (".hidden.pdb", "", "rejected"): "hidden file: ignored",
         ("broken.pdb", "", "unreadable"): "cannot be read: No such file or directory",
         ("loop", "", "rejected"): "link to a directory: not followed",
-        ("notes.txt", "", "rejected"): "not a structure file: its name does not end in .pdb .ent .cif .mmcif (.gz)",
+        (
+            "notes.txt",
+            "",
+            "rejected",
+        ): "not a structure file: its name does not end in .pdb .ent .cif .mmcif .bcif (.gz)",
         ("pipe.pdb", "", "unreadable"): "cannot be read: a pipe, socket or device",
     }
 

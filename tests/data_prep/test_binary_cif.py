@@ -1,0 +1,114 @@
+import gzip
+import random
+
+import numpy as np
+import pytest
+
+from data_prep.binary_cif import _decode
+from data_prep.message_pack import unpack
+from data_prep.shards import check_storable
+from data_prep.structure_io import StructureError, read_structure, read_structure_file, write_mmcif
+from tests.data_prep.bcif_bytes import binary_cif, pack
+from tests.data_prep.compare import differences
+from tests.data_prep.pdb_text import chain, residue, seqres, text
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A file of two chains in mmCIF, and the same in BinaryCIF."""
+    lines = chain([("MET", 3), ("LYS", 4)]) + residue("TRP", 4, -900.5, icode="B")
+    head = ["REMARK   2 RESOLUTION.    1.90 ANGSTROMS.", "EXPDTA    X-RAY DIFFRACTION"]
+    second = chain([("SER", -1), ("GLY", 9)], chain="B")
+    (tmp_path / "x.pdb").write_bytes(text(head, seqres(["ALA", "MET", "LYS", "TRP"]), lines, ["TER"], second))
+    write_mmcif(tmp_path / "x.cif", read_structure(tmp_path / "x.pdb"))
+    (tmp_path / "x.bcif").write_bytes(binary_cif((tmp_path / "x.cif").read_text()))
+    return tmp_path / "x.cif", tmp_path / "x.bcif"
+
+
+def test_the_same_records_as_from_mmcif(both):
+    cif, bcif = both
+    file = read_structure_file(bcif)
+    assert file.format == "bcif" and [record.id for record in file.records] == ["x_A", "x_B"]
+    assert [differences(a, b) for a, b in zip(read_structure(cif), file.records, strict=True)] == [[], []]
+    bcif.with_name("y.bcif.gz").write_bytes(gzip.compress(bcif.read_bytes()))
+    assert read_structure(bcif.with_name("y.bcif.gz"), name="x")[0].sequence == file.records[0].sequence
+
+
+def test_real_entries_are_the_same_from_both(structures_dir, tmp_path):
+    paths = [path for path in sorted(structures_dir.iterdir()) if path.name.endswith((".cif", ".cif.gz"))][::70]
+    for path in paths:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.name.endswith(".gz") else data
+        (tmp_path / "x.bcif").write_bytes(binary_cif(data.decode()))
+        ours, theirs = read_structure(tmp_path / "x.bcif"), read_structure(path, name="x")
+        assert [differences(a, b) for a, b in zip(ours, theirs, strict=True)] == [[]] * len(ours), path.name
+
+
+def test_changed_bytes_are_read_or_refused(both):
+    _, bcif = both
+    original, rng, refused = bcif.read_bytes(), random.Random(0), 0
+    for _ in range(400):
+        data = bytearray(original)
+        for _ in range(rng.choice([1, 3])):
+            place = rng.randrange(len(data))
+            if rng.random() < 0.7:
+                data[place] = rng.randrange(256)
+            else:
+                del data[place : place + rng.randrange(1, 40)]
+        bcif.write_bytes(data)
+        try:
+            for record in read_structure(bcif):
+                check_storable(record)
+        except StructureError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert 0 < refused < 400
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x81", "ends early"),
+        (b"\xdd\xff\xff\xff\xff", "ends early"),
+        (b"\x91" * 40 + b"\x00", "nested more than"),
+        (b"\xc1", "type 0xc1"),
+        (b"\x00\x00", "1 bytes follow"),
+        (b"\x81\x00\x00", "keys that are no text"),
+    ],
+)
+def test_damaged_messages(data, message):
+    with pytest.raises(ValueError, match=message):
+        unpack(data)
+
+
+def test_messages_come_back():
+    value = {"a": [0, 127, -32, -33, 70_000, None, b"\0\xff", "é" * 40], "b": {"c": list(range(20))}}
+    assert unpack(pack(value)) == value
+
+
+def decoded(values, *encoding):
+    return _decode({"data": values, "encoding": list(encoding)}).tolist()
+
+
+def test_decoders_by_hand():
+    """The examples of the specification's text, worked by hand."""
+    as_bytes = {"kind": "ByteArray", "type": 1}
+    packing = {"kind": "IntegerPacking", "byteCount": 1, "isUnsigned": False, "srcSize": 4}
+    assert decoded(np.array([1, 2, 127, 1, -128, -3], "i1").tobytes(), packing, as_bytes) == [1, 2, 128, -131]
+    run = {"kind": "RunLength", "srcSize": 5}
+    assert decoded(np.array([7, 3, 0, 2], "i1").tobytes(), run, as_bytes) == [7, 7, 7, 0, 0]
+    assert decoded(np.array([0, 3, -1], "i1").tobytes(), {"kind": "Delta", "origin": 1000}, as_bytes) == [
+        1000,
+        1003,
+        1002,
+    ]
+    steps = {"kind": "IntervalQuantization", "min": 0, "max": 1, "numSteps": 5}
+    assert decoded(np.array([0, 1, 4], "i1").tobytes(), steps, as_bytes) == [0, 0.25, 1]
+
+
+@pytest.mark.parametrize("size", [4, 2**31 - 1])
+def test_run_lengths_that_would_fill_the_memory(size):
+    data = np.array([7, size], "<i4").tobytes()
+    encoding = [{"kind": "RunLength", "srcSize": size + (size < 10)}, {"kind": "ByteArray", "type": 3}]
+    with pytest.raises(ValueError, match="run lengths do not add up"):
+        _decode({"data": data, "encoding": encoding})
