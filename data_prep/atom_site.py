@@ -74,6 +74,8 @@ class AtomSite:
     def with_whole_residues(self) -> Self:
         """Runs of atoms that belong to the same residue joined into one, at the place of the first."""
         key = joint_codes(self.place, self.chain.code, self.segment.code, self.resname.code)
+        if (key[1:] > key[:-1]).all():  # the usual case, told without sorting
+            return self
         _, first, group = np.unique(key, return_index=True, return_inverse=True)
         if len(first) == len(key):
             return self

@@ -12,6 +12,8 @@ def one_component_per_place(residues: np.ndarray, atoms: AtomSite, labelled: boo
     Equal numbers without alternate locations are different residues, and all are kept.
     """
     place = atoms.place[residues]
+    if (place[1:] > place[:-1]).all():
+        return residues
     values, group, size = np.unique(place, return_inverse=True, return_counts=True)
     if len(values) == len(residues):
         return residues

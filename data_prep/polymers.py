@@ -73,6 +73,10 @@ def _copies(atoms: AtomSite, residues: np.ndarray) -> np.ndarray:
 
 def _groups(items: np.ndarray, key: np.ndarray) -> list[np.ndarray]:
     """Items with equal keys together, groups by first appearance."""
+    if not len(items):
+        return []
+    if (key == key[0]).all():
+        return [items]
     _, first, group = np.unique(key, return_index=True, return_inverse=True)
     return [items[group == number] for number in np.argsort(first).tolist()]
 

@@ -49,6 +49,8 @@ class Words:
             keys = packed.view(np.uint32 if width <= 4 else np.uint64)[:, 0]
         else:
             keys = np.ascontiguousarray(cells).view(f"S{width}")[:, 0]
+        if (keys == keys[0]).all():
+            return cls.constant(cells[0].tobytes().decode("latin-1").strip(), rows)
         is_head = np.ones(rows, dtype=bool)
         np.not_equal(keys[1:], keys[:-1], out=is_head[1:])  # words often come in runs
         unique, inverse = np.unique(keys[is_head], return_inverse=True)
