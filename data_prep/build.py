@@ -145,7 +145,7 @@ def build_dataset(
     blocks = read_blocks(source, out, reading, jobs=jobs, overwrite=overwrite and not merge, progress=progress)
     repeated = _repeated(blocks) if reading.filters.unique_sequences else {}
     ledger = list(source.rows)
-    with DatasetWriter(out, overwrite=overwrite) as writer:
+    with DatasetWriter(out, overwrite=overwrite, work=blocks.path / "dataset") as writer:
         results: list[Ingested] = []
         sequences: dict[str, str] = {}
         dates: list[str | None] = []

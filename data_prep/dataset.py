@@ -87,14 +87,17 @@ class DatasetWriter:
 
     Use as a context manager: ``add`` records in a fixed order, then ``finish``; leaving without ``finish`` removes
     what was written. Memory holds one shard and the index. Raises ``DatasetError`` if ``path`` is there already,
-    unless ``overwrite`` is true and it is a dataset or an empty directory.
+    unless ``overwrite`` is true and it is a dataset or an empty directory. ``work`` is where it is written until then,
+    a directory on the same file system whose content is lost; by default one of this process beside ``path``.
     """
 
-    def __init__(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike, *, overwrite: bool = False, work: Path | None = None) -> None:
         self.path = Path(path)
         check_target(self.path, overwrite=overwrite)
-        self._work = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self._work = work or self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
+            if self._work.is_dir():
+                shutil.rmtree(self._work)  # of a run that was killed
             (self._work / "shards").mkdir(parents=True)
         except OSError as error:
             raise DatasetError(f"{self.path}: cannot be written ({error.strerror})") from None

@@ -105,6 +105,20 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(demo, tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["data"], "no work is left behind"
 
 
+def test_what_a_killed_run_leaves_is_no_hindrance(demo, tmp_path, small_blocks):
+    """A block cut while it was written, its shard without the rest, and a dataset half written."""
+    out = tmp_path / "data"
+    assert main(demo_arguments(out, "--shard", "1/2")) == 0
+    work = tmp_path / ".data.work"
+    (work / "000001.4711.partial").write_bytes(b"half a sha")
+    (work / "000001.safetensors").write_bytes(b"a shard without its JSON file")
+    (work / "dataset/shards").mkdir(parents=True)
+    (work / "dataset/shards/00007.safetensors").write_bytes(b"of a dataset never finished")
+    assert main(demo_arguments(out)) == 0
+    assert files_of(out) == files_of(demo)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_parts_in_any_order_and_merge(demo, tmp_path, small_blocks, capsys):
     out = tmp_path / "data"
     assert main(demo_arguments(out, "--merge")) == 2
