@@ -1,6 +1,10 @@
 """The suite that every method passes on every model."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -324,3 +328,60 @@ class TestRefusals:
             lorta.attach(plain, r=2)
         assert list(plain.state_dict()) == names
         assert all(parameter.requires_grad for parameter in plain.parameters())
+
+
+@pytest.mark.parametrize("method", ["lorta", "metatt-5d"])
+def test_compiles_without_a_graph_break(plain, tokens, perturb, method):
+    perturb(lorta.attach(plain, method=method, r=3, seed=0))
+    expected = plain(tokens)
+    compiled = torch.compile(plain, fullgraph=True, backend="eager")  # fullgraph: a break is an error
+    output = compiled(tokens)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
+    output.pow(2).mean().backward()
+    factors = lorta.adapter_set(plain)["default"].factors()
+    assert all(factor.grad is not None for factor in factors.values())
+
+
+DISTRIBUTED = """
+import sys, torch, lorta
+import torch.distributed as dist
+from esm.model.esm2 import ESM2
+from torch.nn.parallel import DistributedDataParallel
+
+def run(rank, world, directory):
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    esm = ESM2(num_layers=2, embed_dim=8, attention_heads=2, alphabet="ESM-1b").double()
+    adapter = lorta.attach(esm, r=2, seed=0)
+    model = DistributedDataParallel(esm) if world > 1 else esm
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
+    tokens = torch.randint(4, 24, (4, 7), generator=torch.Generator().manual_seed(1))
+    target = torch.randn(4, 7, 33, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    for _ in range(4):
+        optimizer.zero_grad()
+        (model(tokens[mine])["logits"] - target[mine]).pow(2).mean().backward()
+        optimizer.step()
+    if rank == 0:
+        torch.save(adapter.state_dict(), f"{directory}/{world}.pt")
+
+if __name__ == "__main__":
+    directory = sys.argv[1]
+    run(0, 1, directory)
+    torch.multiprocessing.spawn(run, (2, directory), nprocs=2)
+"""
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """DDP over gloo, half of the batch each; the factors are shared by all layers."""
+    script = tmp_path / "distributed.py"
+    script.write_text(DISTRIBUTED)
+    environment = os.environ | {"PYTHONPATH": str(Path(lorta.__file__).parents[1])}
+    command = [sys.executable, str(script), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    one, two = torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
+    assert one["tensors.all.B"].abs().max() > 1e-4
+    for name, factor in one.items():
+        torch.testing.assert_close(two[name], factor, rtol=1e-9, atol=1e-12)
