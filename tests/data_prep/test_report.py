@@ -1,7 +1,10 @@
 """The report as a browser's parser sees it: whole, self-contained, with the numbers of the dataset."""
 
 import html.parser
+import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -93,3 +96,38 @@ def test_histogram_counts_every_value():
     assert sum(int(c) for c in re.findall(r": (\d+)</title>", histogram("y", [0.25, 0.5, 0.5], "").svg)) == 3
     assert sum(int(c) for c in re.findall(r": (\d+)</title>", histogram("y", [0.3], "").svg)) == 1
     assert histogram("z", [None], "A").note == "no values; 1 not stated"
+
+
+STUB = """
+const cells = JSON.parse(process.argv[1]);
+const stubs = cells.map(text => ({textContent: text, hidden: false}));
+const count = {};
+const field = {value: "", addEventListener: (kind, call) => { field[kind] = call; }};
+const document = {
+  querySelectorAll: selector => { if (selector !== "#ledger tbody tr") throw selector; return stubs; },
+  getElementById: id => ({found: count, search: field})[id],
+};
+(document => { %s })(document);
+const shown = [count.textContent];
+for (const word of JSON.parse(process.argv[2])) {
+  field.value = word;
+  field.input();
+  shown.push(stubs.map(row => row.hidden ? "-" : "x").join("") + " " + count.textContent);
+}
+console.log(JSON.stringify(shown));
+"""
+
+
+def test_the_search_hides_rows_without_the_words(page):
+    """The page's script as it stands, run by node on stand-ins for the elements that it asks for."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node to run the page's script")
+    text = page()
+    assert 'id="search"' in text and 'id="found"' in text
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    rows = ["".join(row) for row in Page(text).tables["ledger"][1:]]
+    words = ["EMPTY", "pdb rejected", "", "nowhere"]
+    command = [node, "-e", STUB % script, json.dumps(rows), json.dumps(words)]
+    shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert shown == ["3 of 3 rows", "-x- 1 of 3 rows", "--x 1 of 3 rows", "xxx 3 of 3 rows", "--- 0 of 3 rows"]
