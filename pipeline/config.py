@@ -62,7 +62,7 @@ class StructureModuleConfig(Strict):
     """Shape of the structure module (Jumper et al. 2021, Algorithm 20)."""
 
     c_s: PositiveInt = 128
-    c_z: PositiveInt = 64
+    c_z: PositiveInt = 32
     c_ipa: PositiveInt = 16
     c_resnet: PositiveInt = 128
     heads: PositiveInt = 8
@@ -82,17 +82,18 @@ class TrunkConfig(Strict):
 
     blocks: PositiveInt = 4
     c_s: PositiveInt = 256
-    c_z: PositiveInt = 64
+    c_z: PositiveInt = 32
     sequence_head_width: PositiveInt = 32
-    pair_head_width: PositiveInt = 32
+    pair_head_width: PositiveInt = 16
     pair_update: Literal["outer_product_mean", "product_difference"] = "outer_product_mean"
     """AlphaFold2's (the LoRTA paper's choice) or ESMFold's way from the single to the pair representation."""
     c_outer_product: PositiveInt = 32
-    triangle_attention: bool = True
+    triangle_attention: bool = False
+    """ESMFold has it. It is most of the time and memory of a block, and small sets learn without."""
     position_bins: PositiveInt = 32
-    absolute_positions: bool = False
-    """Add sines and cosines of the residue index to the single representation. ESMFold has relative positions only, and
-    a pretrained stem knows where a residue is; a small trunk over an untrained stem has to be told."""
+    absolute_positions: bool = True
+    """Add sines and cosines of the residue index to the single representation. ESMFold has relative positions only; a
+    small trunk that learns from scratch has to be told where a residue is (docs/method.md)."""
     dropout: DropoutRate = 0.0
     """Of the single representation; rows and columns of the pair representation are dropped at twice the rate."""
     checkpoint_blocks: bool = False
@@ -120,15 +121,16 @@ class LossConfig(Strict):
     supervised_chi: NonNegativeFloat = 1.0
     distogram: NonNegativeFloat = 0.3
     plddt: NonNegativeFloat = 0.01
-    clamp_probability: Fraction = 0.9
-    """Share of the samples whose backbone FAPE is clamped at 10 angstrom; drawn per sample."""
+    clamp_probability: Fraction = 0.1
+    """Share of the samples whose backbone FAPE is clamped at 10 angstrom; drawn per sample. AlphaFold: 0.9. A trunk that
+    learns from scratch on few chains gets going sooner when most are not clamped (docs/method.md)."""
     scale_by_length: bool = True
     """Multiply a sample's loss by the square root of its number of residues (suppl. 1.9.1)."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig(Strict):
-    """Adam with AlphaFold's schedule (suppl. 1.11.3)."""
+    """Adam with AlphaFold's schedule (suppl. 1.11.3), shortened and ended by a cosine for small sets."""
 
     lr: PositiveFloat = 1e-3
     stem_lr: PositiveFloat = 1e-3
@@ -136,11 +138,11 @@ class OptimizerConfig(Strict):
     eps: PositiveFloat = 1e-5
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
-    warmup_steps: NonNegativeInt = 1_000
+    warmup_steps: NonNegativeInt = 200
     decay_after: NonNegativeInt = 50_000
     decay_every: PositiveInt = 50_000
     decay_factor: PositiveFloat = 0.95
-    cosine_after: Fraction = 1.0
+    cosine_after: Fraction = 0.5
     """Share of max_steps after which the rate goes to zero along a cosine; 1: never, as AlphaFold."""
     clip_norm: PositiveFloat = 0.1
     """Global gradient norm of a step, as OpenFold (AlphaFold2 clips each sample)."""
@@ -158,8 +160,8 @@ class DataConfig(Strict):
     short a batch holds up to four times as many, for about the same number of residue pairs. 0: no growth."""
     crop_growth: Fraction = 0.5
     """Share of max_steps over which crops grow."""
-    batch_size: PositiveInt = 4
-    max_recycles: NonNegativeInt = 3
+    batch_size: PositiveInt = 1
+    max_recycles: NonNegativeInt = 1
     """Recycles are drawn from 0..max per step; validation and prediction use max."""
     substitutions: Fraction = 0.0
     """Share of the residues that the stem and the residue embedding see as random others, drawn anew in each step. It
@@ -174,7 +176,7 @@ class TrainingConfig(Strict):
 
     max_steps: NonNegativeInt = 5_000
     validate_every: PositiveInt = 500
-    validation_limit: NonNegativeInt = 100
+    validation_limit: NonNegativeInt = 20
     """Validation chains per round, the first in the order of their ids; 0: all."""
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
@@ -187,7 +189,11 @@ class TrainingConfig(Strict):
 
 @dataclass(frozen=True)
 class RunConfig(Strict):
-    """Everything that decides what a run computes."""
+    """Everything that decides what a run computes.
+
+    The defaults are for a few hundred structures and one GPU, and still run on a CPU; the presets ``paper`` and
+    ``esmfold`` have the published shapes and recipes.
+    """
 
     stem: StemConfig = field(default_factory=StemConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)

@@ -173,7 +173,7 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
     }
     for name, (predictions, scores) in folders.items():
         extra = ["--report"] if name == "trained" else []
-        run(console, "evaluation.lddt", predictions, data, "--out", scores, *extra)
+        run(console, "evaluation.lddt", predictions, data, "--split", "val", "--out", scores, *extra)
     arms = [Arm(name, scores_of(scores)) for name, (_, scores) in folders.items()]
     info = json.loads((trained_run / "run.json").read_text())
     parts = info["parameters"]

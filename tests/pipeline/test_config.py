@@ -40,6 +40,10 @@ def test_paper_preset_is_the_papers_setting():
     assert config.trunk.pair_update == "outer_product_mean"
     assert (config.data.crop_size, config.data.batch_size, config.training.max_steps) == (256, 32, 850_000)
     assert (config.optimizer.lr, config.optimizer.eps, config.optimizer.warmup_steps) == (1e-3, 1e-5, 1_000)
+    assert config.optimizer.cosine_after == 1.0
+    assert (config.loss.clamp_probability, config.data.max_recycles) == (0.9, 3)
+    assert config.trunk.triangle_attention
+    assert not config.trunk.absolute_positions
     assert adapter_alpha(config.adapter) == 256.0  # Table 6, LoRTA r=8
 
 
