@@ -15,7 +15,8 @@ import numpy as np
 _SHORTEST = 4  # residues of the shortest fragment
 _STARTS = 400  # places at most per length of fragment: all of them, up to 400 residues
 _ROUNDS = 20  # of refitting at most; most fragments settle after about five
-_AT_ONCE = 400_000  # distances held in memory at once
+_CUTOFFS = (0.5, 1.0, 2.0, 4.0, 8.0)  # angstrom, of GDT-HA and GDT-TS
+_AT_ONCE = 100_000  # distances held in memory at once
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,24 @@ def superposition_scores(pred: np.ndarray, true: np.ndarray, n_truth: int) -> Su
             "1 <= M <= n_truth"
         )
     pred, true = pred - pred.mean(axis=0), true - true.mean(axis=0)
-    everything = np.ones((1, len(pred)))
-    rmsd = float(np.sqrt((_distances(pred, true, *_fit(pred, true, everything)) ** 2).mean()))
+    rotation, translation = superpose(pred, true)
+    rmsd = float(np.sqrt(((pred @ rotation.T + translation - true) ** 2).sum(axis=1).mean()))
 
     scale = tm_scale(n_truth)
     near = float(np.clip(scale, 4.5, 8.0))
     best_tm = 0.0
-    best_counts = np.zeros(5, dtype=np.int64)
+    best_counts = np.zeros(len(_CUTOFFS), dtype=np.int64)
+    features = _features(pred, true)
     at_once = max(1, _AT_ONCE // len(pred))
     seeds = _fragments(len(pred))
     for first in range(0, len(seeds), at_once):
         chosen = _selection(seeds[first : first + at_once], len(pred))
         for round_ in range(_ROUNDS + 1):
-            distances = _distances(pred, true, *_fit(pred, true, chosen))
-            best_tm = max(best_tm, float((1 / (1 + (distances / scale) ** 2)).sum(axis=1).max()))
-            counts = [(distances <= cutoff).sum(axis=1).max() for cutoff in (0.5, 1.0, 2.0, 4.0, 8.0)]
+            square = _squared_distances(features, *_fit(pred, true, chosen))
+            best_tm = max(best_tm, float((1 / (1 + square / scale**2)).sum(axis=1).max()))
+            counts = [np.count_nonzero(square <= cutoff**2, axis=1).max() for cutoff in _CUTOFFS]
             best_counts = np.maximum(best_counts, counts)
-            refit = _near(distances, near - 1 if round_ == 0 else near + 1)
+            refit = _near(square, near - 1 if round_ == 0 else near + 1)
             moved = (refit != chosen).any(axis=1)
             if not moved.any():
                 break
@@ -110,11 +112,16 @@ def _selection(fragments: np.ndarray, length: int) -> np.ndarray:
     return (place >= fragments[:, :1]) & (place < fragments[:, 1:])
 
 
-def _near(distances: np.ndarray, cutoff: float) -> np.ndarray:
+def _near(square: np.ndarray, cutoff: float) -> np.ndarray:
     """bool [S, M]: residues nearer than the cutoff, which grows by half angstroms until there are three."""
-    third = np.partition(distances, min(2, distances.shape[1] - 1), axis=1)[:, min(2, distances.shape[1] - 1)]
-    steps = np.maximum(0, np.floor((third - cutoff) / 0.5) + 1)
-    return distances < (cutoff + 0.5 * steps)[:, None]
+    near = square < cutoff**2
+    few = np.flatnonzero(np.count_nonzero(near, axis=1) < 3)
+    if len(few):
+        rank = min(2, square.shape[1] - 1)
+        third = np.sqrt(np.partition(square[few], rank, axis=1)[:, rank])
+        steps = np.maximum(0, np.floor((third - cutoff) / 0.5) + 1)
+        near[few] = square[few] < ((cutoff + 0.5 * steps) ** 2)[:, None]
+    return near
 
 
 def _fit(pred: np.ndarray, true: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,9 +139,19 @@ def _fit(pred: np.ndarray, true: np.ndarray, chosen: np.ndarray) -> tuple[np.nda
     return rotation, true_centre - (rotation @ pred_centre[:, :, None])[:, :, 0]
 
 
-def _distances(pred: np.ndarray, true: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    """float64 [S, M], angstrom: of every residue after each superposition."""
-    apart = pred @ rotation.transpose(0, 2, 1)
-    apart += translation[:, None]
-    apart -= true
-    return np.sqrt(np.einsum("smk,smk->sm", apart, apart))
+def _features(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """float64 [16, M]: what the squared distances of all residues after any superposition are linear in."""
+    squares = (pred**2).sum(axis=1) + (true**2).sum(axis=1)
+    products = (true[:, :, None] * pred[:, None, :]).reshape(len(pred), 9)
+    return np.hstack([squares[:, None], true, pred, products]).T
+
+
+def _squared_distances(features: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """float64 [S, M], angstrom^2: |R p + t - q|^2 of every residue after each superposition, multiplied out, so that
+    one matrix product does them all."""
+    back = (translation[:, None] @ rotation)[:, 0]  # R^T t
+    ones = np.ones((len(rotation), 1))
+    parts = [ones, -2 * translation, 2 * back, -2 * rotation.reshape(-1, 9)]
+    square = np.hstack(parts) @ features
+    square += (translation**2).sum(axis=1)[:, None]
+    return np.maximum(square, 0.0, out=square)
