@@ -18,6 +18,8 @@ def test_what_is_not_a_confidence(record):
     assert plddt_of([record("ACD", b_factors=[20, 20, 20], backbone=True)]) == (None, ""), "all equal"
     assert plddt_of([record("ACD", b_factors=values * 2, backbone=True)]) == (None, ""), "beyond 100"
     assert plddt_of([record("ACD", b_factors=values, backbone=True, method="X-RAY DIFFRACTION")]) == (None, "")
+    errors = np.array([0.4, 0.7, 6.2])
+    assert plddt_of([record("ACD", b_factors=errors, backbone=True)]) == (None, ""), "expected errors in angstrom"
     uneven = record("ACD", b_factors=values, backbone=True)
     uneven.b_factors[1, 0] += 1
     assert plddt_of([uneven]) == (None, ""), "atoms of a residue differ, as B-factors do"
