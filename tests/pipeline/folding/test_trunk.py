@@ -20,6 +20,7 @@ def test_esmfold_block(case):
         sequence_head_width=sequence_width,
         pair_head_width=pair_width,
         pair_update="product_difference",
+        triangle_attention=True,
     )
     block = TrunkBlock(config)
     block.load_state_dict(case.weights())
@@ -45,6 +46,7 @@ def test_esmfold_trunk_with_recycling(case):
         pair_head_width=pair_width,
         position_bins=bins,
         pair_update="product_difference",
+        triangle_attention=True,
         structure_module=config_of(case.input("hyper_sm")),
     )
     trunk = FoldingTrunk(config)
