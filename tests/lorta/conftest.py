@@ -142,16 +142,23 @@ EVERY_METHOD = ("wide-heads",)
 ON_EVERY_MODEL = ("lorta", "lora")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only(kind): 'methods' or 'others', the list of this file that a test runs on")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     has_model, has_method = "case" in metafunc.fixturenames, "config" in metafunc.fixturenames
+    marker = metafunc.definition.get_closest_marker("only")
+    methods = [] if marker and marker.args[0] == "others" else list(METHODS)
+    others = [] if marker and marker.args[0] == "methods" else list(OTHERS)
     if has_model and has_method:
-        pairs = [(m, a) for m in MODELS for a in METHODS if m in EVERY_METHOD or a in ON_EVERY_MODEL]
-        pairs += [("plain", a) for a in OTHERS]
+        pairs = [(m, a) for m in MODELS for a in methods if m in EVERY_METHOD or a in ON_EVERY_MODEL]
+        pairs += [("plain", a) for a in others]
         metafunc.parametrize(("case", "config"), pairs, indirect=True)
     elif has_model:
         metafunc.parametrize("case", list(MODELS), indirect=True)
     elif has_method:
-        metafunc.parametrize("config", [*METHODS, *OTHERS], indirect=True)
+        metafunc.parametrize("config", [*methods, *others], indirect=True)
 
 
 @pytest.fixture

@@ -100,10 +100,9 @@ def _keys_of(config: lorta.LortaConfig, site: lorta.Site) -> set[str]:
     return {"all", f"layer{site.layer}", site.role, f"layer{site.layer}_{site.role}"}
 
 
+@pytest.mark.only("methods")
 def test_update_is_the_definition(model, config, perturb):
     """LoRTA and LoRA; the other methods are in test_methods.py."""
-    if config.method not in ("lorta", "lora") or config.axis in ("input", "output"):
-        pytest.skip("defined in test_methods.py")
     adapter = lorta.attach(model.double(), config)
     perturb(adapter)
     for site in adapter.sites.values():

@@ -111,9 +111,8 @@ DEFINITIONS = {
 }
 
 
+@pytest.mark.only("others")
 def test_update_is_the_definition(plain, config, perturb):
-    if config.method == "lora" or config.axis == "paper":
-        pytest.skip("defined in test_factors.py")
     adapter = lorta.attach(plain.double(), config)
     perturb(adapter)
     for position, site in enumerate(adapter.sites.values()):

@@ -94,13 +94,13 @@ def test_same_numbers_as_attach(model, tokens, shift):
     assert torch.equal(adapted(tokens).logits, twin(tokens).logits)
 
 
-@pytest.mark.parametrize("method", ["lorta", "lora"])
+@pytest.mark.parametrize("method", ["lorta", "lora", "vera", "nola"])
 def test_save_and_load(model, tokens, shift, tmp_path, method):
     adapted = adapt(model, method=method)
     shift(adapted)
     adapted.save_pretrained(tmp_path)
     keys = set(load_file(tmp_path / "adapter_model.safetensors"))
-    assert {"base_model.lorta.tensors.all.B", "base_model.lorta.tensors.layer1_v.B"} & keys
+    assert keys == {f"base_model.lorta.{key}" for key in lorta.adapter_set(adapted)["default"].state_dict()}
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         again = peft.PeftModel.from_pretrained(causal(), tmp_path)
@@ -266,6 +266,24 @@ def test_merge_and_unload_with_a_saved_head(tokens, shift, tmp_path):
     assert list(merged.state_dict()) == list(classifier().state_dict())
     torch.testing.assert_close(merged(tokens).logits, expected, rtol=1e-5, atol=1e-6)
     assert not any(isinstance(module, AdaptedLinear) for module in merged.modules())
+
+
+@pytest.mark.parametrize("kind", ["GPT2LMHeadModel", "GPTNeoXForCausalLM", "Qwen3ForCausalLM"])
+def test_fused_and_grouped_models(tokens, shift, tmp_path, kind):
+    name = kind.removesuffix("LMHeadModel").removesuffix("ForCausalLM")
+    shape = SHAPE | {"bos_token_id": 2, "eos_token_id": 3}
+    shape |= {"num_key_value_heads": 2, "head_dim": 8} if name == "Qwen3" else {}
+    torch.manual_seed(0)
+    base = getattr(transformers, kind)(getattr(transformers, f"{name}Config")(**shape)).eval()
+    adapted = adapt(copy.deepcopy(base), task_type="CAUSAL_LM")
+    shift(adapted)
+    expected = adapted(tokens).logits
+    assert not torch.allclose(expected, base(tokens).logits, atol=1e-4)
+    adapted.save_pretrained(tmp_path)
+    assert torch.equal(peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)(tokens).logits, expected)
+    merged = adapted.merge_and_unload()
+    assert list(merged.state_dict()) == list(base.state_dict())
+    torch.testing.assert_close(merged(tokens).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_unload_gives_the_base_back(model, tokens, shift):
