@@ -152,7 +152,7 @@ def sinusoidal_positions(index: torch.Tensor, channels: int) -> torch.Tensor:
 
 def adapter_alpha(config: AdapterConfig) -> float | None:
     """alpha of the configuration; None leaves it to ``lorta``. Raises ConfigError where the paper gives none."""
-    if config.alpha == "default":
+    if config.alpha == "default" or config.method in ("none", "full"):
         return None
     if config.alpha == "paper":
         try:

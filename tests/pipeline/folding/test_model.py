@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.config import ConfigError, RunConfig, preset_layer, resolve
+from pipeline.config import RunConfig, preset_layer, resolve
 from pipeline.folding.model import PAPER_ALPHA, adapter_alpha, build_model, sinusoidal_positions
 from pipeline.training.proof import GradientPathError, count_parts, prove_gradient_path
 
@@ -126,9 +126,9 @@ def test_paper_alpha(method, rank):
     assert build_model(config).adapter.config.alpha == PAPER_ALPHA[method, rank]
 
 
-def test_paper_alpha_needs_an_adapter():
-    with pytest.raises(ConfigError):
-        adapter_alpha(dataclasses.replace(config_of().adapter, method="none", alpha="paper"))
+@pytest.mark.parametrize("method", ["none", "full"])
+def test_alpha_is_nothing_without_an_adapter(method):
+    assert adapter_alpha(dataclasses.replace(config_of().adapter, method=method, alpha="paper")) is None
 
 
 def test_sinusoidal_positions():
