@@ -122,8 +122,8 @@ class LossConfig(Strict):
     distogram: NonNegativeFloat = 0.3
     plddt: NonNegativeFloat = 0.01
     clamp_probability: Fraction = 0.1
-    """Share of the samples whose backbone FAPE is clamped at 10 angstrom; drawn per sample. AlphaFold: 0.9. A trunk that
-    learns from scratch on few chains gets going sooner when most are not clamped (docs/method.md)."""
+    """Share of the samples whose backbone FAPE is clamped at 10 angstrom; drawn per sample. AlphaFold: 0.9. A trunk
+    that learns from scratch on few chains gets going sooner when most are not clamped (docs/method.md)."""
     scale_by_length: bool = True
     """Multiply a sample's loss by the square root of its number of residues (suppl. 1.9.1)."""
 
