@@ -12,9 +12,20 @@ import stat
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-MAX_TEXT_BYTES = 1 << 30
-"""Largest accepted text (1 GiB, decompressed): more than any entry of the PDB, and it stops compression bombs."""
+MAX_TEXT_BYTES = 512 << 20
+"""Largest accepted text, decompressed: twice that of the largest entry of the PDB (3J3Q, an HIV-1 capsid of 2.4 million
+atoms, 100 bytes each in mmCIF)."""
+
+MAX_EXPANSION = 100
+"""How many times its compressed size a text may have: coordinates compress four- to tenfold, bombs thousandfold. A file
+of 1 MB thus never takes more than 100 MB, whatever it claims to hold."""
+
+MIN_EXPANDED_BYTES = 16 << 20
+"""Texts up to this size may have any ratio."""
+
+_PIECE_BYTES = 1 << 20
 
 _STRUCTURE_NAME = re.compile(r"\.(pdb\d*|ent|cif|mmcif|bcif)(\.gz)?$", re.IGNORECASE)
 _BINARY_MAGIC = {
@@ -72,7 +83,7 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_TEXT_BYTES) -> St
     """Read, decompress and recognise one structure file.
 
     Raises ``StructureError`` if it is not a regular readable file, is empty, larger than ``max_bytes``, damaged as a
-    gzip stream, binary, or neither PDB nor mmCIF.
+    gzip stream or one of more than ``MAX_EXPANSION``, binary, or neither PDB nor mmCIF.
     """
     try:
         mode = os.stat(path).st_mode
@@ -80,45 +91,64 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_TEXT_BYTES) -> St
             kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise StructureError(path, f"{kind}, expected a structure file")
         with open(path, "rb") as file:
-            raw = file.read(max_bytes + 1)
+            data, digest = _contents(path, file, max_bytes)
     except OSError as error:
         raise StructureError(path, f"cannot be read ({error.strerror or error})") from None
-    if not raw:
-        raise StructureError(path, "empty file (0 bytes)")
-    digest = hashlib.sha256(raw).hexdigest()
-    data = _gunzip(path, raw, max_bytes) if raw[:2] == b"\x1f\x8b" else raw
-    if len(data) > max_bytes:
-        raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
     if _is_binary_cif(data):
         return StructureText(str(path), "bcif", data, digest)
     data = data.removeprefix(b"\xef\xbb\xbf")
     return StructureText(str(path), _sniff(path, data), data, digest)
 
 
-def _gunzip(path: str | os.PathLike, raw: bytes, max_bytes: int) -> bytes:
-    """All members of a gzip file, at most ``max_bytes`` + 1 bytes of them."""
-    parts: list[bytes] = []
-    size = 0
+def _contents(path: str | os.PathLike, file: BinaryIO, max_bytes: int) -> tuple[bytes, str]:
+    """The decompressed content of an open file and the hash of the file as it lies on disk."""
+    first = file.read(_PIECE_BYTES)
+    if not first:
+        raise StructureError(path, "empty file (0 bytes)")
+    if first[:2] == b"\x1f\x8b":
+        return _gunzip(path, first, file, max_bytes)
+    data = first + file.read(max_bytes + 1 - len(first)) if len(first) == _PIECE_BYTES else first
+    if len(data) > max_bytes:
+        raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def _gunzip(path: str | os.PathLike, raw: bytes, file: BinaryIO, max_bytes: int) -> tuple[bytes, str]:
+    """All members of a gzip file of which ``raw`` are the first bytes, and the hash of the file.
+
+    Both sides go a piece at a time, and no more than one byte over the limit is ever decompressed.
+    """
+    digest = hashlib.sha256(raw)
+    expanded = max(MAX_EXPANSION * os.fstat(file.fileno()).st_size, MIN_EXPANDED_BYTES)
+    limit = min(max_bytes, expanded)
+    text = io.BytesIO()  # hands out its bytes without a copy, and parts need not be joined
+    stream = None
     while raw:
-        if raw[:2] != b"\x1f\x8b":
-            raise StructureError(path, "bad gzip data (something else follows the stream): the file is damaged")
-        stream = zlib.decompressobj(wbits=31)  # a gzip member, its checksum and length are verified
+        if stream is None:
+            if not b"\x1f\x8b".startswith(raw[:2]):
+                raise StructureError(path, "bad gzip data (something else follows the stream): the file is damaged")
+            stream = zlib.decompressobj(wbits=31)  # a gzip member, its checksum and length are verified
         try:
-            parts.append(stream.decompress(raw, max_bytes + 1 - size))
+            text.write(stream.decompress(raw, min(limit + 1 - text.tell(), _PIECE_BYTES)))
         except zlib.error as error:
             damaged = "incorrect data check" in str(error) or "incorrect length check" in str(error)
             reason = "gzip checksum mismatch" if damaged else f"bad gzip data ({error})"
             raise StructureError(path, f"{reason}: the file is damaged") from None
-        size += len(parts[-1])
-        if size > max_bytes:
-            break
-        if not stream.eof:
-            raise StructureError(path, "gzip stream ends early: the file is truncated")
-        raw = stream.unused_data.lstrip(b"\0")  # members may be padded
-    data = b"".join(parts)
-    if not data:
+        if text.tell() > limit:
+            if limit == max_bytes:
+                raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
+            raise StructureError(path, f"a gzip stream of more than {MAX_EXPANSION} times its size: no structure file")
+        raw = stream.unconsumed_tail
+        if stream.eof:
+            raw, stream = stream.unused_data.lstrip(b"\0"), None  # members may be padded
+        while not raw and (piece := file.read(_PIECE_BYTES)):
+            digest.update(piece)
+            raw = piece if stream is not None else piece.lstrip(b"\0")
+    if stream is not None:
+        raise StructureError(path, "gzip stream ends early: the file is truncated")
+    if not text.tell():
         raise StructureError(path, "empty file (0 bytes after decompression)")
-    return data
+    return text.getvalue(), digest.hexdigest()
 
 
 def _is_binary_cif(data: bytes) -> bool:

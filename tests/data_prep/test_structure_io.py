@@ -2,8 +2,10 @@
 
 import csv
 import gzip
+import hashlib
 import random
 import re
+import tracemalloc
 import warnings
 
 import gemmi
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from Bio.PDB import MMCIFParser, PDBParser
 
+from data_prep import structure_bytes
 from data_prep.residues import ATOM37_INDEX
 from data_prep.shards import check_storable
 from data_prep.structure_bytes import read_text
@@ -306,6 +309,53 @@ def test_gzip_is_checked_and_capped(tmp_path):
     path.write_bytes(data[:-8] + b"\0\0\0\0" + data[-4:])
     with pytest.raises(StructureError, match="gzip checksum mismatch"):
         read_structure(path)
+
+
+def test_gzip_in_small_pieces_is_the_same(tmp_path, monkeypatch):
+    """Members, padding and the checksum may fall on any boundary of the pieces in which a file is read."""
+    first, second = text(chain([("GLY", i) for i in range(60)])), b"END\n" * 50
+    path = tmp_path / "x.pdb.gz"
+    path.write_bytes(gzip.compress(first) + b"\0" * 7 + gzip.compress(second) + b"\0" * 9)
+    whole = read_text(path)
+    assert whole.data == first + second and whole.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    for size in (2, 3, 7, 64, 501):
+        monkeypatch.setattr(structure_bytes, "_PIECE_BYTES", size)
+        assert read_text(path) == whole, size
+        (tmp_path / "short.pdb.gz").write_bytes(gzip.compress(first)[:-1])
+        with pytest.raises(StructureError, match="gzip stream ends early"):
+            read_text(tmp_path / "short.pdb.gz")
+
+
+@pytest.mark.parametrize("make", [lambda data: data, gzip.compress])
+def test_the_largest_text_is_read_and_one_byte_more_is_not(tmp_path, monkeypatch, make):
+    data = text(chain([("GLY", i) for i in range(200)]))
+    path = tmp_path / "x.pdb.gz"
+    path.write_bytes(make(data))
+    monkeypatch.setattr(structure_bytes, "_PIECE_BYTES", 1000)
+    assert read_text(path, max_bytes=len(data)).data == data
+    with pytest.raises(StructureError, match=f"larger than the limit of {len(data) - 1} bytes"):
+        read_text(path, max_bytes=len(data) - 1)
+
+
+def test_a_compression_bomb_takes_little_memory(tmp_path, monkeypatch):
+    """40 MB of one ATOM record in less than 1% of that: refused long before all of it is there."""
+    path = tmp_path / "bomb.pdb.gz"
+    path.write_bytes(gzip.compress((atom_line("CA", "GLY", 1, 1).ljust(80) + "\n").encode() * 500_000))
+    size = path.stat().st_size
+    assert 100 * size < 20_000_000, "a bomb by our measure"
+    reason = "a gzip stream of more than 100 times its size: no structure file"
+    for least, cap, message, most in (
+        (16 << 20, structure_bytes.MAX_TEXT_BYTES, reason, 40_000_000),
+        (0, structure_bytes.MAX_TEXT_BYTES, reason, 2.5 * 100 * size),
+        (0, 100_000, "larger than the limit of 100000 bytes", 4_000_000),
+    ):
+        monkeypatch.setattr(structure_bytes, "MIN_EXPANDED_BYTES", least)
+        tracemalloc.start()
+        with pytest.raises(StructureError, match=message):
+            read_text(path, max_bytes=cap)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < most, (least, cap, peak)
 
 
 def test_what_is_no_file(tmp_path):
