@@ -5,8 +5,12 @@ options (``--trunk.blocks 4``) and the named options of the command. An unknown 
 range is an error that names the field. The resolved configuration is written to the run directory.
 """
 
+import ast
 import difflib
+import inspect
+import itertools
 import json
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -110,6 +114,9 @@ class HeadsConfig(Strict):
     plddt_bins: PositiveInt = 50
     plddt_atoms: Literal[1, 37] = 1
     """Values per residue; ESMFold has one for each of atom37, of which the C-alpha's is trained and reported."""
+    pae: bool = False
+    """Predict the aligned error (PAE, pTM) as ESMFold does, up to 31 angstrom; no loss term trains this head yet."""
+    pae_bins: PositiveInt = 64
 
 
 @dataclass(frozen=True)
@@ -320,15 +327,31 @@ def to_toml(config: RunConfig) -> str:
 
 
 def describe_fields() -> str:
-    """Every field with its default, for ``--help``."""
+    """Every field with its default and what is said of it above, for ``--help``."""
+    said = _field_docstrings()
     lines = []
 
     def walk(kind: Any, prefix: str) -> None:
         for item in fields(kind):
             if is_dataclass(item.type):
                 walk(item.type, f"{prefix}{item.name}.")
-            else:
-                lines.append(f"  --{prefix}{item.name} (default {item.default})")
+                continue
+            lines.append(f"  --{prefix}{item.name} (default {item.default!r})")
+            text = " ".join(said.get((kind.__name__, item.name), "").replace("``", "").split())
+            lines.extend(textwrap.wrap(text, 100, initial_indent="        ", subsequent_indent="        "))
 
     walk(RunConfig, "")
     return "\n".join(lines)
+
+
+def _field_docstrings() -> dict[tuple[str, str], str]:
+    """The string after each field of the classes of this module, by (class, field): Python does not keep them."""
+    found = {}
+    for node in ast.parse(inspect.getsource(inspect.getmodule(describe_fields))).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for item, after in itertools.pairwise(node.body):
+            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if isinstance(item, ast.AnnAssign) and is_text:
+                found[node.name, item.target.id] = after.value.value
+    return found

@@ -7,6 +7,7 @@ import pytest
 from pipeline.config import (
     ConfigError,
     RunConfig,
+    describe_fields,
     dotted_layer,
     file_layer,
     preset_layer,
@@ -96,3 +97,11 @@ def test_unknown_options_and_files(tmp_path):
     (tmp_path / "bad.toml").write_text("[trunk\n")
     with pytest.raises(ConfigError, match=r"bad\.toml: not TOML"):
         file_layer(tmp_path / "bad.toml")
+
+
+def test_help_says_every_field_and_what_is_written_of_it():
+    text = describe_fields()
+    assert "--trunk.structure_module.trans_scale (default 10.0)" in text
+    assert "angstrom per internal unit of length." in text
+    assert all(len(line) <= 110 for line in text.splitlines())
+    assert dotted_layer([text.split()[0], "x"]) == {"stem": {"name": "x"}}
