@@ -11,6 +11,7 @@ RUN/stem.safetensors     the stem's weights, only where they are random
 
 import csv
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -92,13 +93,19 @@ class CsvLog:
         temporary.rename(path)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row; floats with 6 significant digits."""
-        self._writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        """Write one row; floats with 6 significant digits, what is undefined (nan) as a blank."""
+        self._writer.writerow({name: _cell(value) for name, value in row.items()})
         self._stream.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -296,6 +296,7 @@ def _validate(trainer: Trainer, records: Sequence[ProteinRecord], log: CsvLog, c
         scores: list[TargetScore] = validate(trainer.model, records, trainer.device)
     for score in scores:
         log.append({"step": trainer.step, **asdict(score)})
-    mean = float(np.mean([score.lddt_ca for score in scores]))
-    console.print(f"step {trainer.step}: validation lDDT-Calpha {mean:.4f} over {len(scores)} chains")
+    defined = [score.lddt_ca for score in scores if not math.isnan(score.lddt_ca)]
+    mean = float(np.mean(defined)) if defined else float("nan")
+    console.print(f"step {trainer.step}: validation lDDT-Calpha {mean:.4f} over {len(defined)} chains")
     return mean

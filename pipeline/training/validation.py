@@ -20,6 +20,7 @@ class TargetScore:
     target: str
     length: int
     lddt_ca: float
+    """nan where no two alpha carbons of the truth are within 15 angstrom."""
     mean_plddt: float
     """0-100."""
 
