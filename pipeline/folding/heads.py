@@ -1,4 +1,4 @@
-"""Heads on the trunk's output: distogram and pLDDT."""
+"""Heads on the trunk's output: distogram, pLDDT and predicted aligned error."""
 
 import torch
 from torch import nn
@@ -38,3 +38,16 @@ class PlddtHead(nn.Sequential):
     def forward(self, s: torch.Tensor) -> torch.Tensor:
         """[..., N, atoms, bins] from ``s`` [..., N, c_s]."""
         return super().forward(s).unflatten(-1, (self.atoms, -1))
+
+
+class AlignedErrorHead(nn.Linear):
+    """Logits of the aligned error's bins (Jumper et al. 2021, suppl. 1.9.7); ``losses/pae.py`` reads them."""
+
+    def __init__(self, c_z: int, bins: int) -> None:
+        super().__init__(c_z, bins)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """[B, N, N, bins] from ``z`` [B, N, N, c_z]: error of residue j seen from frame i, not symmetric."""
+        return super().forward(z)

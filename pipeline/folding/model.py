@@ -10,7 +10,7 @@ from torch import nn
 
 import lorta
 from pipeline.config import AdapterConfig, ConfigError, RunConfig
-from pipeline.folding.heads import DistogramHead, PlddtHead
+from pipeline.folding.heads import AlignedErrorHead, DistogramHead, PlddtHead
 from pipeline.folding.initialization import linear
 from pipeline.folding.stem import Stem, build_stem
 from pipeline.folding.structure_module import StructureOutput
@@ -38,6 +38,8 @@ class FoldOutput:
     """[B, N, N, bins]."""
     plddt_logits: torch.Tensor
     """[B, N, bins] of the C-alpha."""
+    pae_logits: torch.Tensor | None = None
+    """[B, N, N, bins] of the aligned error; None without ``heads.pae``."""
 
 
 class FoldingModel(nn.Module):
@@ -65,6 +67,8 @@ class FoldingModel(nn.Module):
             config.heads.plddt_atoms,
             config.heads.plddt_bins,
         )
+        # Last, so that the other parameters' random draws are the same with and without.
+        self.ptm_head = AlignedErrorHead(config.trunk.c_z, config.heads.pae_bins) if config.heads.pae else None
 
     def forward(
         self,
@@ -101,6 +105,7 @@ class FoldingModel(nn.Module):
             pair=pair,
             distogram_logits=self.distogram_head(pair),
             plddt_logits=self.lddt_head(structure.states[-1])[..., atom, :],
+            pae_logits=None if self.ptm_head is None else self.ptm_head(pair),
         )
 
     @property
@@ -118,7 +123,7 @@ class FoldingModel(nn.Module):
                 part = "stem"
             elif name.startswith("trunk.structure_module.") or name.startswith("trunk.trunk2sm"):
                 part = "structure module"
-            elif name.startswith(("distogram_head.", "lddt_head.")):
+            elif name.startswith(("distogram_head.", "lddt_head.", "ptm_head.")):
                 part = "heads"
             elif name.startswith("trunk."):
                 part = "trunk"
