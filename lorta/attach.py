@@ -16,8 +16,10 @@ from torch import nn
 
 from lorta.config import LortaConfig
 from lorta.factors import Factors, SiteUpdate, stack
+from lorta.insert import Behind, Insert
+from lorta.insert_config import InsertConfig
 from lorta.layer import AdaptedLinear
-from lorta.methods import DECOMPOSITIONS
+from lorta.methods import DECOMPOSITIONS, INSERTS, config_for
 from lorta.sites import Site, base_linear, find_sites
 
 ATTRIBUTE = "lorta"
@@ -56,6 +58,14 @@ class Adapter(nn.Module):
         factors: Factors = self.tensors[self._group_of[site.name]]
         update = factors.update(site)
         return update if self.config.scaling == 1 else update._replace(up=update.up * self.config.scaling)
+
+    def places(self) -> dict[str, str]:
+        """Name of every site, and the site in words; saved with the adapter."""
+        return {
+            site.name: f"{site.role} of layer {site.layer}, {site.own_heads} heads, "
+            f"{site.in_features} to {site.out_features}"
+            for site in self.sites.values()
+        }
 
     @property
     def modules_adapted(self) -> tuple[str, ...]:
@@ -102,15 +112,18 @@ class AdapterSet(nn.ModuleDict):
         self.active: tuple[str, ...] = ()
         self.enabled = True
 
-    def active_adapters(self) -> list[Adapter]:
+    def active_adapters(self) -> list[Adapter | Insert]:
         """Adapters that the layers add now."""
         return [self[name] for name in self.active] if self.enabled else []
 
 
-def attach(model: nn.Module, config: LortaConfig | None = None, *, name: str = "default", **settings) -> Adapter:
+def attach(
+    model: nn.Module, config: LortaConfig | InsertConfig | None = None, *, name: str = "default", **settings
+) -> Adapter | Insert:
     """Wrap the attention projections of ``model`` and return the new adapter, which is active.
 
-    ``settings`` are fields of ``LortaConfig`` (``attach(model, r=8)``); give them or a config. The model's own
+    ``settings`` are fields of ``LortaConfig`` (``attach(model, r=8)``), or of ``InsertConfig`` where ``method`` is one
+    that acts behind modules (``attach(model, method="houlsby", size=64)``); give them or a config. The model's own
     parameters lose ``requires_grad``: set it again on those that shall train too, such as a head. Factors are
     float32 (float64 for a float64 model) on the device of the projections, and the output is unchanged until they
     train. A second call with another ``name`` adds an adapter beside the first and makes it the only active one.
@@ -119,7 +132,7 @@ def attach(model: nn.Module, config: LortaConfig | None = None, *, name: str = "
     cannot span, a name that is taken.
     """
     if config is None:
-        config = LortaConfig(**settings)
+        config = config_for(**settings)
     elif settings:
         raise ValueError(f"give a config or settings, not both: got a config and {', '.join(settings)}")
     adapter = build(model, config)
@@ -127,15 +140,21 @@ def attach(model: nn.Module, config: LortaConfig | None = None, *, name: str = "
     return adapter
 
 
-def build(model: nn.Module, config: LortaConfig) -> Adapter:
+def build(model: nn.Module, config: LortaConfig | InsertConfig) -> Adapter | Insert:
     """The fresh adapter that fits ``model``, which is only looked at."""
+    if isinstance(config, InsertConfig):
+        first = next(model.parameters(), None)
+        if first is None:
+            raise ValueError(f"{type(model).__name__} has no parameters; there is nothing to adapt")
+        dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+        return INSERTS[config.method](model, config, first.device, dtype)
     sites = find_sites(model, config.targets)
     weight = base_linear(model.get_submodule(sites[0].module)).weight
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32  # quantised weights are integers
     return Adapter(config, sites, weight.device, dtype)
 
 
-def install(model: nn.Module, adapter: Adapter, name: str) -> None:
+def install(model: nn.Module, adapter: Adapter | Insert, name: str) -> None:
     """Put ``adapter``, built for ``model``, in place: freeze, register, wrap, activate."""
     adapters = getattr(model, ATTRIBUTE, None)
     if not name or "." in name:
@@ -149,16 +168,21 @@ def install(model: nn.Module, adapter: Adapter, name: str) -> None:
     if any(layer.merged for layer in _layers(model)):
         raise ValueError("an adapter is merged into the weights; unmerge it before attaching another")
 
+    for other in () if adapters is None else adapters.values():
+        if isinstance(other, Insert) != isinstance(adapter, Insert):  # one would wrap the other's wrappers
+            raise ValueError(f"{adapter.config.method!r} cannot stand beside {other.config.method!r} on one model")
+
     if adapters is None:
         model.requires_grad_(False)
         adapters = AdapterSet()
         model.add_module(ATTRIBUTE, adapters)
     adapters[name] = adapter.train(model.training)
     adapters.active = (name,)
+    wrapper = Behind if isinstance(adapter, Insert) else AdaptedLinear
     for path in adapter.modules_adapted:
         module = model.get_submodule(path)
-        if not isinstance(module, AdaptedLinear):
-            model.set_submodule(path, AdaptedLinear(module, path, adapters))
+        if not isinstance(module, wrapper):
+            model.set_submodule(path, wrapper(module, path, adapters))
 
 
 def adapter_set(model: nn.Module) -> AdapterSet:
@@ -198,7 +222,9 @@ def delete(model: nn.Module, name: str) -> None:
 
 def merge(model: nn.Module) -> None:
     """Add the active updates to the weights, so that the model runs at base speed. Keeps the old weights."""
-    adapter_set(model)
+    for name, adapter in adapter_set(model).items():
+        if isinstance(adapter, Insert):
+            raise ValueError(f"adapter {name!r} is {adapter.config.method!r}, which acts behind modules; cannot merge")
     layers = _layers(model)
     done: list[AdaptedLinear] = []
     try:
@@ -225,7 +251,7 @@ def detach(model: nn.Module) -> None:
     """
     adapters = adapter_set(model)
     for path, module in list(model.named_modules()):
-        if isinstance(module, AdaptedLinear):
+        if isinstance(module, (AdaptedLinear, Behind)):
             model.set_submodule(path, module.base_layer)
         elif module._modules.get(ATTRIBUTE) is adapters:  # getattr: PEFT's models forward it to what they wrap
             delattr(module, ATTRIBUTE)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lorta.attach import Adapter, adapter_set, model_part
+from lorta.insert import Insert
 from lorta.sites import is_conv1d
 
 
@@ -18,12 +19,16 @@ def export_lora(model: nn.Module, directory: str | Path, *, name: str = "default
 
     ``base_model`` is what the reader is told to load first (a hub name or a path). The scale alpha / r is in the up
     matrices, and lora_alpha equals r, so that the reader's own scale is 1. The file has 2 d r numbers per site, many
-    more than the adapter itself. ``ValueError`` when there is no such adapter.
+    more than the adapter itself. ``ValueError`` when there is no such adapter or when it is no update of weights.
     """
     adapters = adapter_set(model)
     if name not in adapters:
         raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
-    adapter: Adapter = adapters[name]
+    adapter: Adapter | Insert = adapters[name]
+    if isinstance(adapter, Insert):
+        raise ValueError(
+            f"adapter {name!r} is {adapter.config.method!r}, which is no update of weights; no LoRA holds it"
+        )
     tensors, ranks = {}, {}
     transposed = False
     for path in adapter.modules_adapted:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lorta.attach import Adapter, AdapterSet, adapter_set, build, install, model_part
-from lorta.config import LortaConfig
+from lorta.insert import Insert
 from lorta.layer import AdaptedLinear
-from lorta.sites import Site
+from lorta.methods import config_for
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -30,13 +30,13 @@ def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> P
     root = model_part(model, adapters)
     if name not in adapters:
         raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
-    adapter: Adapter = adapters[name]
+    adapter: Adapter | Insert = adapters[name]
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     document = {
         "format": FORMAT,
         "config": adapter.config.settings(),
-        "sites": {site.name: _describe(site) for site in adapter.sites.values()},
+        "sites": adapter.places(),
         "parameters": adapter.num_parameters(),
         "base_model": type(root).__name__,
         "base_weights": base_fingerprint(root),
@@ -47,7 +47,7 @@ def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> P
     return directory
 
 
-def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> Adapter:
+def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> Adapter | Insert:
     """Attach the adapter of ``directory`` to ``model`` (its base, as for ``attach``) and return it.
 
     Warns, and says what differs, when the frozen weights are not those it was trained on. Raises a one-line
@@ -56,7 +56,7 @@ def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> A
     """
     directory = Path(directory)
     document = _read_config(directory)
-    adapter = build(model, LortaConfig.from_dict(document["config"]))
+    adapter = build(model, config_for(**document["config"]))
     tensors = _read_tensors(directory)
     _check_fit(directory, adapter, document["sites"], tensors)
     adapter.load_state_dict(tensors, strict=True)
@@ -119,10 +119,6 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def _describe(site: Site) -> str:
-    return f"{site.role} of layer {site.layer}, {site.own_heads} heads, {site.in_features} to {site.out_features}"
-
-
 def check_tensors(where: object, saved: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Names and shapes must agree exactly: a key that is left out would leave B = 0 and the adapter idle."""
     _check_names(where, "tensor", saved, expected)
@@ -134,8 +130,8 @@ def check_tensors(where: object, saved: dict[str, Tensor], expected: dict[str, T
             )
 
 
-def _check_fit(directory: Path, adapter: Adapter, saved_sites: dict, tensors: dict[str, Tensor]) -> None:
-    sites = {site.name: _describe(site) for site in adapter.sites.values()}
+def _check_fit(directory: Path, adapter: Adapter | Insert, saved_sites: dict, tensors: dict[str, Tensor]) -> None:
+    sites = adapter.places()
     _check_names(directory, "site", saved_sites, sites)
     check_tensors(directory, tensors, adapter.state_dict())
     for key, value in saved_sites.items():

@@ -137,6 +137,18 @@ OTHERS = {
 }
 """These run on one model, in all tests; they share every line of code but their ``Factors`` with the ones above."""
 
+INSERTS = {
+    "bitfit": {"method": "bitfit"},
+    "houlsby": {"method": "houlsby", "size": 6},
+    "pfeiffer": {"method": "pfeiffer", "size": 6},
+    "adapterdrop": {"method": "adapterdrop", "size": 6, "drop": 1},
+    "loretta-adp": {"method": "loretta-adp", "size": 6, "tt_rank": 2},
+}
+"""What acts behind modules; these run on every model that has a place for them, and share only test_inserts.py."""
+
+NO_BIAS = ("llama", "gqa", "qwen3")
+NO_FEED_FORWARD = ("plain", "wide-heads")
+
 EVERY_METHOD = ("wide-heads",)
 """Every LoRTA variant runs on these, and these on every model: the product of both lists would take minutes."""
 ON_EVERY_MODEL = ("lorta", "lora")
@@ -147,6 +159,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "insert" in metafunc.fixturenames:
+        pairs = [(m, i) for m in MODELS for i in INSERTS if m not in (NO_BIAS if i == "bitfit" else NO_FEED_FORWARD)]
+        if "case" in metafunc.fixturenames:
+            metafunc.parametrize(("case", "insert"), pairs, indirect=True)
+        else:
+            metafunc.parametrize("insert", list(INSERTS), indirect=True)
+        return
     has_model, has_method = "case" in metafunc.fixturenames, "config" in metafunc.fixturenames
     marker = metafunc.definition.get_closest_marker("only")
     methods = [] if marker and marker.args[0] == "others" else list(METHODS)
@@ -177,6 +196,12 @@ def config(request: pytest.FixtureRequest) -> lorta.LortaConfig:
     """Rank 3 and a scale that is not 1, so that a forgotten scale shows."""
     settings = (METHODS | OTHERS)[request.param]
     return lorta.LortaConfig(**{"r": 3, "alpha": 4.5, "seed": 7} | settings)
+
+
+@pytest.fixture
+def insert(request: pytest.FixtureRequest) -> dict:
+    """Settings of an adapter that acts behind modules."""
+    return INSERTS[request.param] | {"seed": 7}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -252,6 +253,50 @@ def test_model_of_the_state_dict_round_trip(plain, config, tokens, perturb):
     assert torch.equal(twin(tokens), plain(tokens))
 
 
+class Quantised(nn.Linear):
+    """A Linear that keeps int8 and one scale, as the quantised layers of the usual packages do."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        self.bias = layer.bias
+        self.scale = layer.weight.detach().abs().max() / 127
+        self.weight = nn.Parameter((layer.weight.detach() / self.scale).round().to(torch.int8), requires_grad=False)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight * self.scale, self.bias)
+
+
+class TestQuantised:
+    @pytest.fixture
+    def quantised(self, plain):
+        plain.blocks[1].k_proj = Quantised(plain.blocks[1].k_proj)
+        return plain
+
+    @pytest.mark.parametrize("method", ["lorta", "lora"])
+    def test_merge_is_refused_and_touches_nothing(self, quantised, tokens, perturb, method):
+        perturb(lorta.attach(quantised, method=method, r=3, seed=0))
+        before, output = copy.deepcopy(quantised.state_dict()), quantised(tokens)
+        with pytest.raises(ValueError) as error:
+            lorta.merge(quantised)
+        assert str(error.value) == "blocks.1.k_proj is quantised (torch.int8); its adapter cannot be merged"
+        assert all(torch.equal(value, before[name]) for name, value in quantised.state_dict().items())
+        assert not any(layer.merged for layer in quantised.modules() if isinstance(layer, AdaptedLinear))
+        assert torch.equal(quantised(tokens), output)
+
+    def test_it_trains_all_the_same(self, quantised, tokens, run):
+        base = quantised(tokens)
+        adapter = lorta.attach(quantised, method="lora", r=2, seed=0)
+        assert torch.equal(quantised(tokens), base)
+        start = adapter.tensors["layer1_k"].B.clone()
+        losses = train(quantised, tokens, run, steps=10)
+        assert losses[-1] < losses[0]
+        assert not torch.equal(adapter.tensors["layer1_k"].B, start)
+
+    def test_on_a_model_that_is_quantised_from_the_first_matrix_on_factors_are_float32(self, plain):
+        plain.blocks[0].q_proj = Quantised(plain.blocks[0].q_proj)
+        assert {factor.dtype for factor in lorta.attach(plain, r=2).parameters()} == {torch.float32}
+
+
 class TestRefusals:
     def test_merge_twice(self, plain):
         lorta.attach(plain, r=2)
@@ -366,6 +411,9 @@ def run(rank, world, directory):
         optimizer.step()
     if rank == 0:
         torch.save(adapter.state_dict(), f"{directory}/{world}.pt")
+    if world > 1:
+        dist.barrier()  # a process that leaves first cuts the connection under the other's last transfer
+        dist.destroy_process_group()
 
 if __name__ == "__main__":
     directory = sys.argv[1]
@@ -378,9 +426,15 @@ def test_two_processes_train_as_one(tmp_path):
     """DDP over gloo, half of the batch each; the factors are shared by all layers."""
     script = tmp_path / "distributed.py"
     script.write_text(DISTRIBUTED)
-    environment = os.environ | {"PYTHONPATH": str(Path(lorta.__file__).parents[1])}
+    paths = [str(Path(lorta.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    # gloo else asks the resolver for the machine's own name, which not every container can answer
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback is not None:
+        environment["GLOO_SOCKET_IFNAME"] = loopback
     command = [sys.executable, str(script), str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr  # the reason, not only that it failed
     one, two = torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
     assert one["tensors.all.B"].abs().max() > 1e-4
     for name, factor in one.items():

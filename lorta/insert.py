@@ -1,0 +1,86 @@
+"""Insert: an adapter that acts on the outputs of modules. Behind: the wrapper that hands it these outputs.
+
+BitFit and the bottlenecks do not update attention matrices, so they are no ``Factors``; they share the set of adapters,
+the files and the switches with those that do.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lorta.insert_config import InsertConfig
+
+if TYPE_CHECKING:
+    from lorta.attach import AdapterSet
+
+
+class Insert(nn.Module):
+    """All numbers of one adapter, registered once, like ``lorta.Adapter``. ``state_dict()`` is the whole adapter.
+
+    Subclasses find their places in ``__init__`` and leave the model as it is.
+    """
+
+    def __init__(self, model: nn.Module, config: InsertConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__()
+        self.config = config
+
+    def follow(self, path: str, y: Tensor) -> Tensor:
+        """What comes after the module at ``path`` in place of its output ``y`` [..., width]."""
+        raise NotImplementedError
+
+    def places(self) -> dict[str, str]:
+        """Path of every module that the adapter follows, and in words what it puts there; saved with the adapter."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draw the initial numbers again, from ``config.seed``; the model computes what its base does."""
+        raise NotImplementedError
+
+    @property
+    def zero_factors(self) -> tuple[str, ...]:
+        """The parameters that start at zero."""
+        raise NotImplementedError
+
+    def _generator(self) -> torch.Generator | None:
+        seed = self.config.seed
+        return None if seed is None else torch.Generator().manual_seed(seed)
+
+    @property
+    def modules_adapted(self) -> tuple[str, ...]:
+        """Paths of the modules that the adapter follows, in order."""
+        return tuple(self.places())
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by their name in ``state_dict()``: all."""
+        return dict(self.named_parameters())
+
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def extra_repr(self) -> str:
+        """One line about the whole."""
+        return f"{self.config.method}, {len(self.places())} places, {self.num_parameters()} parameters"
+
+
+class Behind(nn.Module):
+    """y = base(x), then every active adapter that has a place here, in the order in which they are active.
+
+    It refers to the ``AdapterSet`` without registering it, as ``AdaptedLinear`` does and for the same reasons, and has
+    no ``weight`` or ``bias``: code that reads them would bypass the adapter, and fails instead.
+    """
+
+    def __init__(self, base_layer: nn.Module, name: str, adapters: "AdapterSet"):
+        super().__init__()
+        self.base_layer = base_layer
+        self.name = name
+        self.__dict__["adapters"] = adapters  # past nn.Module.__setattr__, which would register it
+        self.train(base_layer.training)
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        """Arguments are the base layer's."""
+        y = self.base_layer(*args, **kwargs)
+        for adapter in self.adapters.active_adapters():
+            y = adapter.follow(self.name, y)
+        return y
