@@ -1,0 +1,324 @@
+"""Weights: convert a whole ESMFold-like model between fair-esm's, Hugging Face's and our files, all of them local.
+
+python -m pipeline.weights --from esmfold_3B_v1.pt --esm-weights esm2_t36_3B_UR50D.pt --to ours --out FILE.safetensors
+
+Nothing that a file holds is run: pickles are read with ``weights_only`` and an allow-list. ``esmfold_3B_v1.pt`` carries
+its configuration as omegaconf objects; inert classes stand in for these, and omegaconf itself is not imported.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pipeline.command import make_console, run_command
+from pipeline.config import RunConfig, file_layer, resolve, to_toml
+from pipeline.folding.stem import Stem, StemError, read_esm2_weights
+from pipeline.folding.weights import (
+    UNUSED,
+    State,
+    WeightsError,
+    check_state,
+    config_from_folding,
+    config_from_hugging_face,
+    folding_config,
+    from_fair_esm,
+    from_hugging_face,
+    hugging_face_config,
+    stem_name,
+    to_fair_esm,
+    to_hugging_face,
+)
+
+HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model between two layouts."""
+
+    config: RunConfig
+    state: State
+    """In our layout."""
+
+
+class _StandIn:
+    """In place of a class that a file names: takes the state that the file gives it and does nothing with it."""
+
+
+class _Any(_StandIn):
+    """In place of ``typing.Any`` and of classes that only say of what type a value is."""
+
+
+_SAFE: list[Any] = [
+    argparse.Namespace,
+    (_Any, "typing.Any"),
+    defaultdict,
+    *((kind, f"builtins.{kind.__name__}") for kind in (dict, list, int, float, str, bool)),
+    *(
+        (type(name, (_StandIn,), {}), f"omegaconf.{name}")
+        for name in (
+            *("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata"),
+            *(f"nodes.{kind}Node" for kind in ("Any", "Integer", "Float", "Boolean", "String")),
+        )
+    ),
+]
+"""Beyond tensors and containers, which torch reads anyhow."""
+
+
+def read_pickle(path: Path) -> Any:
+    """Content of a file of ``torch.save`` on the CPU, without running anything in it. Raises WeightsError."""
+    try:
+        with torch.serialization.safe_globals(_SAFE):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+        # torch's message starts with advice to load unsafely; what is wrong is after that.
+        text = re.sub(r"^Weights only load failed.*?(WeightsUnpickler error: |\n\n+)", "", str(error), flags=re.DOTALL)
+        reason = text.partition(" Please use")[0].strip()
+        line = reason.splitlines()[0] if reason else type(error).__name__
+        raise WeightsError(f"{path}: cannot be read safely: {line[:200]}") from error
+
+
+def read_safetensors(path: Path) -> State:
+    """Tensors of a safetensors file. Raises WeightsError."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """Dictionaries, lists and values of a configuration, whatever objects held them."""
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    elif isinstance(value, _StandIn):
+        held = vars(value)
+        return plain(held["_content"] if "_content" in held else held.get("_val"))
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _tensors(content: Any, path: Path) -> State:
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise WeightsError(f"{path}: holds no state dict of tensors")
+    return dict(content)
+
+
+def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
+    """``esmfold_3B_v1.pt``: ``cfg``, whose ``model`` describes the trunk, and ``model``, the tensors.
+
+    Args:
+        path: the file.
+        esm_weights: ESM-2's own file, for a model without the stem, as the published one is.
+
+    Raises:
+        WeightsError, StemError: not such a file, or the stem is missing or there twice.
+    """
+    content = read_pickle(path)
+    if not isinstance(content, Mapping) or not {"cfg", "model"} <= set(content):
+        raise WeightsError(f"{path}: not fair-esm's ESMFold: it has no 'cfg' and 'model'")
+    described = plain(content["cfg"])
+    if not isinstance(described, dict) or not isinstance(described.get("model"), dict):
+        raise WeightsError(f"{path}: its 'cfg' has no 'model'")
+    state = from_fair_esm(_tensors(content["model"], path))
+    for needed in ("esm_s_combine", "esm_s_mlp.0.weight"):
+        if needed not in state:
+            raise WeightsError(f"{path}: not fair-esm's ESMFold: the tensor {needed} is missing")
+    stem = stem_name(len(state["esm_s_combine"]) - 1, len(state["esm_s_mlp.0.weight"]))
+    has_stem = any(name.startswith("stem.esm.layers.") for name in state)
+    if has_stem and esm_weights is not None:
+        raise WeightsError(f"{path}: has its own stem: do not give --esm-weights")
+    if not has_stem:
+        if esm_weights is None:
+            raise WeightsError(
+                f"{path}: has no stem: add --esm-weights {stem}_UR50D.pt (or its Hugging Face directory)"
+            )
+        with torch.device("meta"):
+            own = Stem(stem).esm.state_dict()
+        published = {f"esm.{name}": value for name, value in read_esm2_weights(esm_weights).items() if name in own}
+        state |= from_fair_esm(published)
+    return Converted(config_from_folding(described["model"], "fair-esm", stem), state)
+
+
+def read_hugging_face(path: Path) -> Converted:
+    """Directory of an ``EsmForProteinFolding``: config.json, weights in one file or in shards. Raises WeightsError."""
+    config_file = path / "config.json"
+    try:
+        config = json.loads(config_file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{config_file}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise WeightsError(f"{config_file}: not a JSON object")
+    state: State = {}
+    for file in _weight_files(path):
+        state |= read_safetensors(file) if file.suffix == ".safetensors" else _tensors(read_pickle(file), file)
+    return Converted(config_from_hugging_face(config), from_hugging_face(state))
+
+
+def _weight_files(path: Path) -> list[Path]:
+    for name in HUGGING_FACE_FILES:
+        if (path / name).is_file():
+            return [path / name]
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted({str(shard) for shard in json.loads(index.read_text())["weight_map"].values()})
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+                raise WeightsError(f"{index}: not an index of shards: {error!r}") from error
+            if any(Path(shard).name != shard for shard in shards):
+                raise WeightsError(f"{index}: names a shard outside its directory")
+            return [path / shard for shard in shards]
+    raise WeightsError(f"{path}: holds none of {', '.join(HUGGING_FACE_FILES)}, whole or in shards")
+
+
+def read_ours(path: Path) -> Converted:
+    """Our safetensors file and the TOML of the same name beside it. Raises WeightsError, ConfigError."""
+    return Converted(resolve(file_layer(path.with_suffix(".toml"))), read_safetensors(path))
+
+
+def read(path: Path, esm_weights: Path | None = None) -> Converted:
+    """A model from a file or directory of any of the three layouts, checked against its configuration.
+
+    Raises:
+        WeightsError, StemError, ConfigError: what is there is none of them, or does not fit together.
+    """
+    if path.suffix == ".pt":
+        converted = read_fair_esm(path, esm_weights)
+    elif esm_weights is not None:
+        raise WeightsError(f"{path}: has its own stem: do not give --esm-weights")
+    elif path.is_dir():
+        converted = read_hugging_face(path)
+    elif path.suffix == ".safetensors":
+        converted = read_ours(path)
+    else:
+        raise WeightsError(f"{path}: neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)")
+    check_state(converted.config, converted.state, path)
+    return converted
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes it when the block ends well, and goes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _save(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    save_file({name: value.contiguous() for name, value in state.items()}, path, {"format": "pt"})
+
+
+def write_hugging_face(model: Converted, out: Path) -> None:
+    """A directory that ``EsmForProteinFolding.from_pretrained`` takes. Raises WeightsError."""
+    half = all(value.dtype == torch.float16 for name, value in model.state.items() if name.startswith("stem."))
+    config = hugging_face_config(model.config, half_stem=half)
+    with _written(out) as folder:
+        folder.mkdir()
+        _save(to_hugging_face(model.state), folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def write_fair_esm(model: Converted, out: Path) -> None:
+    """A file that fair-esm's ``esm.esmfold.v1.pretrained`` takes, the stem included. Raises WeightsError."""
+    described = folding_config(model.config, "fair-esm")
+    try:
+        from omegaconf import OmegaConf
+    except ImportError:
+        raise WeightsError(
+            "--to fair-esm needs omegaconf, whose objects fair-esm's ESMFold reads its configuration from: "
+            "pip install omegaconf"
+        ) from None
+    with _written(out) as file:
+        torch.save({"cfg": OmegaConf.create({"model": described}), "model": to_fair_esm(model.state)}, file)
+
+
+def write_ours(model: Converted, out: Path) -> None:
+    """Our safetensors file, and the configuration as TOML beside it."""
+    with _written(out) as file, _written(out.with_suffix(".toml")) as toml:
+        _save(model.state, file)
+        toml.write_text(to_toml(model.config))
+
+
+WRITERS = {"hf": write_hugging_face, "fair-esm": write_fair_esm, "ours": write_ours}
+SUFFIXES = {"hf": "", "fair-esm": ".pt", "ours": ".safetensors"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.weights",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Convert a folding model between fair-esm's esmfold_3B_v1.pt, a Hugging Face directory and our own\n"
+            "safetensors file with its configuration (TOML) beside it. Local files only; nothing in them is run.\n\n"
+            "examples:\n"
+            "  python -m pipeline.weights --from ESMFOLD_DIR --to ours --out esmfold.safetensors\n"
+            "  python -m pipeline.weights --from esmfold_3B_v1.pt --esm-weights esm2_t36_3B_UR50D.pt --to hf --out DIR"
+        ),
+    )
+    p.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="FILE_OR_DIR",
+        help="a .pt file (fair-esm), a directory (Hugging Face) or a .safetensors file (ours)",
+    )
+    p.add_argument("--to", choices=list(WRITERS), required=True, help="layout to write")
+    p.add_argument("--out", type=Path, required=True, help="new directory (hf), .pt (fair-esm) or .safetensors (ours)")
+    p.add_argument(
+        "--esm-weights",
+        type=Path,
+        metavar="FILE",
+        help="ESM-2's weights (fair-esm's .pt or a Hugging Face directory) for a .pt without the stem",
+    )
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+
+    def body(arguments: argparse.Namespace) -> int:
+        out, suffix = arguments.out, SUFFIXES[arguments.to]
+        if suffix and out.suffix != suffix:
+            raise WeightsError(f"--out {out}: the name must end in {suffix}")
+        for path in (out, out.with_suffix(".toml")) if arguments.to == "ours" else (out,):
+            if path.exists():
+                raise WeightsError(f"--out {path}: is there already, and would be overwritten")
+        model = read(arguments.source, arguments.esm_weights)
+        WRITERS[arguments.to](model, out)
+        console = make_console()
+        numbers = sum(value.numel() for name, value in model.state.items() if not name.startswith(UNUSED))
+        shape = f"{model.config.trunk.blocks} blocks over {model.config.stem.name}"
+        console.print(f"Wrote {out} ({arguments.to}): {shape}, {numbers:,} numbers")
+        if arguments.to == "hf" and UNUSED + "lm_head.weight" not in model.state:
+            console.print("lm_head and contact_head were not in the source: transformers will report them as missing.")
+            console.print("No prediction reads them.")
+        return 0
+
+    return run_command(body, parser().parse_args(argv), usage_errors=(WeightsError, StemError))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
