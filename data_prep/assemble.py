@@ -26,6 +26,9 @@ from data_prep.residues import sequence_to_aatype
 from data_prep.seqres_places import place_residues
 from data_prep.wording import some
 
+_RESIDUES = frozenset({"amino", "D-amino", "listed"})
+"""Kinds (see ``residue_kinds``) that are residues of a protein chain."""
+
 
 @dataclass(frozen=True)
 class SkippedChain:
@@ -45,7 +48,8 @@ def assemble(
     skipped: list[SkippedChain] = []
     taken: set[str] = set()
     for polymer in split_polymers(parsed):
-        counts = Counter(kinds[polymer].tolist())
+        kind_of = kinds[polymer].tolist()
+        counts = Counter(kind_of)
         chain_id = parsed.atoms.chain[int(polymer[0])]
         n_amino, n_d, n_nucleotide = counts["amino"], counts["D-amino"], counts["nucleotide"]
         if n_amino == 0 or n_amino <= max(n_d, n_nucleotide):
@@ -53,14 +57,14 @@ def assemble(
                 what = f"{n_nucleotide} nucleotides" if n_nucleotide >= n_d else f"{n_d} D-amino acids"
                 skipped.append(SkippedChain(chain_id, f"no protein chain ({what}, {n_amino} L-amino acids)"))
             continue
-        is_residue = np.isin(kinds[polymer].astype(str), ("amino", "D-amino", "listed"))
+        residues = polymer if counts.keys() <= _RESIDUES else polymer[[word in _RESIDUES for word in kind_of]]
         record_id = _unique_id(name, chain_id, taken)
-        record = _record(polymer[is_residue], parsed, record_id, source_file=source_file, source_sha256=source_sha256)
+        record = _record(residues, parsed, record_id, source_file=source_file, source_sha256=source_sha256)
         if record.atom37_mask.any():
             records.append(record)
         else:
-            n = int(is_residue.sum())
-            skipped.append(SkippedChain(chain_id, f"none of the atoms of {n} amino acids is a protein's"))
+            what = f"none of the atoms of {len(residues)} amino acids is a protein's"
+            skipped.append(SkippedChain(chain_id, what))
     return records, skipped, "" if records else content(parsed.atoms)
 
 

@@ -28,12 +28,13 @@ def atom37_arrays(
     """
     n = len(residues)
     name = atoms.name.code[rows]
-    atom = _atom_table(atoms)[atoms.resname.code[residues][position], name]
+    table = _atom_table(atoms)
+    atom = table.ravel()[(atoms.resname.code[residues] * table.shape[1])[position] + name]
     allowed = ALLOWED_ATOMS[aatype]
     is_d = atoms.resname.take(residues).lookup(lambda resname: kind(resname) == "D-amino", bool)
     allowed[is_d, ATOM37_INDEX["CB"]] = False
-    fits = (atom >= 0) & allowed[position, atom]
-    stated = plausible(atoms.xyz[rows])
+    fits = (atom >= 0) & allowed.ravel()[position * 37 + np.maximum(atom, 0)]
+    stated = plausible(atoms.xyz)[rows]
 
     def shown(which: np.ndarray) -> str:
         return some([f"{atoms.name[rows[i]]} of {atoms.label(residues[position[i]])}" for i in which.tolist()])
@@ -50,18 +51,19 @@ def atom37_arrays(
             warnings.append(f"{len(missing)} atoms without coordinates treated as missing: {shown(missing)}")
     use = np.flatnonzero(fits & stated)
     place = position[use] * 37 + atom[use]
-    holder = np.full(n * 37, -1)
-    holder[place[::-1]] = use[::-1]  # of several atoms for one place the first stays
-    filled = np.flatnonzero(holder >= 0)
-    if len(filled) < len(use):
-        repeated = use[holder[place] != use]
+    mask = np.zeros(n * 37, dtype=bool)
+    mask[place] = True
+    if np.count_nonzero(mask) < len(use):
+        holder = np.empty(n * 37, dtype=np.int64)
+        holder[place[::-1]] = use[::-1]  # of several atoms for one place the first stays
+        is_first = holder[place] == use
+        repeated = use[~is_first]
         warnings.append(f"{len(repeated)} atoms listed twice, first kept: {shown(repeated)}")
-    source = rows[holder[filled]]
-    positions = np.zeros((n * 37, 3), dtype=np.float32)
-    mask, b_factors = np.zeros(n * 37, dtype=bool), np.zeros(n * 37, dtype=np.float32)
-    positions[filled] = np.rint(atoms.xyz[source] * 1000) / 1000
-    mask[filled] = True
-    b_factors[filled] = atoms.b_factor[source]
+        use, place = use[is_first], place[is_first]
+    source = rows[use]
+    positions, b_factors = np.zeros((n * 37, 3), dtype=np.float32), np.zeros(n * 37, dtype=np.float32)
+    positions[place] = np.rint(atoms.xyz[source] * 1000) / 1000
+    b_factors[place] = atoms.b_factor[source]
     return positions.reshape(n, 37, 3), mask.reshape(n, 37), b_factors.reshape(n, 37)
 
 

@@ -52,7 +52,10 @@ class AtomSite:
     @cached_property
     def count(self) -> np.ndarray:
         """int64 [R], atoms of each residue."""
-        return np.diff(self.start, append=len(self))
+        count = np.empty_like(self.start)
+        np.subtract(self.start[1:], self.start[:-1], out=count[:-1])
+        count[-1:] = len(self) - self.start[-1:]
+        return count
 
     @cached_property
     def place(self) -> np.ndarray:
@@ -126,6 +129,9 @@ class ParsedStructure:
 
 def plausible(xyz: np.ndarray) -> np.ndarray:
     """bool [A]: rows of ``xyz`` [A, 3] that are finite and inside ``MAX_COORDINATE``."""
+    size = np.abs(xyz)
+    if size.max(initial=0.0) < MAX_COORDINATE:  # the usual case; false for NaN
+        return np.ones(len(xyz), dtype=bool)
     with np.errstate(invalid="ignore"):
-        inside = np.abs(xyz) < MAX_COORDINATE
+        inside = size < MAX_COORDINATE
     return inside[:, 0] & inside[:, 1] & inside[:, 2]

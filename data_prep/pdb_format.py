@@ -18,13 +18,21 @@ from data_prep.words import Words
 MAX_DAMAGED_FRACTION = 0.02
 """Share of damaged ATOM records above which a file is refused as a whole."""
 
-_WIDTH = 66
+_READ = 66
 """Columns of an ATOM record that are read, up to the B-factor."""
 
-_ATOM, _HETA, _TM, _ANIS, _CONE = (
-    int.from_bytes(word.ljust(width, b"\0"), "little")
-    for word, width in ((b"ATOM", 4), (b"HETA", 4), (b"TM", 2), (b"ANIS", 4), (b"CONE", 4))
-)
+_WIDTH = 72
+"""Columns that are cut out of the text: a whole number of 8-byte words, so that words can be compared."""
+
+
+def _word(text: bytes) -> int:
+    """The number that these bytes are as a little-endian word."""
+    return int.from_bytes(text, "little")
+
+
+_RESIDUE_WORDS = ((2, _word(b"\0\xff\xff\xff\0\xff\xff\xff")), (3, _word(b"\xff\xff\xff")))
+"""Words of a record and their bytes that say which residue an atom belongs to: component (columns 18-20), chain (22),
+number (23-26), insertion code (27)."""
 
 
 class _Lines:
@@ -40,25 +48,27 @@ class _Lines:
         self.end = np.append(breaks, len(data))
         if self.start[-1] == len(data):
             self.start, self.end = self.start[:-1], self.end[:-1]
-        self._windows = np.lib.stride_tricks.sliding_window_view(padded, _WIDTH)
-        head = np.ascontiguousarray(self._windows[self.start, :6])
-        first = np.ascontiguousarray(head[:, :4]).view("<u4")[:, 0]
-        hetatm = (first == _HETA) & (np.ascontiguousarray(head[:, 4:6]).view("<u2")[:, 0] == _TM)
-        self.is_atom = (first == _ATOM) | hetatm
+        # Overlapping windows, one from each byte on; numpy takes a row of a void type as one copy.
+        self._windows = np.ndarray((len(data) + 1,), f"V{_WIDTH}", padded, 0, (1,))
+        head = np.ndarray((len(data) + 1,), "<u8", padded, 0, (1,))[self.start]
+        first, six = head & _word(b"\xff" * 4), head & _word(b"\xff" * 6)
+        self.is_atom = (first == _word(b"ATOM")) | (six == _word(b"HETATM"))
         # The many records that state nothing of interest here are passed over at once.
-        self.others = np.flatnonzero(~self.is_atom & (first != _ANIS) & (first != _CONE)).tolist()
+        passed_over = self.is_atom | (first == _word(b"ANIS")) | (first == _word(b"CONE"))
+        remark = (six == _word(b"REMARK")) & (head != _word(b"REMARK  "))
+        self.others = np.flatnonzero(~(passed_over | remark)).tolist()
 
     def __getitem__(self, number: int) -> bytes:
         return self.data[self.start[number] : self.end[number]]
 
     def table(self, numbers: np.ndarray) -> np.ndarray:
-        """uint8 [lines, _WIDTH], filled with blanks."""
-        table = self._windows[self.start[numbers]]
+        """uint8 [lines, _WIDTH], filled with blanks up to ``_READ``; what stands from there on means nothing."""
+        table = self._windows[self.start[numbers]].view(np.uint8).reshape(-1, _WIDTH)
         length = self.end[numbers] - self.start[numbers]
-        short = np.flatnonzero(length < _WIDTH)
+        short = np.flatnonzero(length < _READ)
         if len(short):
-            inside = np.arange(_WIDTH) < length[short, None]
-            table[short] = np.where(inside, table[short], ord(" "))
+            inside = np.arange(_READ) < length[short, None]
+            table[short, :_READ] = np.where(inside, table[short, :_READ], ord(" "))
         return table
 
 
@@ -170,35 +180,33 @@ def _segments(table: np.ndarray, records: np.ndarray, ters: list[tuple[int, byte
 def _atom_site(table: np.ndarray, segment: np.ndarray) -> tuple[AtomSite, np.ndarray]:
     """Columns of the sound ATOM records, and which records are damaged (int [n])."""
     # Latin-1 or control bytes inside a record are damage; in headers they are nobody's concern.
-    sound = _printable(table[:, :54])
-    xyz, stated = read_decimals(table[:, 30:54].reshape(-1, 8), 3, np.nan)
-    xyz = xyz.reshape(-1, 3)
+    sound = _printable(table, 54)
+    xyz, stated = read_decimals(table[:, 30:54].reshape(-1, 3, 8), 3, np.nan)
     seqnum, numbered = _residue_numbers(table[:, 22:26])
     sound &= numbered & plausible(xyz)
     if not stated.all():
-        sound &= stated.reshape(-1, 3).all(axis=1)
+        sound &= stated.all(axis=1)
     damaged = np.flatnonzero(~sound)
     if len(damaged):
         table, segment, xyz, seqnum = table[sound], segment[sound], xyz[sound], seqnum[sound]
-    occupancy, _ = read_decimals(table[:, 54:60], 2, 1.0)
-    b_factor, _ = read_decimals(table[:, 60:66], 2, 0.0)
+    factors, given = read_decimals(table[:, 54:66].reshape(-1, 2, 6), 2, 0.0)
+    occupancy, b_factor = factors.astype(np.float32).T
+    occupancy[~given[:, 0]] = 1.0
 
-    key = np.zeros((len(table), 16), dtype=np.uint8)
-    key[:, :10] = table[:, 17:27]  # component, chain, number, insertion code
-    key[:, 3] = 0  # column 21 belongs to none of them
-    halves = key.view(np.uint64)
+    words = table.view("<u8")
     new = np.ones(len(table), dtype=bool)
     new[1:] = segment[1:] != segment[:-1]
-    for half in (halves[:, 0], halves[:, 1]):
-        new[1:] |= half[1:] != half[:-1]
+    for place, kept in _RESIDUE_WORDS:
+        part = words[:, place] & kept
+        new[1:] |= part[1:] != part[:-1]
     start = np.flatnonzero(new)
     residues = table[start]
     return AtomSite(
         name=Words.of_cells(table[:, 12:16]),
         altloc=Words.of_cells(table[:, 16:17]),
         xyz=xyz,
-        occupancy=occupancy.astype(np.float32),
-        b_factor=b_factor.astype(np.float32),
+        occupancy=occupancy,
+        b_factor=b_factor,
         start=start,
         resname=Words.of_cells(residues[:, 17:20]),
         chain=Words.of_cells(residues[:, 21:22]),
@@ -210,11 +218,12 @@ def _atom_site(table: np.ndarray, segment: np.ndarray) -> tuple[AtomSite, np.nda
     ), damaged
 
 
-def _printable(table: np.ndarray) -> np.ndarray:
-    """bool [rows]: nothing but printable ASCII in any column."""
-    if len(table) and table.min() >= 32 and table.max() < 127:
+def _printable(table: np.ndarray, width: int) -> np.ndarray:
+    """bool [rows]: nothing but printable ASCII in the first ``width`` columns."""
+    if len(table) and table.min() >= 32 and table.max() < 127:  # read at once, also where it is not asked for
         return np.ones(len(table), dtype=bool)
-    return ((table >= 32) & (table < 127)).all(axis=1)
+    columns = table[:, :width]
+    return ((columns >= 32) & (columns < 127)).all(axis=1)
 
 
 def _residue_numbers(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ def _seqres_places(
 ) -> np.ndarray | None:
     """SEQRES position of each observed residue, -1 for none; None where the two do not belong together."""
     atoms = parsed.atoms
-    seqres_letters = "".join(parent_letter(component, parsed.parents) for component in seqres)
+    seqres_letters = "".join(_parents(seqres, parsed))
     if parsed.has_labels:
         places = atoms.label_seq[residues].astype(np.int64) - 1
         places[places >= len(seqres)] = -1
@@ -110,6 +110,12 @@ def _seqres_places(
     return places
 
 
+def _parents(seqres: tuple[str, ...], parsed: ParsedStructure) -> list[str]:
+    """One letter per component, each different one looked up once."""
+    letter = {component: parent_letter(component, parsed.parents) for component in set(seqres)}
+    return [letter[component] for component in seqres]
+
+
 def _without_caps(seqres: tuple[str, ...], places: np.ndarray) -> tuple[int, int]:
     """SEQRES range without components at the ends that are no amino acids (ACE, NH2) and carry no observed residue."""
     observed = set(places.tolist())
@@ -124,7 +130,7 @@ def _without_caps(seqres: tuple[str, ...], places: np.ndarray) -> tuple[int, int
 def _sequence(
     seqres: tuple[str, ...], where: np.ndarray, letters: list[str], parsed: ParsedStructure, warnings: list[str]
 ) -> str:
-    sequence = [parent_letter(component, parsed.parents) for component in seqres]
+    sequence = _parents(seqres, parsed)
     differ = []
     for place, letter in zip(where.tolist(), letters, strict=True):
         if letter == sequence[place] or letter == "X":

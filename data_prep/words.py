@@ -51,12 +51,10 @@ class Words:
             keys = np.ascontiguousarray(cells).view(f"S{width}")[:, 0]
         if (keys == keys[0]).all():
             return cls.constant(cells[0].tobytes().decode("latin-1").strip(), rows)
-        is_head = np.ones(rows, dtype=bool)
-        np.not_equal(keys[1:], keys[:-1], out=is_head[1:])  # words often come in runs
-        unique, inverse = np.unique(keys[is_head], return_inverse=True)
-        text = unique.view(np.uint8).reshape(len(unique), -1)[:, :width].tobytes().decode("latin-1")
-        values = [text[start : start + width].strip() for start in range(0, len(text), width)]
-        return cls(inverse[np.cumsum(is_head) - 1], tuple(values)).map(str)
+        first, code = _first_rows(keys)
+        values = [cell.tobytes().decode("latin-1").strip() for cell in cells[first]]
+        words = cls(code, tuple(values))
+        return words if len(set(values)) == len(values) else words.map(str)
 
     def take(self, rows: np.ndarray) -> Self:
         """The words of some rows (int or bool index)."""
@@ -79,6 +77,31 @@ class Words:
         return [self.values[code] for code in self.code.tolist()]
 
 
+_HASH_BITS = 16
+_HASH_FACTOR = {4: np.uint32(0x9E3779B1), 8: np.uint64(0x9E3779B97F4A7C15)}
+"""By the size of the key: odd numbers near 2^32 and 2^64 over the golden ratio (Knuth, vol. 3, 6.4)."""
+
+
+def _first_rows(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [different keys]: a row of each; int64 [rows]: which of these each row equals.
+
+    A table by hash value takes the place of sorting, unless two of the keys share theirs.
+    """
+    rows = len(keys)
+    if keys.dtype.itemsize in _HASH_FACTOR:
+        shift = 8 * keys.dtype.itemsize - _HASH_BITS
+        slot = ((keys * _HASH_FACTOR[keys.dtype.itemsize]) >> shift).astype(np.int64)
+        table = np.empty(1 << _HASH_BITS, dtype=np.int64)
+        table[slot] = np.arange(rows)
+        holder = table[slot]
+        if (keys[holder] == keys).all():
+            first = np.flatnonzero(holder == np.arange(rows))
+            table[slot[first]] = np.arange(len(first))
+            return first, table[slot]
+    _, first, code = np.unique(keys, return_index=True, return_inverse=True)
+    return first, code
+
+
 def joint_codes(*columns: np.ndarray) -> np.ndarray:
     """int64 [rows]: equal where all the integer columns [rows] are equal, in the order of the columns."""
     joint = np.zeros(len(columns[0]), dtype=np.int64)
@@ -87,6 +110,8 @@ def joint_codes(*columns: np.ndarray) -> np.ndarray:
         if not len(column):
             return joint
         low, high = int(column.min()), int(column.max())
+        if low == high:
+            continue
         width = high - low + 1
         if span * width > 2**62:  # too large to count on in 64 bits: number what is there so far
             unique, joint = np.unique(joint, return_inverse=True)

@@ -36,6 +36,35 @@ def test_what_float_says_of_plain_numbers_and_nothing_else(words):
         assert found(*read_left_aligned(table(*left), np.nan)) == expected(left)
 
 
+@given(
+    st.integers(2, 12).flatmap(
+        lambda w: st.tuples(
+            st.integers(1, 4),
+            st.lists(
+                st.text(" +-.0123456789", min_size=w, max_size=w)
+                | st.from_regex(rf"[ ]*[-+]?[0-9]{{1,{w}}}\.[0-9]{{1,4}}", fullmatch=True).map(
+                    lambda x: x[-w:].rjust(w)
+                ),
+                min_size=1,
+                max_size=20,
+            ),
+        )
+    )
+)
+@example((2, ["  1.00", "-99.99", "- 1.00", " -1.00", "1 2.00", "--1.00", "+10.00", "  -.00", "100.00", "1-2.00"]))
+@example((3, ["123456.789", "-  456.789", "  -456.789", "12 456.789", "1234-6.789", " 1 3 6.789", "-12345.000"]))
+def test_cells_of_any_width_and_any_number_of_places(drawn):
+    places, words = drawn
+    assert found(*read_decimals(table(*words), places, np.nan)) == expected(words)
+    stacked, stated = read_decimals(np.stack([table(*words)] * 2, axis=1), places, np.nan)
+    assert [found(stacked[:, i], stated[:, i]) for i in (0, 1)] == [expected(words)] * 2
+
+
+def test_a_minus_sign_makes_a_negative_zero_as_it_does_for_float():
+    values, _ = read_decimals(table("  -0.000", "   0.000"), 3, np.nan)
+    assert np.signbit(values).tolist() == [True, False]
+
+
 @given(st.lists(st.text(" +-.0123456789A", min_size=4, max_size=4), min_size=1, max_size=20))
 @example(["   7", "-999", "+  1", " - 1", "    ", "A000", "1 2 "])
 def test_whole_numbers(words):

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep import words
 from data_prep.words import Words, joint_codes
 
 texts = st.integers(1, 12).flatmap(
@@ -10,18 +12,27 @@ texts = st.integers(1, 12).flatmap(
 
 
 @given(texts)
-def test_cells_of_any_width_keep_their_words(words):
-    cells = np.array([list(word.encode()) for word in words], dtype=np.uint8)
+def test_cells_of_any_width_keep_their_words(lines):
+    cells = np.array([list(word.encode()) for word in lines], dtype=np.uint8)
     read = Words.of_cells(cells)
-    assert read.list() == [word.strip() for word in words]
+    assert read.list() == [word.strip() for word in lines]
     assert len(set(read.values)) == len(read.values), "equal words have equal codes"
 
 
+@pytest.mark.parametrize("width", [4, 8])
+def test_words_that_share_their_hash_are_told_apart(monkeypatch, width):
+    wanted = [f"{i % 90:{width}d}" for i in range(500)]
+    cells = np.array([list(word.encode()) for word in wanted], dtype=np.uint8)
+    monkeypatch.setattr(words, "_HASH_BITS", 3)  # eight places for ninety words
+    read = Words.of_cells(cells)
+    assert read.list() == [word.strip() for word in wanted] and len(read.values) == 90
+
+
 def test_changed_words_that_become_equal_share_their_code():
-    words = Words.of(["?", "A", ".", "B"]).map(lambda word: "" if word in "?." else word)
-    assert words.list() == ["", "A", "", "B"] and words.code[0] == words.code[2]
-    assert words.take(np.array([3, 1])).list() == ["B", "A"] and words[3] == "B"
-    assert words.lookup(len, np.int64).tolist() == [0, 1, 0, 1]
+    read = Words.of(["?", "A", ".", "B"]).map(lambda word: "" if word in "?." else word)
+    assert read.list() == ["", "A", "", "B"] and read.code[0] == read.code[2]
+    assert read.take(np.array([3, 1])).list() == ["B", "A"] and read[3] == "B"
+    assert read.lookup(len, np.int64).tolist() == [0, 1, 0, 1]
     assert Words.of_cells(np.zeros((0, 4), dtype=np.uint8)).list() == []
 
 
