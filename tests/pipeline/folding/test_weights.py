@@ -14,6 +14,7 @@ from pipeline.folding.weights import (
     UNUSED,
     VOCABULARY,
     WeightsError,
+    check_state,
     config_from_folding,
     config_from_hugging_face,
     folding_config,
@@ -333,3 +334,14 @@ def test_pae_head_leaves_the_other_initial_weights_alone():
     logits = with_head(aatype, mask.float(), index, 0).pae_logits
     assert logits.shape == (2, 27, 27, 64)
     assert {part for part, name, _ in with_head.named_parts() if name.startswith("ptm_head.")} == {"heads"}
+
+
+def test_published_shapes_fit():
+    """Every tensor of an EsmForProteinFolding of ESMFold v1's size, without memory for it (meta device)."""
+    transformers = pytest.importorskip("transformers", reason="the port to compare with is in transformers")
+    preset = resolve(preset_layer("esmfold"), {"adapter": {"method": "none"}})
+    with torch.device("meta"):
+        port = transformers.EsmForProteinFolding(transformers.EsmConfig(**hugging_face_config(preset)))
+    state = from_hugging_face(port.state_dict())
+    check_state(preset, state, "meta")
+    assert sum(v.numel() for n, v in state.items() if n.startswith("trunk.")) > 6e8
