@@ -20,8 +20,12 @@ CATEGORIES = frozenset(
 )
 """What the reader looks at; the rest is not decoded."""
 
-MAX_VALUES = 50_000_000
-"""Values in a column: more than any entry has, and what keeps run lengths from filling the memory."""
+MAX_VALUES = 10_000_000
+"""Values in a column: four times the atoms of the largest entry (3J3Q)."""
+
+MIN_ATOM_BYTES = 6
+"""Bytes of the file per row of _atom_site, at least: three coordinates, whose steps of 0.001 angstrom take two each. A
+file that claims more rows is made of run lengths to fill the memory."""
 
 _TYPES = {1: "<i1", 2: "<i2", 3: "<i4", 4: "<u1", 5: "<u2", 6: "<u4", 32: "<f4", 33: "<f8"}
 _UNSTATED = {1: False, 2: None}
@@ -36,6 +40,10 @@ def read_blocks(path: str, data: bytes) -> list[cif.Block]:
         for source in content["dataBlocks"]:
             categories = {c["name"]: c for c in source["categories"] if c["name"] in CATEGORIES}
             if "_atom_site" in categories and categories["_atom_site"]["rowCount"]:
+                if categories["_atom_site"]["rowCount"] > len(data) // MIN_ATOM_BYTES:
+                    raise ValueError(
+                        f"{categories['_atom_site']['rowCount']} atoms cannot be stated in {len(data)} bytes"
+                    )
                 blocks.append(_block(categories))
         return blocks
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
@@ -46,6 +54,9 @@ def read_blocks(path: str, data: bytes) -> list[cif.Block]:
 def _block(categories: dict[str, Any]) -> cif.Block:
     block = cif.Document().add_new_block("structure")
     for name, category in categories.items():
+        for column in category["columns"]:
+            _check_run_lengths(column["data"], category["rowCount"])
+            _check_run_lengths(column.get("mask") or {"encoding": ()}, category["rowCount"])
         columns = {column["name"]: _column(column) for column in category["columns"]}
         lengths = {len(values) for values in columns.values()} | {category["rowCount"]}
         if len(lengths) != 1:
@@ -53,6 +64,15 @@ def _block(categories: dict[str, Any]) -> cif.Block:
         if columns:
             block.set_mmcif_category(name, columns)
     return block
+
+
+def _check_run_lengths(encoded: dict[str, Any], rows: int) -> None:
+    """Raise ``ValueError`` where run lengths, the one encoding that expands, state more values than there are rows."""
+    for encoding in encoded["encoding"]:
+        if encoding["kind"] == "RunLength" and encoding["srcSize"] > rows + 1:  # offsets of strings are one more
+            raise ValueError(f"run lengths of {encoding['srcSize']} values in a table of {rows} rows")
+        for name in ("dataEncoding", "offsetEncoding"):
+            _check_run_lengths({"encoding": encoding.get(name, ())}, rows)
 
 
 def _column(column: dict[str, Any]) -> list[str | bool | None]:

@@ -1,5 +1,6 @@
 import gzip
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -112,3 +113,30 @@ def test_run_lengths_that_would_fill_the_memory(size):
     encoding = [{"kind": "RunLength", "srcSize": size + (size < 10)}, {"kind": "ByteArray", "type": 3}]
     with pytest.raises(ValueError, match="run lengths do not add up"):
         _decode({"data": data, "encoding": encoding})
+
+
+def atom_table(rows: int, values: int) -> bytes:
+    """A file of two columns of _atom_site in which run lengths state ``values`` values in a table of ``rows`` rows."""
+    encoding = [{"kind": "RunLength", "srcSize": values}, {"kind": "ByteArray", "type": 3}]
+    data = {"data": np.array([7, values], "<i4").tobytes(), "encoding": encoding}
+    columns = [{"name": name, "data": data, "mask": None} for name in ("Cartn_x", "Cartn_y")]
+    category = {"name": "_atom_site", "rowCount": rows, "columns": columns}
+    return pack({"encoder": "x", "version": "0.3", "dataBlocks": [{"header": "X", "categories": [category]}]})
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "message"),
+    [
+        (9_000_000, 9_000_000, r"9000000 atoms cannot be stated in \d+ bytes"),
+        (3, 9_000_000, "run lengths of 9000000 values in a table of 3 rows"),
+    ],
+)
+def test_run_lengths_beyond_what_the_file_can_hold_are_not_expanded(tmp_path, rows, values, message):
+    path = tmp_path / "x.bcif"
+    path.write_bytes(atom_table(rows, values))
+    tracemalloc.start()
+    with pytest.raises(StructureError, match=message):
+        read_structure(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000, "expanded, a column takes 72 MB"
