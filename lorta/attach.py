@@ -221,7 +221,11 @@ def delete(model: nn.Module, name: str) -> None:
 
 
 def merge(model: nn.Module) -> None:
-    """Add the active updates to the weights, so that the model runs at base speed. Keeps the old weights."""
+    """Add the active updates to the weights, so that the model runs at base speed. Keeps the old weights.
+
+    All or nothing. ``ValueError``: a weight that is quantised, an update that is not finite, what is merged already, an
+    adapter that acts behind modules.
+    """
     for name, adapter in adapter_set(model).items():
         if isinstance(adapter, Insert):
             raise ValueError(f"adapter {name!r} is {adapter.config.method!r}, which acts behind modules; cannot merge")

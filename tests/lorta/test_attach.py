@@ -390,13 +390,15 @@ def test_compiles_without_a_graph_break(plain, tokens, perturb, method):
 DISTRIBUTED = """
 import sys, torch, lorta
 import torch.distributed as dist
+from datetime import timedelta
 from esm.model.esm2 import ESM2
 from torch.nn.parallel import DistributedDataParallel
 
 def run(rank, world, directory):
     torch.set_num_threads(1)
     if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world)
+        where, patience = f"file://{directory}/rendezvous", timedelta(minutes=4)  # if the peer has died, say so
+        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=patience)
     torch.manual_seed(0)
     esm = ESM2(num_layers=2, embed_dim=8, attention_heads=2, alphabet="ESM-1b").double()
     adapter = lorta.attach(esm, r=2, seed=0)
@@ -415,10 +417,10 @@ def run(rank, world, directory):
         dist.barrier()  # a process that leaves first cuts the connection under the other's last transfer
         dist.destroy_process_group()
 
-if __name__ == "__main__":
-    directory = sys.argv[1]
+rank, directory = int(sys.argv[1]), sys.argv[2]
+if rank == 0:
     run(0, 1, directory)
-    torch.multiprocessing.spawn(run, (2, directory), nprocs=2)
+run(rank, 2, directory)
 """
 
 
@@ -432,9 +434,19 @@ def test_two_processes_train_as_one(tmp_path):
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if loopback is not None:
         environment["GLOO_SOCKET_IFNAME"] = loopback
-    command = [sys.executable, str(script), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr  # the reason, not only that it failed
+    logs = [tmp_path / "0.log", tmp_path / "1.log"]  # files: a full pipe would stop the process that writes
+    processes = []
+    try:
+        for rank, log in enumerate(logs):
+            command = [sys.executable, str(script), str(rank), str(tmp_path)]
+            with log.open("w") as stream:
+                processes.append(subprocess.Popen(command, stdout=stream, stderr=stream, env=environment))
+        codes = [process.wait(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert codes == [0, 0], "\n".join(log.read_text() for log in logs)  # the reason, not only that it failed
     one, two = torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
     assert one["tensors.all.B"].abs().max() > 1e-4
     for name, factor in one.items():

@@ -142,12 +142,11 @@ def test_bfloat16_base_with_float32_numbers(esm2, insert, tokens, run, perturb):
     assert any(p.grad is not None and p.grad.dtype == torch.float32 for p in adapter.parameters())
 
 
-def test_compiles_without_a_graph_break(hf, insert, tokens, perturb):
-    model = hf("Llama").eval()
-    if insert["method"] == "bitfit":
-        model = hf("GPTNeoX").eval()  # Llama has no biases
-    perturb(lorta.attach(model, **insert))
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+@pytest.mark.parametrize(("method", "kind"), [("bitfit", "GPTNeoX"), ("loretta-adp", "Llama")])
+def test_compiles_without_a_graph_break(hf, method, kind, tokens, perturb):
+    model = hf(kind).eval()
+    perturb(lorta.attach(model, method=method, seed=0))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")  # fullgraph: a break is an error
     expected = model(tokens, use_cache=False).last_hidden_state
     torch.testing.assert_close(compiled(tokens, use_cache=False).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
 
