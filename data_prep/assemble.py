@@ -140,7 +140,7 @@ def _in_order(polymer: np.ndarray, atoms: AtomSite, warnings: list[str]) -> np.n
 
 def _report_modified(polymer: np.ndarray, parsed: ParsedStructure, warnings: list[str]) -> None:
     names = parsed.atoms.resname
-    present = [names.values[code] for code in np.unique(names.code[polymer]).tolist()]
+    present = [names.values[code] for code in np.flatnonzero(np.bincount(names.code[polymer])).tolist()]
     if all(name in LETTER_OF_RESNAME and name != "UNK" for name in present):
         return
     counts = Counter(name for name in names.take(polymer).list() if name not in LETTER_OF_RESNAME)

@@ -76,8 +76,10 @@ class AtomSite:
 
     def with_whole_residues(self) -> Self:
         """Runs of atoms that belong to the same residue joined into one, at the place of the first."""
+        if (self.place[1:] > self.place[:-1]).all():  # the usual case of one chain, told without sorting
+            return self
         key = joint_codes(self.place, self.chain.code, self.segment.code, self.resname.code)
-        if (key[1:] > key[:-1]).all():  # the usual case, told without sorting
+        if (key[1:] > key[:-1]).all():
             return self
         _, first, group = np.unique(key, return_index=True, return_inverse=True)
         if len(first) == len(key):

@@ -56,7 +56,7 @@ def _copies(atoms: AtomSite, residues: np.ndarray) -> np.ndarray:
     """int [n]: the number of the copy of its chain that each residue belongs to, from 0."""
     chain, place = atoms.chain.code[residues], atoms.place[residues]
     copy = np.zeros(len(residues), dtype=np.int64)
-    if len(np.unique(joint_codes(chain, place))) == len(residues):
+    if (place[1:] > place[:-1]).all() or len(np.unique(joint_codes(chain, place))) == len(residues):
         return copy
     count: Counter[int] = Counter()
     seen: dict[int, dict[int, int]] = {}
