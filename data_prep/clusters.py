@@ -5,7 +5,7 @@ costs 11 + k) scores at least ``MIN_SCORE`` and has at least t * (length of the 
 identical to nothing. A cluster is a connected component of the links (single linkage), hence two chains of different
 clusters are never linked. Where several alignments share the best score, the first one of Biopython counts.
 
-The cost grows with the square of the number of different sequences: about a minute on one core for 800 of 200
+The cost grows with the square of the number of different sequences: about two minutes on one core for 800 of 200
 residues.
 """
 
