@@ -256,7 +256,7 @@ _MADE_ANEW = re.compile(r"^stem\.esm\.lm_head\.|rot_emb\.inv_freq$")
 def _swap(name: str, table: Sequence[tuple[str, str]], back: bool) -> str:
     for theirs, ours in table:
         old, new = (ours, theirs) if back else (theirs, ours)
-        if name.startswith(old):
+        if name in (old + "weight", old + "bias"):  # not what an adapter has wrapped
             return new + name[len(old) :]
     raise WeightsError(f"no tensor of ESM-2 has the name {name!r}")
 

@@ -304,6 +304,12 @@ def test_weights_that_do_not_fit_are_named():
     assert model_from_state(model.config, {**state, UNUSED + "lm_head.bias": torch.zeros(23)}, "FILE")
 
 
+def test_a_model_with_an_adapter_is_not_written_as_if_it_had_none():
+    model = build_model(tiny_config(adapter={"method": "lorta", "rank": 2}))
+    with pytest.raises(WeightsError, match="no tensor of ESM-2 has the name"):
+        to_hugging_face(model.state_dict())
+
+
 def test_half_precision_stem_is_read_as_float32():
     model = tiny_model()
     state = {n: v.half() if n.startswith("stem.") else v for n, v in model.state_dict().items()}
