@@ -1,7 +1,7 @@
 """The filters that published models state for their training chains, as settings with their sources.
 
 They hold what applies to single protein chains; where a publication is silent, our default stays. Entries without a
-resolution (NMR) pass in all three: OpenFold's caches hold 0 for them, and neither of the others names them.
+resolution (NMR) pass in all: OpenFold's caches hold 0 for them, and the others do not name them.
 """
 
 from collections.abc import Mapping
@@ -31,14 +31,9 @@ RECIPES: dict[str, Recipe] = {
         {"max_resolution": 9.0, "keep_unstated_resolution": True, "max_residue_fraction": 0.8},
     ),
     "esmfold": Recipe(
-        "Lin et al. 2023, supplement: released up to 2020-05-01, at most 9 A, over 20 residues, at most 20% unknown",
-        {
-            "max_resolution": 9.0,
-            "keep_unstated_resolution": True,
-            "min_length": 21,
-            "max_unknown_fraction": 0.2,
-            "released_before": "2020-05-02",
-        },
+        "Lin et al. 2023, as others report it: released up to 2020-05-01. Its supplement, which may state limits of "
+        "resolution, length and composition, was not at hand: give these as options",
+        {"released_before": "2020-05-02"},
     ),
     "boltz": Recipe(
         "Wohlwend et al. 2024 after Abramson et al. 2024, suppl. 2.5.4: released up to 2021-09-30, at most 9 A, 4 "

@@ -218,7 +218,7 @@ def test_recipes_and_values_that_override_them(tmp_path):
     assert all(reason.startswith(("released too late", "release date: none stated")) for reason in esmfold.values())
     assert esmfold
     settings = StructureDataset(tmp_path / "out").description["settings"]["reading"]["filters"]
-    assert (settings["max_resolution"], settings["min_length"]) == (9.0, 21)
+    assert settings["released_before"] == "2020-05-02"
     assert rejected("--recipe", "openfold") == {}
     strict = rejected("--recipe", "openfold", "--max-resolution", "1.5", "--no-keep-unstated-resolution")
     assert strict and all(reason.startswith("resolution: ") for reason in strict.values())
