@@ -187,6 +187,8 @@ def build_model(config: RunConfig) -> FoldingModel:
         torch.manual_seed(seed)
         model = FoldingModel(config, stem)
     stem.requires_grad_(False)
+    if model.ptm_head is not None:
+        model.ptm_head.requires_grad_(False)  # no loss term reaches it: it serves converted weights
     method = config.adapter.method
     if method == "full":
         stem.esm.requires_grad_(True)

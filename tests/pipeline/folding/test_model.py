@@ -70,6 +70,19 @@ def test_full_and_none():
     assert prove_gradient_path(none, loss_of(none), seed=0) == []
 
 
+def test_every_parameter_that_trains_gets_a_gradient():
+    """Otherwise it would have no optimizer state, and a run could not be resumed."""
+    model = build_model(resolve(preset_layer("tiny"), SMALL, {"heads": {"pae": True}}))
+    out = model(*inputs(), num_recycles=1)
+    structure = out.structure
+    loss = structure.positions.square().sum() + structure.angles.sum() + structure.unnormalized_angles.square().sum()
+    loss = loss + out.distogram_logits.square().sum() + out.plddt_logits.square().sum()
+    (loss + out.pae_logits.square().sum()).backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert {part for part, name, _ in model.named_parts() if name.startswith("ptm_head.")} == {"heads"}
+
+
 def test_same_seed_same_model_and_adapter_starts_as_base():
     first, again, base = build_model(config_of()), build_model(config_of()), build_model(config_of("none"))
     with torch.no_grad():
