@@ -20,7 +20,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -154,33 +154,29 @@ def measure(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
     return seconds
 
 
-def compare(config: TrunkConfig, length: int, rounds: int, chunk_size: int | None, rate: float) -> list[dict]:
-    """A row per kind of pass. Raises SystemExit when the two do not compute the same."""
+def compare(config: TrunkConfig, length: int, rounds: int, chunk_size: int | None, rate: float) -> Iterator[dict]:
+    """A row per kind of pass, each when it is there. Raises SystemExit when the two do not compute the same."""
     models = pair_of_models(config, chunk_size)
     data = inputs(config, length)
     difference = greatest_difference(models, data)
     if not difference < 1e-3:
         raise SystemExit(f"{length} residues: ours and the port differ by {difference:.2g}: nothing was timed")
-    rows = []
     for kind, make in CALLS.items():
         seconds = measure({name: make(model, data) for name, model in models.items()}, rounds)
         ratios = [port / own for own, port in zip(seconds["ours"], seconds["port"], strict=True)]
         median = statistics.median(seconds["ours"])
         training = kind != "forward"
-        rows.append(
-            {
-                "length": length,
-                "pass": kind,
-                "ours_s": median,
-                "port_s": statistics.median(seconds["port"]),
-                "speed_up": statistics.median(ratios),
-                "speed_up_range": [min(ratios), max(ratios)],
-                "share_of_floor": operations(make(models["ours"], data)) / rate / median,
-                "saved_mb": {name: saved_megabytes(m, make(m, data)) for name, m in models.items()} if training else {},
-                "greatest_difference": difference,
-            }
-        )
-    return rows
+        yield {
+            "length": length,
+            "pass": kind,
+            "ours_s": median,
+            "port_s": statistics.median(seconds["port"]),
+            "speed_up": statistics.median(ratios),
+            "speed_up_range": [min(ratios), max(ratios)],
+            "share_of_floor": operations(make(models["ours"], data)) / rate / median,
+            "saved_mb": {name: saved_megabytes(m, make(m, data)) for name, m in models.items()} if training else {},
+            "greatest_difference": difference,
+        }
 
 
 def main(arguments: list[str] | None = None) -> None:
