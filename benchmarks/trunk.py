@@ -1,7 +1,7 @@
 """The trunk's blocks against transformers' port of ESMFold, same weights, in one process.
 
     python -m benchmarks.trunk                                  # ESMFold's widths, one block, 64 and 128 residues
-    python -m benchmarks.trunk --lengths 256 --rounds 5         # about 3 GB
+    python -m benchmarks.trunk --lengths 256 --rounds 5         # 3.3 GB
     python -m benchmarks.trunk --chunk-size 128                 # the port as its configuration ships
     python -m benchmarks.trunk --out results.json
 
@@ -9,7 +9,7 @@ Both take turns, and CPU time is measured, so that other work on the machine fal
 median over rounds of the port's time to ours in the same round. Before anything is timed, outputs and gradients of
 both must agree. ``share`` is the time that the operation counts of our own matrix products would take at the rate of a
 large matrix product on this machine, to the time taken: how near to the floor we are. ``saved MB`` is what autograd
-keeps for the backward pass. The port attends over all rows at once unless --chunk-size is given, which is faster.
+keeps for the backward pass. The port attends over all rows at once unless --chunk-size is given.
 
 Allocation is much of the time of large pair representations: MALLOC_* variables of the environment are in the JSON.
 """
