@@ -53,7 +53,9 @@ def test_backbone_update_is_in_the_local_frame():
 
 
 def test_frames_of_three_points():
-    p, origin, plane = torch.randn(3, 6, 3, dtype=torch.float64)
+    # Seeded: the eps under the root tilts the axes of points that nearly coincide or lie nearly on a line.
+    points = torch.randn(3, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p, origin, plane = points
     rigid = Rigid.from_3_points(p, origin, plane)
     local = rigid.invert_apply(p)
     assert (local[:, 0] < 0).all()
