@@ -7,13 +7,13 @@ so that a stopped run leaves the old file or the new one and no half of either.
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from data_prep.structure_bytes import atomic_write
 from evaluation.calibration import calibrate
 from evaluation.evaluate import STATUSES, Row, Settings
 from evaluation.lddt import DEFINITION, INCLUSION_RADIUS, THRESHOLDS
@@ -99,12 +99,7 @@ def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that nobody ever sees a part of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(path, text.encode())
 
 
 def _score_cells(score: PairScore | None) -> list[str]:

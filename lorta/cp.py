@@ -16,7 +16,18 @@ import torch
 from torch import nn
 
 from lorta.config import MODES, ROLES, LortaConfig
-from lorta.factors import Factors, SiteUpdate, fill, group_heads, new_parameter, ordinals, shared, toward_heads, uniform
+from lorta.factors import (
+    Factors,
+    SiteUpdate,
+    fill,
+    group_heads,
+    new_parameter,
+    ordinals,
+    shared,
+    toward_heads,
+    uniform,
+    unspanned_modes,
+)
 from lorta.sites import Site
 
 BALANCED = 0.2
@@ -39,9 +50,7 @@ class CP(Factors):
     @staticmethod
     def group(site: Site, config: LortaConfig) -> str:
         """One key per index of the modes that the tensor does not span."""
-        layer = [] if "layers" in config.modes else [f"layer{site.layer}"]
-        role = [] if "matrices" in config.modes else [site.role]
-        return "_".join(layer + role) or "all"
+        return unspanned_modes(site, config)
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)

@@ -76,6 +76,13 @@ def toward_heads(site: Site, residual: Tensor, inner: Tensor) -> SiteUpdate:
     return SiteUpdate(down=inner.T, up=residual) if site.role == "o" else SiteUpdate(down=residual.T, up=inner)
 
 
+def unspanned_modes(site: Site, config: LortaConfig) -> str:
+    """Group of ``site`` where a tensor spans ``config.modes``: the layer and role that it does not span, or ``all``."""
+    layer = [] if "layers" in config.modes else [f"layer{site.layer}"]
+    role = [] if "matrices" in config.modes else [site.role]
+    return "_".join(layer + role) or "all"
+
+
 def group_heads(rows: Tensor, own_heads: int) -> Tensor:
     """One row per query head, [H, ...], to one per head of the site, [own_heads, ...].
 

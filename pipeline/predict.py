@@ -22,13 +22,14 @@ from rich.table import Table
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.record import ProteinRecord
 from data_prep.residues import RESTYPES, sequence_to_aatype
+from data_prep.structure_bytes import atomic_write
 from data_prep.structure_io import write_mmcif, write_pdb
 from pipeline.command import make_console, pick_device, run_command
 from pipeline.folding.geometry import atom14_to_atom37
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import StemError
 from pipeline.losses.plddt import predicted_plddt
-from pipeline.run import RunError, load_run, write_atomically
+from pipeline.run import RunError, load_run
 
 PREDICTIONS_FILE = "predictions.csv"
 
@@ -223,7 +224,7 @@ def write_table(path: Path, rows: Sequence[PredictionRow]) -> None:
     writer = csv.DictWriter(buffer, [f.name for f in fields(PredictionRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    write_atomically(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue().encode())
 
 
 def table(rows: Sequence[PredictionRow], limit: int = 20) -> Table:

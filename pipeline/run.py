@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from data_prep.structure_bytes import atomic_write
 from pipeline.config import RunConfig, file_layer, resolve, to_toml
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
@@ -52,8 +53,8 @@ class RunDirectory:
     def create(self, config: RunConfig, info: Mapping[str, Any]) -> None:
         """Start a run: the directory, the configuration and the facts about it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.info_file, json.dumps(info, indent=2) + "\n")
-        write_atomically(self.config_file, to_toml(config))
+        atomic_write(self.info_file, (json.dumps(info, indent=2) + "\n").encode())
+        atomic_write(self.config_file, to_toml(config).encode())
 
     def config(self) -> RunConfig:
         """The configuration of the run. Raises RunError when there is none."""
@@ -71,7 +72,7 @@ class RunDirectory:
     def save_stem(self, model: FoldingModel) -> None:
         """Keep the base weights of a random stem, which exist nowhere else."""
         temporary = self.stem_file.with_suffix(f".{os.getpid()}.tmp")
-        save_file(base_stem_state(model), temporary)
+        save_file({n: p.detach().cpu().contiguous() for n, p in base_stem_parameters(model).items()}, temporary)
         temporary.rename(self.stem_file)
 
 
@@ -108,26 +109,15 @@ def _cell(value: Any) -> Any:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.rename(path)
-
-
-def base_stem_state(model: FoldingModel) -> dict[str, torch.Tensor]:
-    """Weights of the stem without its adapter, by name."""
+def base_stem_parameters(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
+    """Parameters of the stem without its adapter, by name."""
     adapter = {id(p) for p in model.adapter_parameters()}
-    return {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in model.stem.named_parameters()
-        if id(parameter) not in adapter
-    }
+    return {name: p for name, p in model.stem.named_parameters() if id(p) not in adapter}
 
 
 def stem_hash(model: FoldingModel) -> str:
-    """Hash of ``base_stem_state``."""
-    return parameter_hash(base_stem_state(model).items())
+    """Hash of ``base_stem_parameters``."""
+    return parameter_hash(base_stem_parameters(model).items())
 
 
 def trained_parameters(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
@@ -187,7 +177,5 @@ def load_stem(model: FoldingModel, run: RunDirectory) -> None:
         stored = load_file(run.stem_file)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{run.stem_file}: cannot be read: {error}") from error
-    adapter = {id(p) for p in model.adapter_parameters()}
-    for name, parameter in model.stem.named_parameters():
-        if id(parameter) not in adapter:
-            parameter.copy_(stored[name])
+    for name, parameter in base_stem_parameters(model).items():
+        parameter.copy_(stored[name])
