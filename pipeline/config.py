@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -31,6 +31,10 @@ DropoutRate = Annotated[float, Field(ge=0, lt=0.5)]
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one line that names the field."""
+
+
+Resolved = TypeVar("Resolved")
+"""The class of a resolved configuration."""
 
 
 class Strict:
@@ -284,25 +288,25 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def resolve(*layers: Mapping[str, Any]) -> RunConfig:
-    """The configuration from layers of nested dictionaries, later ones win. Raises ConfigError."""
+def resolve(*layers: Mapping[str, Any], kind: type[Resolved] = RunConfig) -> Resolved:
+    """The configuration ``kind`` from layers of nested dictionaries, later ones win. Raises ConfigError."""
     values: dict[str, Any] = {}
     for layer in layers:
         values = merge(values, layer)
     try:
         # Through JSON: in strict mode pydantic takes sections from JSON objects, from Python dictionaries it does not.
-        return TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str))
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(_explain(error, kind)) from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, kind: type) -> str:
     """One line for the first problem of a validation."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     name = ".".join(path)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _known_keys(path[:-1])
+        known = _known_keys(path[:-1], kind)
         close = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"configuration: unknown key {name!r}: {hint}"
@@ -312,8 +316,7 @@ def _explain(error: ValidationError) -> str:
     return f"configuration: {name} = {first['input']!r}: {message}"
 
 
-def _known_keys(section: Sequence[str]) -> list[str]:
-    kind: Any = RunConfig
+def _known_keys(section: Sequence[str], kind: Any) -> list[str]:
     for part in section:
         kind = next((f.type for f in fields(kind) if f.name == part), None)
         if not is_dataclass(kind):
@@ -321,37 +324,35 @@ def _known_keys(section: Sequence[str]) -> list[str]:
     return [f.name for f in fields(kind)]
 
 
-def to_toml(config: RunConfig) -> str:
+def to_toml(config: Any) -> str:
     """The resolved configuration as TOML; ``resolve(tomllib.loads(text))`` gives it back."""
     return tomli_w.dumps(asdict(config))
 
 
-def describe_fields() -> str:
-    """Every field with its default and what is said of it above, for ``--help``."""
-    said = _field_docstrings()
+def describe_fields(kind: type = RunConfig) -> str:
+    """Every field of a configuration with its default and what is said of it there, for ``--help``."""
     lines = []
 
     def walk(kind: Any, prefix: str) -> None:
+        said = _field_docstrings(kind)
         for item in fields(kind):
             if is_dataclass(item.type):
                 walk(item.type, f"{prefix}{item.name}.")
                 continue
             lines.append(f"  --{prefix}{item.name} (default {item.default!r})")
-            text = " ".join(said.get((kind.__name__, item.name), "").replace("``", "").split())
+            text = " ".join(said.get(item.name, "").replace("``", "").split())
             lines.extend(textwrap.wrap(text, 100, initial_indent="        ", subsequent_indent="        "))
 
-    walk(RunConfig, "")
+    walk(kind, "")
     return "\n".join(lines)
 
 
-def _field_docstrings() -> dict[tuple[str, str], str]:
-    """The string after each field of the classes of this module, by (class, field): Python does not keep them."""
+def _field_docstrings(kind: type) -> dict[str, str]:
+    """The string after each field of a class, by field: Python does not keep them."""
+    (node,) = ast.parse(inspect.getsource(kind)).body
     found = {}
-    for node in ast.parse(inspect.getsource(inspect.getmodule(describe_fields))).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for item, after in itertools.pairwise(node.body):
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if isinstance(item, ast.AnnAssign) and is_text:
-                found[node.name, item.target.id] = after.value.value
+    for item, after in itertools.pairwise(node.body):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(item, ast.AnnAssign) and is_text:
+            found[item.target.id] = after.value.value
     return found
