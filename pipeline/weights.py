@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.command import make_console, run_command
 from pipeline.config import RunConfig, file_layer, resolve, to_toml
-from pipeline.folding.stem import Stem, StemError, read_esm2_weights
+from pipeline.folding.stem import Stem, StemError, cached_file, read_esm2_weights
 from pipeline.folding.weights import (
     UNUSED,
     State,
@@ -43,6 +44,7 @@ from pipeline.folding.weights import (
     to_hugging_face,
 )
 
+NEITHER = "neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)"
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -83,7 +85,7 @@ def read_pickle(path: Path) -> Any:
     """Content of a file of ``torch.save`` on the CPU, without running anything in it. Raises WeightsError."""
     try:
         with torch.serialization.safe_globals(_SAFE):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
         # torch's message starts with advice to load unsafely; what is wrong is after that.
         text = re.sub(r"^Weights only load failed.*?(WeightsUnpickler error: |\n\n+)", "", str(error), flags=re.DOTALL)
@@ -118,16 +120,20 @@ def _tensors(content: Any, path: Path) -> State:
     return dict(content)
 
 
-def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
-    """``esmfold_3B_v1.pt``: ``cfg``, whose ``model`` describes the trunk, and ``model``, the tensors.
+@dataclass(frozen=True)
+class _FairEsm:
+    """Content of an ``esmfold_*.pt``."""
 
-    Args:
-        path: the file.
-        esm_weights: ESM-2's own file, for a model without the stem, as the published one is.
+    described: Mapping[str, Any]
+    """What it says of the model's shape."""
+    state: State
+    """In our layout, perhaps without the stem."""
+    stem: str
+    """Name of the ESM-2."""
+    has_stem: bool
 
-    Raises:
-        WeightsError, StemError: not such a file, or the stem is missing or there twice.
-    """
+
+def _open_fair_esm(path: Path) -> _FairEsm:
     content = read_pickle(path)
     if not isinstance(content, Mapping) or not {"cfg", "model"} <= set(content):
         raise WeightsError(f"{path}: not fair-esm's ESMFold: it has no 'cfg' and 'model'")
@@ -140,22 +146,53 @@ def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
             raise WeightsError(f"{path}: not fair-esm's ESMFold: the tensor {needed} is missing")
     stem = stem_name(len(state["esm_s_combine"]) - 1, len(state["esm_s_mlp.0.weight"]))
     has_stem = any(name.startswith("stem.esm.layers.") for name in state)
-    if has_stem and esm_weights is not None:
+    return _FairEsm(described["model"], state, stem, has_stem)
+
+
+def needs_stem(path: Path) -> str | None:
+    """Name of the ESM-2 whose own file a fair-esm file needs beside it; None if it has it. Raises WeightsError."""
+    file = _open_fair_esm(path)
+    return None if file.has_stem else file.stem
+
+
+def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
+    """``esmfold_3B_v1.pt``: ``cfg``, whose ``model`` describes the trunk, and ``model``, the tensors.
+
+    Args:
+        path: the file.
+        esm_weights: ESM-2's own file, for a model without the stem, as the published one is; None: torch's hub cache.
+
+    Raises:
+        WeightsError, StemError: not such a file, or the stem is missing or there twice.
+    """
+    file = _open_fair_esm(path)
+    state = file.state
+    if file.has_stem and esm_weights is not None:
         raise WeightsError(f"{path}: has its own stem: do not give --esm-weights")
-    if not has_stem:
+    if not file.has_stem:
         if esm_weights is None:
+            esm_weights = cached_file(file.stem)
+        if not esm_weights.exists():
             raise WeightsError(
-                f"{path}: has no stem: add --esm-weights {stem}_UR50D.pt (or its Hugging Face directory)"
+                f"{path}: has no stem: add --esm-weights {file.stem}_UR50D.pt (or its Hugging Face directory)"
             )
         with torch.device("meta"):
-            own = Stem(stem).esm.state_dict()
+            own = Stem(file.stem).esm.state_dict()
         published = {f"esm.{name}": value for name, value in read_esm2_weights(esm_weights).items() if name in own}
-        state |= from_fair_esm(published)
-    return Converted(config_from_folding(described["model"], "fair-esm", stem), state)
+        state = state | from_fair_esm(published)
+    return Converted(config_from_folding(file.described, "fair-esm", file.stem), state)
 
 
 def read_hugging_face(path: Path) -> Converted:
     """Directory of an ``EsmForProteinFolding``: config.json, weights in one file or in shards. Raises WeightsError."""
+    config = _hugging_face_config(path)
+    state: State = {}
+    for file in _weight_files(path):
+        state |= read_safetensors(file) if file.suffix == ".safetensors" else _tensors(read_pickle(file), file)
+    return Converted(config_from_hugging_face(config), from_hugging_face(state))
+
+
+def _hugging_face_config(path: Path) -> dict[str, Any]:
     config_file = path / "config.json"
     try:
         config = json.loads(config_file.read_text())
@@ -163,10 +200,7 @@ def read_hugging_face(path: Path) -> Converted:
         raise WeightsError(f"{config_file}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise WeightsError(f"{config_file}: not a JSON object")
-    state: State = {}
-    for file in _weight_files(path):
-        state |= read_safetensors(file) if file.suffix == ".safetensors" else _tensors(read_pickle(file), file)
-    return Converted(config_from_hugging_face(config), from_hugging_face(state))
+    return config
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -187,7 +221,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 def read_ours(path: Path) -> Converted:
     """Our safetensors file and the TOML of the same name beside it. Raises WeightsError, ConfigError."""
-    return Converted(resolve(file_layer(path.with_suffix(".toml"))), read_safetensors(path))
+    return Converted(read_config(path), read_safetensors(path))
 
 
 def read(path: Path, esm_weights: Path | None = None) -> Converted:
@@ -205,9 +239,25 @@ def read(path: Path, esm_weights: Path | None = None) -> Converted:
     elif path.suffix == ".safetensors":
         converted = read_ours(path)
     else:
-        raise WeightsError(f"{path}: neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)")
+        raise WeightsError(f"{path}: {NEITHER}")
     check_state(converted.config, converted.state, path)
     return converted
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration of a model in a file or directory of any of the three layouts, its tensors left alone.
+
+    Raises:
+        WeightsError, ConfigError: what is there is none of them.
+    """
+    if path.suffix == ".pt":
+        file = _open_fair_esm(path)  # tensors are mapped, not read
+        return config_from_folding(file.described, "fair-esm", file.stem)
+    if path.is_dir():
+        return config_from_hugging_face(_hugging_face_config(path))
+    if path.suffix == ".safetensors":
+        return resolve(file_layer(path.with_suffix(".toml")))
+    raise WeightsError(f"{path}: {NEITHER}")
 
 
 @contextmanager

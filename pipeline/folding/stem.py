@@ -114,11 +114,20 @@ def build_stem(config: StemConfig, seed: int) -> Stem:
 
 
 def _pretrained_state(name: str, weights: str) -> Mapping[str, torch.Tensor]:
-    if weights:
-        return read_esm2_weights(Path(weights))
+    return read_esm2_weights(Path(weights) if weights else pretrained_file(name))
+
+
+def cached_file(name: str) -> Path:
+    """Where torch's hub keeps fair-esm's file of a published ESM-2, whether it is there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"{name}_UR50D.pt"
+
+
+def pretrained_file(name: str) -> Path:
+    """fair-esm's file of a published ESM-2 in torch's hub cache, downloaded if it is not there. Raises StemError."""
+    name = canonical_name(name)
     if name == DEMO_STEM:
         raise StemError(f"{name} has no pretrained weights: use --esm-init random, or the name of a published ESM-2")
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / f"{name}_UR50D.pt"
+    cached = cached_file(name)
     if not cached.is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)
         url = DOWNLOAD_URL.format(name=name)
@@ -131,7 +140,7 @@ def _pretrained_state(name: str, weights: str) -> Mapping[str, torch.Tensor]:
                 f"Three ways out: (1) copy {name}_UR50D.pt to {cached.parent}, (2) --esm-weights FILE (fair-esm's .pt "
                 f"or a Hugging Face directory), (3) --esm-init random for an untrained stem"
             ) from None
-    return read_esm2_weights(cached)
+    return cached
 
 
 def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
