@@ -1,8 +1,11 @@
 """Options for the directories of reference cases, so that another set of cases runs the same way."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.browser import CHROMIUM, Opened, open_page
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -43,3 +46,11 @@ lddt_golden_dir = _fixture("--lddt-golden-dir")
 bad_inputs_dir = _fixture("--bad-inputs-dir")
 structures_dir = _fixture("--structures-dir")
 lddt_pairs_dir = _fixture("--lddt-pairs-dir")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Callable[..., Opened]:
+    """``browser(page, script)``: see ``tests.browser.open_page``."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium on the PATH (or its program in the variable CHROMIUM)")
+    return open_page

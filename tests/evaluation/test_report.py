@@ -154,3 +154,43 @@ def test_confidence_is_drawn_where_there_is_some(shown):
     drawing = reliability([{"n": 5, "mean_plddt": 50.0, "mean_lddt": 0.5}])
     (point,), (x1, y1, x2, y2) = drawing["points"], drawing["line"]
     assert (point["x"], point["y"]) == pytest.approx(((x1 + x2) / 2, (y1 + y2) / 2), abs=0.1)
+
+
+def test_the_page_in_a_browser(shown, browser):
+    """A click on a target draws its curves, its map and the 3D view, without a request and without an error."""
+    row, path, *_ = shown
+    opened = browser(
+        path,
+        """
+        const ink = (element) => {
+          const canvas = document.createElement("canvas");
+          [canvas.width, canvas.height] = [element.width, element.height];
+          const pen = canvas.getContext("2d");
+          pen.drawImage(element, 0, 0);
+          const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
+          return new Set(Array.from({ length: data.length / 4 }, (_, i) => data.slice(4 * i, 4 * i + 4).join())).size;
+        };
+        const hidden = document.getElementById("detail").hidden;
+        document.querySelector("#targets button").click();
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        const search = document.getElementById("search");
+        search.value = "no such target";
+        search.dispatchEvent(new Event("input"));
+        return {
+          hidden,
+          shown: !document.getElementById("detail").hidden,
+          name: document.getElementById("detail-name").textContent,
+          curves: ink(document.getElementById("curves")),
+          map: ink(document.getElementById("map")),
+          view: [...document.querySelectorAll("#viewer canvas")].map(ink),
+          complaint: document.getElementById("viewer").textContent,
+          found: document.getElementById("shown").textContent,
+        };
+        """,
+    )
+    assert opened.failures == [] and opened.requests == []
+    value = opened.value
+    assert value["hidden"] and value["shown"] and value["name"] == row.target
+    assert value["curves"] > 5 and value["map"] > 5, "colours on the canvas"
+    assert len(value["view"]) == 1 and value["view"][0] > 20, f"colours of the 3D view; {value['complaint']}"
+    assert value["found"] == "0 of 1 targets."
