@@ -19,17 +19,20 @@ from lorta.insert_config import InsertConfig
 from lorta.methods import METHODS, config_for
 from lorta.official import load_official
 from lorta.on_import import watch as _watch
+from lorta.peft_config import PEFT_METHODS, after_step, peft_config
 from lorta.sites import Site, find_sites
 from lorta.storage import base_fingerprint, load, save
 
 __all__ = [
     "METHODS",
+    "PEFT_METHODS",
     "Adapter",
     "InsertConfig",
     "LortaConfig",
     "Site",
     "SiteUpdate",
     "adapter_set",
+    "after_step",
     "attach",
     "base_fingerprint",
     "config_for",
@@ -42,6 +45,7 @@ __all__ = [
     "load",
     "load_official",
     "merge",
+    "peft_config",
     "save",
     "set_active",
     "unmerge",

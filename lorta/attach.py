@@ -8,7 +8,7 @@
 ``model`` may also be a module that contains the one that was given to ``attach``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -140,14 +140,17 @@ def attach(
     return adapter
 
 
-def build(model: nn.Module, config: LortaConfig | InsertConfig) -> Adapter | Insert:
-    """The fresh adapter that fits ``model``, which is only looked at."""
+def build(model: nn.Module, config: LortaConfig | InsertConfig, exclude: Iterable[str] = ()) -> Adapter | Insert:
+    """The fresh adapter that fits ``model``, which is only looked at.
+
+    What acts behind modules leaves out those at the paths ``exclude`` and below: heads that train whole by other means.
+    """
     if isinstance(config, InsertConfig):
         first = next(model.parameters(), None)
         if first is None:
             raise ValueError(f"{type(model).__name__} has no parameters; there is nothing to adapt")
         dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-        return INSERTS[config.method](model, config, first.device, dtype)
+        return INSERTS[config.method](model, config, first.device, dtype, tuple(exclude))
     sites = find_sites(model, config.targets)
     weight = base_linear(model.get_submodule(sites[0].module)).weight
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32  # quantised weights are integers

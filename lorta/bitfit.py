@@ -17,14 +17,21 @@ class BitFit(Insert):
     Count: the sum of the widths.
     """
 
-    def __init__(self, model: nn.Module, config: InsertConfig, device: torch.device, dtype: torch.dtype):
-        super().__init__(model, config, device, dtype)
+    def __init__(
+        self,
+        model: nn.Module,
+        config: InsertConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        exclude: tuple[str, ...] = (),
+    ):
+        super().__init__(model, config, device, dtype, exclude)
         widths = {}
         for path, module in model.named_modules():
             base = base_linear(module)
             known = isinstance(base, (nn.Linear, nn.LayerNorm)) or is_conv1d(base)
             # the inside of a wrapper of another adapter is the same module once more
-            if known and base.bias is not None and path.rpartition(".")[2] != "base_layer":
+            if known and base.bias is not None and path.rpartition(".")[2] != "base_layer" and self._may_follow(path):
                 widths[path] = base.bias.shape[0]
         if not widths:
             raise ValueError(f"{type(model).__name__} has no Linear, Conv1D or LayerNorm with a bias; bitfit needs one")

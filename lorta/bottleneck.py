@@ -69,9 +69,17 @@ class Houlsby(Insert):
     activation: Callable[[Tensor], Tensor] = staticmethod(functional.gelu)
     bottleneck: type[Bottleneck] = Bottleneck
 
-    def __init__(self, model: nn.Module, config: InsertConfig, device: torch.device, dtype: torch.dtype):
-        super().__init__(model, config, device, dtype)
-        self._ends = {end.path: end for end in sublayer_ends(model) if self._has(end)}
+    def __init__(
+        self,
+        model: nn.Module,
+        config: InsertConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        exclude: tuple[str, ...] = (),
+    ):
+        super().__init__(model, config, device, dtype, exclude)
+        ends = sublayer_ends(model)
+        self._ends = {end.path: end for end in ends if self._has(end) and self._may_follow(end.path)}
         if not self._ends:
             raise ValueError(f"drop={config.drop} leaves no layer of this {type(model).__name__} a bottleneck")
         self.dropped = 0

@@ -1,9 +1,10 @@
 """LortaConfig: what an adapter is, checked when it is made."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import FrozenInstanceError, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lorta.settings import Settings, one_of, seed_or_none, whole_number
 
 ROLES = ("q", "k", "v", "o")
 """Query, key, value and output projection: the paper's matrix mode, in the order of its rows."""
@@ -11,7 +12,6 @@ ROLES = ("q", "k", "v", "o")
 MODES = ("heads", "matrices", "layers")
 """What one CP tensor may span besides the two widths of a matrix."""
 
-INITS = ("unit", "balanced", "official")
 AXES = ("paper", "input", "output", "litgpt")
 
 
@@ -47,7 +47,7 @@ DEFAULTS = {"modes": MODES, "axis": "paper", "bases": 64, "tt_rank": 5}
 
 
 @dataclass(kw_only=True, eq=False)
-class LortaConfig:
+class LortaConfig(Settings):
     """Settings of one adapter. Fixed; ``None`` fields are resolved on construction, so a saved one is complete.
 
     Every wrong value is a one-line ``ValueError`` that names the field. Once PEFT is imported, a new instance is a
@@ -56,7 +56,6 @@ class LortaConfig:
     """
 
     with_peft: ClassVar[type["LortaConfig"] | None] = None
-    """The subclass that is a PeftConfig too; set when the tuner is registered."""
 
     method: str = "lorta"
     """Name of the decomposition, see ``METHODS`` and docs/adapters.md."""
@@ -85,14 +84,9 @@ class LortaConfig:
     seed: int | None = None
     """Seed of the initial factors, the same on every device; ``None`` takes torch's global generator."""
 
-    def __new__(cls, *args: Any, **settings: Any) -> "LortaConfig":
-        """One call for both: with PEFT imported, an instance of ``with_peft``."""
-        return super().__new__(LortaConfig.with_peft or cls if cls is LortaConfig else cls)
-
     def __post_init__(self) -> None:
-        _one_of("method", self.method, METHODS)
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise ValueError(f"r must be a positive whole number, got {self.r!r}")
+        one_of("method", self.method, METHODS)
+        whole_number("r", self.r, 1)
         self._resolve("targets", _subset("targets", self.targets, ROLES))
         if not self.targets:
             raise ValueError(f"targets is empty; name at least one of {', '.join(ROLES)}")
@@ -107,13 +101,12 @@ class LortaConfig:
         if self.modes is not None:
             self._resolve("modes", _subset("modes", self.modes, MODES))
         if self.axis is not None:
-            _one_of("axis", self.axis, AXES)
+            one_of("axis", self.axis, AXES)
         for name in ("bases", "tt_rank"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 1)
         self._resolve("init", self.init or method.inits[0])
-        _one_of("init", self.init, method.inits)
+        one_of("init", self.init, method.inits)
         if self.alpha is None:
             official = (self.method, self.init) == ("lorta", "official")
             self._resolve("alpha", 16.0 if official else method.alpha or float(self.r))
@@ -123,47 +116,13 @@ class LortaConfig:
             raise ValueError(f"alpha must be positive, got {self.alpha!r}")
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise ValueError(f"seed must be a whole number or None, got {self.seed!r}")
-        self.__dict__["_complete"] = True
-
-    def _resolve(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the one place where a checked field is set
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Not dataclass(frozen=True): PEFT writes its own fields into its configs, and keeps ours out of reach.
-        if "_complete" in self.__dict__ and name in self.settings():
-            raise FrozenInstanceError(f"{name} is fixed, an adapter may be built from it; make another LortaConfig")
-        super().__setattr__(name, value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LortaConfig) and self.settings() == other.settings()
-
-    def __hash__(self) -> int:
-        return hash(tuple(self.settings().values()))
+        seed_or_none(self.seed)
+        self._finish()
 
     @property
     def scaling(self) -> float:
         """alpha / r."""
         return self.alpha / self.r
-
-    def settings(self) -> dict[str, Any]:
-        """The fields of this class, without PEFT's; JSON writes them and ``from_dict`` reads them back."""
-        return {field.name: getattr(self, field.name) for field in fields(LortaConfig)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "LortaConfig":
-        """The config of saved ``settings()``; an unknown key is a ``ValueError``."""
-        known = {field.name for field in fields(LortaConfig)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"unknown setting {unknown[0]!r}; LortaConfig has {', '.join(sorted(known))}")
-        return cls(**values)
-
-
-def _one_of(name: str, value: object, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _subset(name: str, values: object, choices: tuple[str, ...]) -> tuple[str, ...]:
@@ -171,7 +130,7 @@ def _subset(name: str, values: object, choices: tuple[str, ...]) -> tuple[str, .
     if isinstance(values, str) or not isinstance(values, (tuple, list)):
         raise ValueError(f"{name} must be a tuple of names out of {', '.join(choices)}, got {values!r}")
     for value in values:
-        _one_of(f"an entry of {name}", value, choices)
+        one_of(f"an entry of {name}", value, choices)
     if len(set(values)) != len(values):
         raise ValueError(f"{name} has a repeated entry: {values!r}")
     return tuple(choice for choice in choices if choice in values)

@@ -18,12 +18,24 @@ if TYPE_CHECKING:
 class Insert(nn.Module):
     """All numbers of one adapter, registered once, like ``lorta.Adapter``. ``state_dict()`` is the whole adapter.
 
-    Subclasses find their places in ``__init__`` and leave the model as it is.
+    Subclasses find their places in ``__init__`` and leave the model as it is. There is none at or below the paths
+    ``exclude``.
     """
 
-    def __init__(self, model: nn.Module, config: InsertConfig, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: InsertConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        exclude: tuple[str, ...] = (),
+    ):
         super().__init__()
         self.config = config
+        self._exclude = exclude
+
+    def _may_follow(self, path: str) -> bool:
+        return not any(path == outer or path.startswith(f"{outer}.") for outer in self._exclude)
 
     def follow(self, path: str, y: Tensor) -> Tensor:
         """What comes after the module at ``path`` in place of its output ``y`` [..., width]."""

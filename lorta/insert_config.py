@@ -1,7 +1,9 @@
 """InsertConfig: settings of the methods that add something behind modules instead of updating their weights."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lorta.settings import Settings, one_of, seed_or_none, whole_number
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,15 @@ INSERT_METHODS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class InsertConfig:
-    """Settings of one such adapter; ``None`` fields take the method's default on construction.
+@dataclass(kw_only=True, eq=False)
+class InsertConfig(Settings):
+    """Settings of one such adapter. Fixed; ``None`` fields take the method's default on construction.
 
-    A wrong value, or a setting that the method does not have, is a one-line ``ValueError``.
+    A wrong value, or a setting that the method does not have, is a one-line ``ValueError``. With PEFT imported a new
+    instance is a ``peft.PeftConfig`` as well, as ``LortaConfig`` is.
     """
+
+    with_peft: ClassVar[type["InsertConfig"] | None] = None
 
     method: str
     size: int | None = None
@@ -43,8 +48,7 @@ class InsertConfig:
     """Seed of the initial numbers, the same on every device; ``None`` takes torch's global generator."""
 
     def __post_init__(self) -> None:
-        if self.method not in INSERT_METHODS:
-            raise ValueError(f"method must be one of {', '.join(INSERT_METHODS)}, got {self.method!r}")
+        one_of("method", self.method, INSERT_METHODS)
         method = INSERT_METHODS[self.method]
         for name, least in (("size", 1), ("tt_rank", 1), ("drop", 0)):
             value, default = getattr(self, name), getattr(method, name)
@@ -52,23 +56,8 @@ class InsertConfig:
                 owners = ", ".join(key for key, other in INSERT_METHODS.items() if getattr(other, name) is not None)
                 raise ValueError(f"{name} is a setting of {owners}, not of {self.method!r}; leave it out")
             if value is None:
-                object.__setattr__(self, name, default)
-            elif isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise ValueError(f"seed must be a whole number or None, got {self.seed!r}")
-
-    def settings(self) -> dict[str, Any]:
-        """All fields; JSON writes them and ``from_dict`` reads them back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "InsertConfig":
-        """The config of ``values``; an unknown key is a ``ValueError``."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(
-                f"{unknown[0]!r} is no setting of {values.get('method')}; there are {', '.join(sorted(known))}"
-            )
-        return cls(**values)
+                self._resolve(name, default)
+            else:
+                whole_number(name, value, least)
+        seed_or_none(self.seed)
+        self._finish()

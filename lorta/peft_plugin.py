@@ -1,15 +1,15 @@
 """The PEFT tuner: ``get_peft_model(model, LortaConfig(r=8))`` and everything that follows from it.
 
 Importing this module registers the tuner, which ``import lorta`` sees to once PEFT is imported (``lorta.on_import``).
-PEFT has no public registry: its tables of configs, tuners and prefixes get an entry under a member of an enum of our
-own, which PEFT treats as one of its own because both are strings.
+PEFT has no public registry: its tables of configs, tuners and prefixes get entries under members of an enum of our
+own, which PEFT treats as its own because both are strings. One tuner serves both kinds of configs.
 
-The tuner owns the factors, as ``base_model.lorta.<adapter>.tensors...``; the layers refer to them without registering
-them. Sites are found by ``lorta.sites``, so there is no ``target_modules``: ``targets=("q", "v")`` names roles.
+The tuner owns the numbers of an adapter, as ``base_model.lorta.<adapter>...``; the layers refer to them without
+registering them. Places are found by ``lorta``, so there is no ``target_modules``: ``targets=("q", "v")`` names roles.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -17,122 +17,81 @@ from importlib.metadata import version
 from typing import Any
 
 import peft.mapping
-import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from lorta.attach import ATTRIBUTE, AdapterSet, build
 from lorta.config import LortaConfig
-from lorta.layer import AdaptedLinear
+from lorta.insert_config import InsertConfig
+from lorta.peft_layers import InsertLayer, LortaLayer, SharedSwitches
 from lorta.storage import base_fingerprint, check_tensors, describe_difference
 
 OLDEST_PEFT = (0, 21, 0)
 """The first PEFT that saves and loads tuners through hooks of the tuner class."""
 
 
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+"""What PEFT trains whole and saves for these tasks, beside the config's ``modules_to_save``."""
+
+
 class LortaPeftType(StrEnum):
-    """Our member beside ``peft.PeftType``, which is a closed enum of strings."""
+    """Our members beside ``peft.PeftType``, which is a closed enum of strings."""
 
     LORTA = "LORTA"
+    LORTA_INSERT = "LORTA_INSERT"
 
 
-@dataclass(kw_only=True, eq=False)
-class PeftLortaConfig(LortaConfig, PeftConfig):
-    """A ``LortaConfig`` that PEFT accepts. Made by calling ``LortaConfig``."""
+@dataclass(kw_only=True)
+class _PeftFields(PeftConfig):
+    """PEFT's fields that both configs have."""
 
     modules_to_save: list[str] | None = None
     """Names of modules that train whole and are saved beside the adapter, such as a classification head."""
     target_modules: None = None
-    """Not a setting: PEFT looks at it. Sites are found by role, see ``targets``."""
+    """Not a setting: PEFT looks at it."""
     base_weights: dict[str, Any] | None = field(default=None, repr=False)
     """Fingerprint of the frozen weights, written when the adapter is saved."""
 
-    def __post_init__(self) -> None:
-        LortaConfig.__post_init__(self)
+    def _finish_peft(self, peft_type: LortaPeftType) -> None:
         PeftConfig.__post_init__(self)
-        self.peft_type = LortaPeftType.LORTA
+        self.peft_type = peft_type
         if self.target_modules is not None:
-            raise ValueError("target_modules is not a setting of LortaConfig; name roles: targets=('q', 'k', 'v', 'o')")
+            raise ValueError("target_modules is not a setting here; lorta finds its places, targets=('q', 'v') by role")
+
+    def saved_whole(self) -> tuple[str, ...]:
+        """Last names of the modules that train whole."""
+        return (*(self.modules_to_save or ()), *HEADS.get(self.task_type, ()))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, PEFT's too; PEFT writes them into ``adapter_config.json``."""
         return asdict(self)
 
 
-class LortaLayer(AdaptedLinear, BaseTunerLayer):
-    """``AdaptedLinear`` with the switches of a PEFT layer. What is active is a state of the shared ``AdapterSet``."""
+@dataclass(kw_only=True, eq=False)
+class PeftLortaConfig(LortaConfig, _PeftFields):
+    """A ``LortaConfig`` that PEFT accepts. Made by calling ``LortaConfig``."""
 
-    def __init__(self, base_layer: nn.Module, name: str, adapters: AdapterSet):
-        super().__init__(base_layer, name, adapters)
-        self.merged_adapters = []
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._finish_peft(LortaPeftType.LORTA)
 
-    @property
-    def active_adapter(self) -> list[str]:
-        """Names of the adapters that act."""
-        return list(self.adapters.active)
 
-    @property
-    def disable_adapters(self) -> bool:
-        """Whether the layer is its base."""
-        return not self.adapters.enabled
+@dataclass(kw_only=True, eq=False)
+class PeftInsertConfig(InsertConfig, _PeftFields):
+    """An ``InsertConfig`` that PEFT accepts. Made by calling ``InsertConfig``."""
 
-    def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
-        """Activate the named adapters; they train unless ``inference_mode``, and the others do not."""
-        names = (adapter_names,) if isinstance(adapter_names, str) else tuple(adapter_names)
-        self.adapters.active = names
-        for name in self.adapters:
-            self.set_requires_grad(name, name in names and not inference_mode)
-
-    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
-        """Let the factors of the named adapters train or not; those that the method fixes never do."""
-        for name in (adapter_names,) if isinstance(adapter_names, str) else adapter_names:
-            for factor in self.adapters[name].factors().values():
-                factor.requires_grad_(requires_grad)
-
-    def enable_adapters(self, enabled: bool) -> None:
-        """Switch all adapters on or off. Off unmerges first, so that the layer really is its base."""
-        if not enabled and self.merged:
-            self.unmerge()
-        self.adapters.enabled = enabled
-
-    @torch.no_grad()
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the named updates (default: the active ones) to the weight; non-finite ones are always refused."""
-        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.adapters]
-        names = [name for name in names if self.name in self.adapters[name].modules_adapted]
-        if names:
-            self._add_to_weight([self.adapters[name] for name in names])
-            self.merged_adapters.extend(names)
-
-    def unmerge(self) -> None:
-        """Put back the very weight that was there before the first merge."""
-        if self.merged:
-            super().unmerge()
-            self.merged_adapters.clear()
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """dW in the weight's own layout, for PEFT's conversion to LoRA."""
-        delta = self.adapters[adapter].module_update(self.name, self.out_features).dense()
-        return delta.T if self._transposed else delta
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Updates are sums to the weight."""
-        return True
-
-    def _get_available_adapters(self) -> set[str]:
-        return {name for name, adapter in self.adapters.items() if self.name in adapter.modules_adapted}
-
-    def _all_available_adapter_names(self) -> list[str]:
-        return sorted(self.adapters)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._finish_peft(LortaPeftType.LORTA_INSERT)
 
 
 class LortaModel(BaseTuner):
     """The tuner. ``model`` is the adapted base, ``lorta`` the ``AdapterSet``."""
 
     prefix = ATTRIBUTE
-    tuner_layer_cls = LortaLayer
+    tuner_layer_cls = SharedSwitches
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - BaseTuner reads it; sites are found by role
     uses_shared_state = True
 
@@ -140,11 +99,14 @@ class LortaModel(BaseTuner):
         self.add_module(ATTRIBUTE, AdapterSet())
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, state_dict: Any = None, **kwargs: Any):
-        """Build the factors for ``model`` and wrap its sites; a failure leaves no trace of the adapter."""
+        """Build the numbers for ``model`` and wrap its places; a failure leaves no trace of the adapter."""
         if state_dict is not None:
-            raise ValueError("a LortaConfig finds its sites in the model; injecting by a state dict is not supported")
+            raise ValueError("lorta finds its places in the model; injecting by a state dict is not supported")
         adapters: AdapterSet = self._modules[ATTRIBUTE]
-        adapter = build(model, self.peft_config[adapter_name]).train(model.training)
+        config = self.peft_config[adapter_name]
+        whole = config.saved_whole()
+        own = [path for path, _ in model.named_modules() if path.endswith(whole)] if whole else []
+        adapter = build(model, config, exclude=own).train(model.training)
         self._paths = frozenset(adapter.modules_adapted)
         adapters[adapter_name] = adapter
         try:
@@ -163,9 +125,9 @@ class LortaModel(BaseTuner):
         self, peft_config: PeftConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,
         current_key: str, parameter_name: str | None = None,
     ) -> None:  # fmt: skip
-        if not isinstance(target, LortaLayer):
-            layer = LortaLayer(target, current_key, self._modules[ATTRIBUTE])
-            self._replace_module(parent, target_name, layer, target)
+        kind = InsertLayer if isinstance(peft_config, InsertConfig) else LortaLayer
+        if not isinstance(target, kind):
+            self._replace_module(parent, target_name, kind(target, current_key, self._modules[ATTRIBUTE]), target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own copies ``weight`` over, which a saved head of several layers does not have (peft #3114).
@@ -227,14 +189,16 @@ def _fingerprint(model: nn.Module) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Enter config, tuner and prefix in PEFT's tables. ``ImportError`` in one line with a PEFT that is too old."""
+    """Enter configs, tuner and prefix in PEFT's tables. ``ImportError`` in one line with a PEFT that is too old."""
     found = version("peft")
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < OLDEST_PEFT:
         raise ImportError(f"the LoRTA tuner needs peft {'.'.join(map(str, OLDEST_PEFT))} or newer, found {found}")
-    peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[LortaPeftType.LORTA] = PeftLortaConfig
-    peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[LortaPeftType.LORTA] = LortaModel
-    peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING[LortaPeftType.LORTA] = ATTRIBUTE
+    for kind, config in ((LortaPeftType.LORTA, PeftLortaConfig), (LortaPeftType.LORTA_INSERT, PeftInsertConfig)):
+        peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[kind] = config
+        peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[kind] = LortaModel
+        peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING[kind] = ATTRIBUTE
     LortaConfig.with_peft = PeftLortaConfig
+    InsertConfig.with_peft = PeftInsertConfig
 
 
 register()

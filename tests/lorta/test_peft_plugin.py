@@ -367,7 +367,7 @@ def test_any_module_can_be_adapted(plain, tokens, shift, tmp_path):
 
 
 def test_target_modules_are_refused():
-    with pytest.raises(ValueError, match="target_modules is not a setting of LortaConfig; name roles"):
+    with pytest.raises(ValueError, match="target_modules is not a setting here; lorta finds its places"):
         lorta.LortaConfig(r=2, target_modules=["q_proj"])
 
 
