@@ -8,9 +8,8 @@ Three ways, of which a person can ask for one:
 - ``align``: the sequences are aligned, by their letters alone. Where several alignments are equally good, as when the
   residue before a missing loop is also the last one of the loop, gaps come as early as they can.
 
-``auto`` takes ``number`` unless another way brings more residues of the same name together. When it aligns, it also
-uses what else the truth says: one numbering may be the other shifted by a constant, and gaps belong where the truth's
-chain is broken. So it does not tear apart neighbours of the truth for a tie between letters.
+``auto`` is a choice between these three and nothing of its own: the way that brings most residues of the same name
+together, the share of ``Correspondence.identity``. Of equals ``number`` comes first, then ``align``.
 """
 
 from collections import Counter
@@ -29,8 +28,9 @@ MIN_IDENTITY: float = 0.4
 chains, 999 are below 0.25 by it; constructs that differ in tags, loops and mutations are above 0.7."""
 
 _CHEAP_GAP, _COSTLY_GAP = -9, -60  # a gap costs as much as a mismatch, or as six
+_UNKNOWN = ord("X")
 _CODE_BITS = 21  # that hold any character
-_LONGEST_BOND = 4.5  # angstrom between alpha carbons of neighbours; 3.8 in a trans peptide, more means a gap
+_UNBROKEN = 6  # letters of a run that an alignment with costly gaps keeps too: what it saves on a gap it loses on them
 
 
 class MatchError(ValueError):
@@ -56,7 +56,10 @@ class Correspondence:
     that has a counterpart of the same name. 1 when one chain is all unknown, since nothing contradicts; 0 without
     pairs. Of ``align`` it is that of an alignment with costly gaps: cheap gaps find some likeness everywhere."""
     shift: int | None = None
-    """Of ``align``: the prediction's number less the truth's, where that is one number for all pairs."""
+    """Of ``align``: the prediction's number less the truth's for most pairs."""
+    off_shift: int = 0
+    """Of ``align``: pairs whose numbers differ by something else, where numbers that differ by ``shift`` throughout
+    would bring as many residues of the same name together. These pairs are a tie between letters."""
 
 
 def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = "auto") -> Correspondence:
@@ -69,8 +72,7 @@ def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = 
     if mode == "label":
         return _by_label(truth, prediction)
     if mode == "align":
-        identity = _by_alignment(truth, prediction, _COSTLY_GAP).identity
-        return replace(_by_alignment(truth, prediction, _CHEAP_GAP), identity=identity)
+        return _by_alignment(truth, prediction)
     if mode != "auto":
         raise ValueError(f"match mode {mode!r}: expected one of {', '.join(MODES)}")
     number = _by_number(truth, prediction)
@@ -78,8 +80,8 @@ def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = 
     if number.identical == shorter:  # nothing can bring more residues together
         return number
     # max() keeps the first of equals, so the order here is the order of preference.
-    candidates = (number, _by_all_evidence(truth, prediction), _by_label(truth, prediction))
-    return max(candidates, key=lambda candidate: candidate.identical)
+    candidates = (number, _by_alignment(truth, prediction), _by_label(truth, prediction))
+    return max(candidates, key=lambda candidate: candidate.identity)
 
 
 def _by_number(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
@@ -92,29 +94,34 @@ def _by_label(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence
     return max((by_position, by_number), key=lambda candidate: candidate.identical)
 
 
-def _by_alignment(
-    truth: ProteinRecord, prediction: ProteinRecord, gap_open: int, breaks: np.ndarray | None = None
-) -> Correspondence:
-    true_index, pred_index = align_sequences(truth.sequence, prediction.sequence, gap_open, breaks)
+def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
+    found = _aligned(truth, prediction, _CHEAP_GAP)
+    if not found.identical:
+        return found
+    if found.mismatches or _shortest_run(found) < _UNBROKEN:
+        found = replace(found, identity=_aligned(truth, prediction, _COSTLY_GAP).identity)
+    shifts = prediction.auth_seq_id[found.pred_index] - truth.auth_seq_id[found.true_index]
+    shift, agreeing = Counter(shifts.tolist()).most_common(1)[0]
+    off_shift = 0
+    if agreeing < len(shifts):
+        shifted = _by_keys("align", truth, *_number_keys(truth, prediction, shift), prediction)
+        off_shift = len(shifts) - agreeing if shifted.identical >= found.identical else 0
+    return replace(found, shift=shift, off_shift=off_shift)
+
+
+def _aligned(truth: ProteinRecord, prediction: ProteinRecord, gap_open: int) -> Correspondence:
+    true_index, pred_index = align_sequences(truth.sequence, prediction.sequence, gap_open)
     both = truth.ca_mask[true_index] & prediction.ca_mask[pred_index]
     return _correspondence("align", truth, true_index[both], prediction, pred_index[both])
 
 
-def _by_all_evidence(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
-    """Aligned with gaps where the truth is broken; or by the shifted numbers that this alignment suggests, when they
-    bring as many residues of the same name together."""
-    aligned = _by_alignment(truth, prediction, _COSTLY_GAP, _breaks(truth))
-    if not aligned.identical:
-        return aligned
-    shifts = prediction.auth_seq_id[aligned.pred_index] - truth.auth_seq_id[aligned.true_index]
-    shift = Counter(shifts.tolist()).most_common(1)[0][0]
-    shifted = _by_keys("align", truth, *_number_keys(truth, prediction, shift), prediction, shift)
-    return shifted if shifted.identical >= aligned.identical else aligned
+def _shortest_run(found: Correspondence) -> int:
+    """Pairs of the shortest run without a gap on either side."""
+    breaks = np.flatnonzero((np.diff(found.true_index) != 1) | (np.diff(found.pred_index) != 1)) + 1
+    return int(np.diff(np.concatenate([[0], breaks, [len(found.true_index)]])).min())
 
 
-def align_sequences(
-    target: str, query: str, gap_open: int, breaks: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def align_sequences(target: str, query: str, gap_open: int) -> tuple[np.ndarray, np.ndarray]:
     """Global alignment of two sequences with affine gaps (Gotoh 1982, as gemmi has it).
 
     A match is worth 10, a mismatch -10, a gap of n letters ``gap_open`` - n; at the ends -n. Of equally good alignments
@@ -124,22 +131,30 @@ def align_sequences(
         target: T letters.
         query: Q letters.
         gap_open: what it costs to open a gap, a negative number.
-        breaks: bool [T + 1], True where letters of the target may be missing before its i-th (the last entry: after
-            the end): a gap opens there for free.
 
     Returns:
         int64 [M] and int64 [M]: aligned positions of the target and of the query, both increasing.
     """
+    start = _only_place(target, query)
+    if start is not None:
+        return np.arange(len(target)), np.arange(start, start + len(target))
+    start = _only_place(query, target)
+    if start is not None:
+        return np.arange(start, start + len(query)), np.arange(len(query))
     scoring = gemmi.AlignmentScoring()
     scoring.match, scoring.mismatch, scoring.gapo, scoring.gape = 10, -10, gap_open, -1
-    opening = np.full(len(target) + 1, scoring.gapo)
-    opening[[0, -1]] = 0
-    if breaks is not None:
-        opening[breaks] = 0
+    opening = [gap_open] * (len(target) + 1)
+    opening[0] = opening[-1] = 0
     # gemmi puts gaps as late as they can be; aligned from the end, they come as early as they can.
-    result = gemmi.align_string_sequences(list(query[::-1]), list(target[::-1]), opening[::-1].tolist(), scoring)
+    result = gemmi.align_string_sequences(list(query[::-1]), list(target[::-1]), opening, scoring)
     target_index, query_index = _aligned_positions(result.cigar_str())
     return len(target) - 1 - target_index[::-1], len(query) - 1 - query_index[::-1]
+
+
+def _only_place(piece: str, whole: str) -> int | None:
+    """Where ``piece`` stands in ``whole``, if it does so once: no alignment is as good as that."""
+    start = whole.find(piece) if piece else -1
+    return start if start >= 0 and whole.find(piece, start + 1) < 0 else None
 
 
 def _aligned_positions(cigar: str) -> tuple[np.ndarray, np.ndarray]:
@@ -157,15 +172,6 @@ def _aligned_positions(cigar: str) -> tuple[np.ndarray, np.ndarray]:
         query += length if character in "MI" else 0
     empty = [np.zeros(0, dtype=np.int64)]
     return np.concatenate(target_runs or empty), np.concatenate(query_runs or empty)
-
-
-def _breaks(truth: ProteinRecord) -> np.ndarray:
-    """bool [N + 1]: places where residues are missing from the truth's sequence, because its positions jump or two
-    neighbours are too far apart for a peptide bond."""
-    jumps = np.diff(truth.residue_index) > 1
-    apart = np.linalg.norm(np.diff(truth.ca_positions, axis=0), axis=-1) > _LONGEST_BOND
-    both = truth.ca_mask[1:] & truth.ca_mask[:-1]
-    return np.concatenate([[False], jumps | (apart & both), [False]])
 
 
 def _number_keys(truth: ProteinRecord, prediction: ProteinRecord, shift: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +208,6 @@ def _by_keys(
     true_keys: np.ndarray,
     pred_keys: np.ndarray,
     prediction: ProteinRecord,
-    shift: int | None = None,
 ) -> Correspondence:
     """Pairs the residues whose keys (int [T] and [P]) are equal, among those with an alpha carbon; of several equal
     ones of the prediction the last."""
@@ -213,7 +218,7 @@ def _by_keys(
     found = np.flatnonzero(place >= 0)
     partner = order[place[found]]
     equal = pred_keys[partner] == true_keys[found]
-    return _correspondence(mode, truth, true_index[found[equal]], prediction, pred_index[partner[equal]], shift)
+    return _correspondence(mode, truth, true_index[found[equal]], prediction, pred_index[partner[equal]])
 
 
 def _correspondence(
@@ -222,21 +227,20 @@ def _correspondence(
     true_index: np.ndarray,
     prediction: ProteinRecord,
     pred_index: np.ndarray,
-    shift: int | None = None,
 ) -> Correspondence:
-    true_names, pred_names = _names(truth), _names(prediction)
+    true_letters, pred_letters = _letters(truth), _letters(prediction)
     shorter = min(
-        np.count_nonzero((true_names != "X") & truth.ca_mask),
-        np.count_nonzero((pred_names != "X") & prediction.ca_mask),
+        np.count_nonzero((true_letters != _UNKNOWN) & truth.ca_mask),
+        np.count_nonzero((pred_letters != _UNKNOWN) & prediction.ca_mask),
     )
-    true_names, pred_names = true_names[true_index], pred_names[pred_index]
-    known = (true_names != "X") & (pred_names != "X")
-    identical = int(np.count_nonzero(known & (true_names == pred_names)))
+    true_letters, pred_letters = true_letters[true_index], pred_letters[pred_index]
+    known = (true_letters != _UNKNOWN) & (pred_letters != _UNKNOWN)
+    identical = int(np.count_nonzero(known & (true_letters == pred_letters)))
     mismatches = int(np.count_nonzero(known)) - identical
     identity = identical / shorter if shorter else float(len(true_index) > 0)
-    return Correspondence(mode, true_index, pred_index, identical, mismatches, identity, shift)
+    return Correspondence(mode, true_index, pred_index, identical, mismatches, identity)
 
 
-def _names(record: ProteinRecord) -> np.ndarray:
-    """<U1 [N]: the letters of the sequence."""
-    return np.array(list(record.sequence), dtype="<U1")
+def _letters(record: ProteinRecord) -> np.ndarray:
+    """uint8 [N]: the letters of the sequence."""
+    return np.frombuffer(record.sequence.encode("ascii"), dtype=np.uint8)

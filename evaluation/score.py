@@ -10,7 +10,7 @@ from evaluation.all_atom import AllAtomResult, lddt_all
 from evaluation.calibration import Calibration, calibrate
 from evaluation.chains import ChainMatch, match_chains
 from evaluation.lddt import LddtResult, lddt_ca
-from evaluation.match import MIN_IDENTITY, MatchError
+from evaluation.match import MIN_IDENTITY, Correspondence, MatchError
 from evaluation.plddt import plddt_of
 from evaluation.residue_table import ResidueTable, residue_table
 from evaluation.superposition import SuperpositionScores, superposition_scores
@@ -265,9 +265,7 @@ def _pairing_notes(
         if correspondence is None:
             notes.append(f"truth chain {record.chain_id!r} has no counterpart in the prediction: counted as missing")
         elif mode == "auto" and correspondence.mode != "number":
-            shift = "" if correspondence.shift is None else f" (prediction = truth {correspondence.shift:+d})"
-            how = "the sequences were aligned" if correspondence.mode == "align" else "paired by sequence position"
-            notes.append(f"chain {record.chain_id!r}: residue numbers do not match, {how}{shift}")
+            notes.append(f"chain {record.chain_id!r}: residue numbers do not match, {_how(correspondence)}")
     unused = [record.chain_id for p, record in enumerate(prediction) if p not in chains.assignment]
     if unused:
         how = "named" if chains.named else "best"
@@ -278,6 +276,16 @@ def _pairing_notes(
     if mismatches:
         notes.append(f"{mismatches} residue name(s) differ: scored all the same")
     return notes
+
+
+def _how(correspondence: Correspondence) -> str:
+    """How residues were paired otherwise than by number, in words."""
+    if correspondence.mode == "label":
+        return "paired by sequence position"
+    words = f"the sequences were aligned (most numbers of the prediction are the truth's {correspondence.shift:+d})"
+    if correspondence.off_shift:
+        words += f"; {correspondence.off_shift} residue(s) could as well stand where that shift puts them: letters tie"
+    return words
 
 
 def _pooled(results: Sequence[LddtResult]) -> float | None:

@@ -79,29 +79,33 @@ def test_only_alpha_carbons_are_paired(record):
         assert pairs(match_residues(truth, prediction, mode)) == [(0, 0), (3, 3), (4, 4)]
 
 
-def test_auto_keeps_neighbours_of_the_truth_together_at_a_missing_loop(record):
+def test_a_tie_between_letters_is_said(record):
     """Sequence ...KQA[RQTLA]EVQ...: by letters alone the A before the loop may as well be the one at its end. The
-    numbers of the truth, 100 more than the prediction's, say which."""
+    numbers of the truth, 100 more than the prediction's, would say which; auto is plain alignment here, and counts the
+    residue that hangs on the tie."""
     head, loop, tail = "MSTNPKPQRKTKRNTNRRPQDVKFPGGGQIVGGVYKQA", "RQTLA", "EVQLLPRRGPRLGVRATRKTSERS"
     full, seen = head + loop + tail, head + tail
     numbers = [101 + i for i in range(len(full)) if not len(head) <= i < len(head) + len(loop)]
-    truth, prediction = record(seen, numbers=numbers), record(full)
-    expected = [(i, i if i < len(head) else i + len(loop)) for i in range(len(seen))]
-    assert pairs(match_residues(truth, prediction)) == expected
-    by_letters = pairs(match_residues(truth, prediction, "align"))
     last = len(head) - 1
-    assert by_letters == [pair if pair[0] != last else (last, last + len(loop)) for pair in expected]
+    expected = [(i, i if i < last else i + len(loop)) for i in range(len(seen))]
+    for mode in ("auto", "align"):
+        found = match_residues(record(seen, numbers=numbers), record(full), mode)
+        assert (found.mode, found.shift, found.off_shift) == ("align", -100, 1)
+        assert pairs(found) == expected
+    through = match_residues(record(seen, numbers=range(201, 201 + len(seen))), record(full))
+    assert (through.shift, through.off_shift) == (-200, 0), "no one shift pairs them all: nothing to say"
 
 
-def test_auto_sees_a_break_in_the_coordinates(record, walk):
-    """As above, but the truth is numbered through: only the distance between its alpha carbons tells."""
+def test_numbers_and_sequences_that_are_stated_decide_ties(record):
+    """The same tie, but decided by equal numbers, or by a truth that states the missing residues in its sequence."""
     head, loop, tail = "MSTNPKPQRKTKRNTNRRPQDVKFPGGGQIVGGVYKQA", "RQTLA", "EVQLLPRRGPRLGVRATRKTSERS"
-    positions = walk(len(head + loop + tail), 4)
-    seen = np.r_[: len(head), len(head) + len(loop) : len(positions)]
-    assert np.linalg.norm(positions[seen[len(head)]] - positions[seen[len(head) - 1]]) > 4.5
-    truth = record(head + tail, positions[seen], numbers=range(301, 301 + len(seen)))
-    found = match_residues(truth, record(head + loop + tail, positions, numbers=range(7, 7 + len(positions))))
-    assert found.pred_index.tolist() == seen.tolist()
+    full, seen = head + loop + tail, head + tail
+    present = [not len(head) <= i < len(head) + len(loop) for i in range(len(full))]
+    places = np.flatnonzero(present)
+    numbered = match_residues(record(seen, numbers=places + 1), record(full))
+    assert (numbered.mode, numbered.pred_index.tolist()) == ("number", places.tolist())
+    stated = match_residues(record(full, numbers=range(301, 301 + len(full)), present=present), record(full))
+    assert (stated.mode, stated.pred_index.tolist()) == ("align", places.tolist())
 
 
 def test_unrelated_chains_are_told_from_related_ones(record, sequence):
@@ -125,20 +129,21 @@ def test_unknown_mode_is_named(record):
 def test_gaps_of_equally_good_alignments_come_first():
     target, query = align_sequences("MKTAYAGGLLV", "MKTAYSSSYAGGLLV", CHEAP)
     assert query[target.tolist().index(4)] == 8, "the Y after the insertion"
-    breaks = np.zeros(12, dtype=bool)
-    breaks[5] = True
-    target, query = align_sequences("MKTAYAGGLLV", "MKTAYSSSYAGGLLV", CHEAP, breaks)
-    assert query[target.tolist().index(4)] == 4, "the Y before it, where the target is broken"
+
+
+def test_a_piece_that_stands_once_in_the_other_needs_no_alignment():
+    assert [index.tolist() for index in align_sequences("KTAY", "MKTAYS", COSTLY)] == [[0, 1, 2, 3], [1, 2, 3, 4]]
+    assert [index.tolist() for index in align_sequences("MKTAYS", "KTAY", COSTLY)] == [[1, 2, 3, 4], [0, 1, 2, 3]]
+    assert len(align_sequences("MKMK", "MK", COSTLY)[0]) == 2, "twice: aligned"
 
 
 @given(
     target=st.text("ACDEFGHIKLMNPQRSTVWY", max_size=40),
     query=st.text("ACDEFGHIKLMNPQRSTVWY", max_size=40),
     gap_open=st.sampled_from([CHEAP, COSTLY]),
-    breaks=st.lists(st.booleans(), min_size=41, max_size=41),
 )
-def test_alignments_are_increasing_and_inside(target, query, gap_open, breaks):
-    true_index, pred_index = align_sequences(target, query, gap_open, np.array(breaks)[: len(target) + 1])
+def test_alignments_are_increasing_and_inside(target, query, gap_open):
+    true_index, pred_index = align_sequences(target, query, gap_open)
     assert len(true_index) == len(pred_index) <= min(len(target), len(query))
     for index, letters in ((true_index, target), (pred_index, query)):
         assert (np.diff(index) > 0).all()
