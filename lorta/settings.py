@@ -67,8 +67,7 @@ def one_of(name: str, value: object, choices: Iterable[str]) -> None:
 def whole_number(name: str, value: object, least: int) -> None:
     """``ValueError`` unless ``value`` is a whole number of at least ``least``; a truth value is none."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        what = "a positive whole number" if least == 1 else f"a whole number of at least {least}"
-        raise ValueError(f"{name} must be {what}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def seed_or_none(seed: object) -> None:

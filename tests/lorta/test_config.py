@@ -10,9 +10,9 @@ from lorta import LortaConfig
     ("settings", "message"),
     [
         ({"method": "lorra"}, "method must be one of lorta, lora"),
-        ({"r": 0}, "r must be a positive whole number, got 0"),
-        ({"r": 2.0}, "r must be a positive whole number, got 2.0"),
-        ({"r": True}, "r must be a positive whole number"),
+        ({"r": 0}, "r must be a whole number of at least 1, got 0"),
+        ({"r": 2.0}, "r must be a whole number of at least 1, got 2.0"),
+        ({"r": True}, "r must be a whole number of at least 1"),
         ({"alpha": 0}, "alpha must be positive"),
         ({"alpha": float("nan")}, "alpha must be a finite number"),
         ({"alpha": "16"}, "alpha must be a finite number, got '16'"),
@@ -26,8 +26,8 @@ from lorta import LortaConfig
         ({"method": "vera", "init": "unit"}, "init must be one of official, got 'unit'"),
         ({"axis": "heads"}, "axis must be one of paper, input, output, litgpt"),
         ({"bases": 4}, "bases is a setting of nola, not of 'lorta'"),
-        ({"method": "nola", "bases": 0}, "bases must be a positive whole number, got 0"),
-        ({"method": "loretta-rep", "tt_rank": 1.0}, "tt_rank must be a positive whole number"),
+        ({"method": "nola", "bases": 0}, "bases must be a whole number of at least 1, got 0"),
+        ({"method": "loretta-rep", "tt_rank": 1.0}, "tt_rank must be a whole number of at least 1"),
         ({"dropout": 1.0}, "dropout must be in"),
         ({"seed": 0.5}, "seed must be a whole number or None"),
     ],
@@ -74,5 +74,5 @@ def test_round_trip_through_json(settings):
 
 
 def test_unknown_key_is_refused():
-    with pytest.raises(ValueError, match="unknown setting 'rank'"):
+    with pytest.raises(ValueError, match="'rank' is no setting of 'lorta'"):
         LortaConfig.from_dict({"rank": 8})

@@ -272,8 +272,8 @@ class TestRefusals:
             ({"method": "houlsby", "size": True}, "size must be a whole number of at least 1, got True"),
             ({"method": "adapterdrop", "drop": -1}, "drop must be a whole number of at least 0, got -1"),
             ({"method": "houlsby", "seed": 1.5}, "seed must be a whole number or None, got 1.5"),
-            ({"method": "houlsby", "r": 8}, "'r' is no setting of houlsby; there are"),
-            ({"rank": 8}, "unknown setting 'rank'"),
+            ({"method": "houlsby", "r": 8}, "'r' is no setting of 'houlsby'; there are"),
+            ({"rank": 8}, "'rank' is no setting of 'lorta'"),
         ],
     )
     def test_settings(self, settings, message):

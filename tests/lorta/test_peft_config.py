@@ -186,7 +186,7 @@ def test_part_of_a_fused_module_is_refused_for_peft_s_own():
         ({"method": "lorta", "size": 8}, "'size' is no setting of 'lorta'"),
         ({"method": "dora", "total_step": 9}, "'total_step' is no setting of 'dora'; there are r, alpha"),
         ({"method": "adalora"}, "adalora needs total_step"),
-        ({"method": "adalora", "r": 0, "total_step": 9}, "r must be a positive whole number"),
+        ({"method": "adalora", "r": 0, "total_step": 9}, "r must be a whole number of at least 1"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, message):
