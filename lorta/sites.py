@@ -120,6 +120,12 @@ LAYOUTS = (
         order="by head",
         classes=("GPTNeoXAttention", "BloomAttention"),
     ),
+    Layout(
+        "trunk of ESMFold",
+        {"q": "proj", "k": "proj", "v": "proj", "o": "o_proj"},
+        order="by head",
+        classes=("SequenceAttention", "EsmFoldSelfAttention"),
+    ),
 )
 
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj")

@@ -176,6 +176,50 @@ def test_bloom_splits_as_its_layout_says(needs_transformers):
         assert part.flatten().tolist() == site.rows.index(24, "cpu").tolist()
 
 
+@pytest.mark.parametrize("owner", ["project", "transformers"])
+def test_trunk_attention_splits_as_its_layout_says(owner, perturb):
+    """One role adapted: the block with that role's dW added to its own rows of ``proj``, taken apart head by head."""
+    torch.manual_seed(0)
+    if owner == "project":
+        from pipeline.folding.trunk import SequenceAttention
+
+        block = nn.ModuleDict({"seq_attention": SequenceAttention(24, 4)})
+        call = (torch.randn(2, 5, 24), torch.ones(2, 5), torch.randn(2, 5, 5, 4))
+        run = lambda model: model["seq_attention"](*call)  # noqa: E731
+    else:
+        port = pytest.importorskip("transformers.models.esm.modeling_esmfold", reason="needs the lm extra")
+        block = nn.ModuleDict({"seq_attention": port.EsmFoldSelfAttention(24, 4, 6, gated=True)})
+        x = torch.randn(2, 5, 24)
+        run = lambda model: model["seq_attention"](x, mask=torch.ones(2, 5), bias=torch.randn(2, 5, 5, 4) * 0)[0]  # noqa: E731
+    nn.init.normal_(block["seq_attention"].o_proj.weight, std=0.2)
+    before = run(block)
+    for index, role in enumerate("qkv"):
+        adapter = lorta.attach(block, r=3, seed=0, targets=(role,))
+        perturb(adapter)
+        adapted = run(block)
+        assert not torch.allclose(adapted, before, atol=1e-4)
+        delta = adapter.update(next(iter(adapter.sites.values()))).dense()
+        lorta.detach(block)
+        weight = block["seq_attention"].proj.weight
+        with torch.no_grad():
+            rows = weight.view(4, 3, 6, 24)  # heads, roles, head_dim, in
+            rows[:, index] += delta.view(4, 6, 24)
+            torch.testing.assert_close(adapted, run(block), rtol=1e-4, atol=1e-5)
+            rows[:, index] -= delta.view(4, 6, 24)
+
+
+def test_only_the_sequence_attention_of_the_trunk_is_found():
+    """Its triangle attention reads weights directly, so an adapter there would do nothing."""
+    from pipeline.folding.trunk import TrunkBlock, TrunkConfig
+
+    blocks = nn.ModuleList(
+        TrunkBlock(TrunkConfig(c_s=24, c_z=16, sequence_head_width=6, pair_head_width=8)) for _ in range(2)
+    )
+    assert [site.name for site in find_sites(blocks)] == [
+        f"{layer}.seq_attention.{name}" for layer in range(2) for name in ("proj:q", "proj:k", "proj:v", "o_proj")
+    ]
+
+
 def test_adapted_key_heads_stand_for_their_group(hf):
     """With equal rows of C_H in each group, a key head moves as that row says, times the root of the group's size."""
     torch.manual_seed(0)
