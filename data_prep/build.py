@@ -16,12 +16,12 @@ from data_prep.ledger import LedgerRow
 from data_prep.report import report_page
 from data_prep.splits import SplitSettings, split_by_cluster
 
-MIN_CHAINS_PER_PROCESS = 50
+MIN_CHAINS_PER_PROCESS = 200
 """Below this many chains, starting a process takes longer than comparing the sequences."""
 
-MAX_EXHAUSTIVE = 3000
+MAX_EXHAUSTIVE = 8000
 """Different sequences above which MMseqs2 takes over if it is installed (``clustering='auto'``). Aligning every pair
-of 3,000 takes about half an hour on one core."""
+of 8,000 takes about half an hour on one core."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -169,10 +169,11 @@ def build_dataset(
                 f"{root}: no usable protein chain in {source.n_read} structure files; nothing written", ledger
             )
         ids, letters = list(sequences), list(sequences.values())
-        method = _clustering_method(clustering, len(set(letters)))
+        different = list(dict.fromkeys(letters))
+        method = _clustering_method(clustering, len(different))
         pairs = similarities(
-            letters,
-            jobs=jobs if method == "mmseqs" else min(jobs, len(ids) // MIN_CHAINS_PER_PROCESS),
+            different,
+            jobs=jobs if method == "mmseqs" else min(jobs, len(different) // MIN_CHAINS_PER_PROCESS),
             keep=blocks.path,
             method=method,
             progress=lambda done, total: progress("comparing", done, total),

@@ -12,15 +12,14 @@ residues.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from Bio.Align import PairwiseAligner, substitution_matrices
 
 from data_prep import mmseqs
+from data_prep.alignment import identity, reaching
 from data_prep.structure_bytes import atomic_write
 
 MIN_SCORE = 40.0
@@ -30,41 +29,14 @@ the mean, 4% of them 40), so that the identities of short chance matches link no
 _ROWS_PER_TASK = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Similarity:
-    """Two sequences (by position in the input, i < j) whose alignment scores at least ``MIN_SCORE``."""
+    """Two different sequences (by position in the input, i < j) whose alignment scores at least ``MIN_SCORE``."""
 
     i: int
     j: int
     identity: float
     """Identical pairs / length of the shorter sequence, 0 to 1."""
-
-
-@lru_cache(maxsize=1)
-def _aligner() -> PairwiseAligner:
-    aligner = PairwiseAligner()
-    aligner.mode = "local"
-    aligner.substitution_matrix = substitution_matrices.load("BLOSUM62")
-    aligner.open_gap_score = -12.0  # Biopython's value is that of the first residue of the gap
-    aligner.extend_gap_score = -1.0
-    return aligner
-
-
-def score(a: str, b: str) -> float:
-    """Raw score of the optimal local alignment; what most pairs are asked for and nothing else."""
-    return _aligner().score(a, b)
-
-
-def identity(a: str, b: str) -> float:
-    """Identical pairs in the optimal local alignment / length of the shorter sequence; 0 where nothing aligns."""
-    alignments = _aligner().align(a, b)
-    try:
-        blocks = alignments[0].aligned
-    except IndexError:
-        return 0.0
-    x, y = np.frombuffer(a.encode(), dtype=np.uint8), np.frombuffer(b.encode(), dtype=np.uint8)
-    same = sum(int(((x[s:e] == y[t:f]) & (x[s:e] != ord("X"))).sum()) for (s, e), (t, f) in zip(*blocks, strict=True))
-    return same / min(len(a), len(b))
 
 
 def similarities(
@@ -75,41 +47,40 @@ def similarities(
     method: str = "exhaustive",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Similarity]:
-    """All pairs that score at least ``MIN_SCORE``, sorted by (i, j); identical sequences have identity 1.
+    """All pairs of ``sequences``, which are all different, that score at least ``MIN_SCORE``; sorted by (i, j).
 
-    ``method`` is 'exhaustive' or 'mmseqs' (those pairs that MMseqs2 finds). The result does not depend on ``jobs``
-    (processes). ``keep`` is a directory where finished portions stay, so that another call for the same sequences goes
-    on from there. ``progress(done, total)`` counts pairs.
+    ``method`` is 'exhaustive' or 'mmseqs': then only the pairs that MMseqs2 finds are aligned. The result does not
+    depend on ``jobs`` (processes). ``keep`` is a directory where finished portions stay, so that another call for the
+    same sequences goes on from there. ``progress(done, total)`` counts pairs.
     """
-    unique = list(dict.fromkeys(sequences))
-    members: dict[str, list[int]] = {sequence: [] for sequence in unique}
-    for i, sequence in enumerate(sequences):
-        members[sequence].append(i)
-    found = [Similarity(i, j, 1.0) for group in members.values() for k, i in enumerate(group) for j in group[k + 1 :]]
-    total, done = len(unique) * (len(unique) - 1) // 2, 0
+    total, done = len(sequences) * (len(sequences) - 1) // 2, 0
     if method == "mmseqs":
-        portions = [(mmseqs.similar_pairs(unique, min_score=MIN_SCORE, jobs=jobs, work=keep), total)]
+        candidates = mmseqs.candidate_pairs(sequences, jobs=jobs, work=keep)
+        near = [(i, j) for i, j in candidates if reaching(sequences[i], [sequences[j]], MIN_SCORE)]
+        portions = [([(i, j, identity(sequences[i], sequences[j])) for i, j in near], total)]
     else:
-        portions = _compare(unique, jobs, keep)
+        portions = _compare(sequences, jobs, keep)
+    found: list[Similarity] = []
     for pairs, compared in portions:
         done += compared
         if progress is not None:
             progress(done, total)
-        for a, b, value in pairs:
-            found += [Similarity(min(i, j), max(i, j), value) for i in members[unique[a]] for j in members[unique[b]]]
+        found += [Similarity(*pair) for pair in pairs]
     return sorted(found, key=lambda pair: (pair.i, pair.j))
 
 
-def _compare(unique: list[str], jobs: int, keep: Path | None) -> Iterator[tuple[list[tuple[int, int, float]], int]]:
-    tasks = [(start, min(start + _ROWS_PER_TASK, len(unique))) for start in range(0, len(unique), _ROWS_PER_TASK)]
+def _compare(
+    sequences: Sequence[str], jobs: int, keep: Path | None
+) -> Iterator[tuple[list[tuple[int, int, float]], int]]:
+    tasks = [(start, min(start + _ROWS_PER_TASK, len(sequences))) for start in range(0, len(sequences), _ROWS_PER_TASK)]
     if keep is not None:
-        keep = keep / hashlib.sha256("\n".join(unique).encode()).hexdigest()[:16]
+        keep = keep / hashlib.sha256("\n".join(sequences).encode()).hexdigest()[:16]
         keep.mkdir(parents=True, exist_ok=True)
     if jobs <= 1 or len(tasks) < 4:
-        _set_sequences(unique, keep)
+        _set_sequences(sequences, keep)
         yield from map(_compare_rows, tasks)
         return
-    with get_context("spawn").Pool(jobs, initializer=_set_sequences, initargs=(unique, keep)) as pool:
+    with get_context("spawn").Pool(jobs, initializer=_set_sequences, initargs=(sequences, keep)) as pool:
         yield from pool.imap(_compare_rows, tasks)
 
 
@@ -117,15 +88,15 @@ def _compare(unique: list[str], jobs: int, keep: Path | None) -> Iterator[tuple[
 class _Process:
     """What each worker process knows."""
 
-    sequences: list[str] = field(default_factory=list)
+    sequences: Sequence[str] = ()
     keep: Path | None = None
 
 
 _process = _Process()
 
 
-def _set_sequences(unique: list[str], keep: Path | None) -> None:
-    _process.sequences, _process.keep = unique, keep
+def _set_sequences(sequences: Sequence[str], keep: Path | None) -> None:
+    _process.sequences, _process.keep = sequences, keep
 
 
 def _compare_rows(rows: tuple[int, int]) -> tuple[list[tuple[int, int, float]], int]:
@@ -135,11 +106,11 @@ def _compare_rows(rows: tuple[int, int]) -> tuple[list[tuple[int, int, float]], 
     kept = None if _process.keep is None else _process.keep / f"{rows[0]:08d}.json"
     if kept is not None and kept.exists():
         return [tuple(pair) for pair in json.loads(kept.read_bytes())], compared
-    found = []
-    for i in range(*rows):
-        for j in range(i + 1, len(sequences)):
-            if score(sequences[i], sequences[j]) >= MIN_SCORE:
-                found.append((i, j, identity(sequences[i], sequences[j])))
+    found = [
+        (i, i + 1 + j, identity(sequences[i], sequences[i + 1 + j]))
+        for i in range(*rows)
+        for j in reaching(sequences[i], sequences[i + 1 :], MIN_SCORE)
+    ]
     if kept is not None:
         atomic_write(kept, json.dumps(found).encode())
     return found, compared

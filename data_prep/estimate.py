@@ -4,8 +4,9 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
+from data_prep.alignment import identity, reaching
 from data_prep.build import Input
-from data_prep.clusters import score
+from data_prep.clusters import MIN_SCORE
 from data_prep.ingest import IngestSettings, ingest_file
 
 SAMPLE = 40
@@ -46,7 +47,8 @@ def estimate(source: Input, reading: IngestSettings, *, clock=time.perf_counter)
     start = clock()
     pairs = [(a.sequence, b.sequence) for a, b in pairwise(records)]
     for a, b in pairs:
-        score(a, b)
+        if reaching(a, [b], MIN_SCORE):
+            identity(a, b)
     per_pair = (clock() - start) / max(len(pairs), 1)
     n_bytes = sum(
         BYTES_PER_ATOM * int(record.atom37_mask.sum()) + BYTES_PER_RESIDUE * len(record) + BYTES_PER_CHAIN

@@ -1,4 +1,4 @@
-"""Similar pairs of sequences by MMseqs2 (Steinegger & Soeding 2017), for sets that are too large to align every pair.
+"""Pairs of sequences that MMseqs2 finds (Steinegger & Soeding 2017), for sets that are too large to align every pair.
 
 Its prefilter is fast because it passes over pairs without common words: pairs near the level may be missed, so that
 clusters are not exact about what they claim. Sets of some thousand chains are better aligned exhaustively.
@@ -14,7 +14,7 @@ EXECUTABLE = "mmseqs"
 SENSITIVITY = "7.5"
 """The most sensitive setting that MMseqs2 documents."""
 
-_COLUMNS = "query,target,nident,raw"
+_COLUMNS = "query,target"
 
 
 class MmseqsError(ValueError):
@@ -31,13 +31,10 @@ def version() -> str:
     return _run(["version"]).strip()
 
 
-def similar_pairs(
-    sequences: Sequence[str], *, min_score: float, jobs: int = 1, work: Path | None = None
-) -> list[tuple[int, int, float]]:
-    """Pairs (i, j, identity) of different ``sequences``, i < j, whose alignment scores at least ``min_score``.
+def candidate_pairs(sequences: Sequence[str], *, jobs: int = 1, work: Path | None = None) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of different ``sequences`` that the program finds worth aligning, sorted.
 
-    Identity is identical pairs / length of the shorter sequence. Temporary files go into a directory in ``work`` (the
-    system's place for them if None). Raises ``MmseqsError``.
+    Temporary files go into a directory in ``work`` (the system's place for them if None). Raises ``MmseqsError``.
     """
     limits = ["-s", SENSITIVITY, "-e", "10", "--max-seqs", str(max(300, len(sequences))), "--threads", str(jobs)]
     with TemporaryDirectory(dir=work) as name:
@@ -46,17 +43,16 @@ def similar_pairs(
         files = [str(fasta), str(fasta), str(result), str(Path(name, "tmp"))]
         _run(["easy-search", *files, *limits, "--format-output", _COLUMNS])
         lines = result.read_text().splitlines()
-    best: dict[tuple[int, int], float] = {}
+    pairs: set[tuple[int, int]] = set()
     for line in lines:
         try:
-            query, target, identical, score = line.split("\t")
-            i, j = sorted((int(query), int(target)))
-            identity = int(identical) / min(len(sequences[i]), len(sequences[j]))
-            if i != j and float(score) >= min_score:
-                best[i, j] = max(best.get((i, j), 0.0), identity)
+            i, j = sorted(map(int, line.split("\t")))
+            (sequences[i], sequences[j])
         except (ValueError, IndexError):
             raise MmseqsError(f"{EXECUTABLE}: a result without the columns {_COLUMNS}: {line[:60]!r}") from None
-    return sorted((i, j, identity) for (i, j), identity in best.items())
+        if i != j:
+            pairs.add((i, j))
+    return sorted(pairs)
 
 
 def _run(arguments: Sequence[str]) -> str:

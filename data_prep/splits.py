@@ -10,6 +10,9 @@ import numpy as np
 from data_prep.clusters import Similarity, clusters
 from data_prep.dataset import Placement
 
+HELD_OUT = ("val", "test")
+"""Splits that training must not see relatives of."""
+
 
 class SplitError(ValueError):
     """A split that cannot be made as asked. ``str()`` is one line."""
@@ -53,6 +56,8 @@ def split_by_cluster(
 ) -> dict[str, Placement]:
     """Cluster at ``settings.identity`` and give each chain a split: 'train', 'val', 'test' or 'none'.
 
+    ``pairs`` number the different ``sequences`` by first appearance; chains of one sequence share its cluster.
+
     - By draw (the default): whole clusters for validation until ``val_fraction`` of the chains is reached, at least
       one if there are two clusters; a cluster that would overshoot is passed over while others may fit. The draw
       depends on ``seed`` and on the sequences alone, neither on names nor on the order of the input.
@@ -62,7 +67,9 @@ def split_by_cluster(
 
     ``test_ids`` goes before the others. Raises ``SplitError`` for unknown ids or nothing left to train on.
     """
-    labels = clusters(len(ids), pairs, settings.identity)
+    numbers: dict[str, int] = {}
+    number = np.array([numbers.setdefault(sequence, len(numbers)) for sequence in sequences], dtype=np.int64)
+    labels = clusters(len(numbers), pairs, settings.identity)[number]
     sizes = np.bincount(labels)
     splits = _by_ids(ids, labels, {"test": settings.test_ids or (), "val": settings.val_ids or ()})
     if settings.val_from is not None:
@@ -73,17 +80,18 @@ def split_by_cluster(
         splits = ["val" if label in chosen else split for label, split in zip(labels.tolist(), splits, strict=True)]
     if "train" not in splits:
         raise SplitError("every chain is held out or related to one that is: nothing is left to train on")
-    nearest = _nearest_training(splits, pairs)
-    return {
-        ids[i]: Placement(
+    nearest = _nearest_training(number.tolist(), splits, pairs)
+    placements = {}
+    for i, record_id in enumerate(ids):
+        near, value = nearest.get(int(number[i]), (None, None)) if splits[i] in HELD_OUT else (None, None)
+        placements[record_id] = Placement(
             split=splits[i],
             cluster=int(labels[i]),
             cluster_size=int(sizes[labels[i]]),
-            nearest_train_id=ids[nearest[i][1]] if i in nearest else None,
-            nearest_train_identity=nearest[i][0] if i in nearest else None,
+            nearest_train_id=None if near is None else ids[near],
+            nearest_train_identity=value,
         )
-        for i in range(len(ids))
-    }
+    return placements
 
 
 def _by_ids(ids: Sequence[str], labels: np.ndarray, wanted: dict[str, Sequence[str]]) -> list[str]:
@@ -143,12 +151,21 @@ def _draw(
     return chosen
 
 
-def _nearest_training(splits: Sequence[str], pairs: Sequence[Similarity]) -> dict[int, tuple[float, int]]:
-    """Of each held-out chain with a similar training chain: the highest identity and that chain."""
-    nearest: dict[int, tuple[float, int]] = {}
+def _nearest_training(
+    number: Sequence[int], splits: Sequence[str], pairs: Sequence[Similarity]
+) -> dict[int, tuple[int, float]]:
+    """By sequence of a held-out chain: the first training chain of highest identity, and that identity.
+
+    ``number`` is the sequence of each chain. One sequence never has chains both in training and held out.
+    """
+    first_train: dict[int, int] = {}
+    for i, (sequence, split) in enumerate(zip(number, splits, strict=True)):
+        if split == "train":
+            first_train.setdefault(sequence, i)
+    held_out = {sequence for sequence, split in zip(number, splits, strict=True) if split in HELD_OUT}
+    nearest: dict[int, tuple[int, float]] = {}
     for pair in pairs:
-        for held_out, train in ((pair.i, pair.j), (pair.j, pair.i)):
-            is_crossing = splits[held_out] in ("val", "test") and splits[train] == "train"
-            if is_crossing and pair.identity > nearest.get(held_out, (-1.0, 0))[0]:
-                nearest[held_out] = (pair.identity, train)
+        for here, there in ((pair.i, pair.j), (pair.j, pair.i)):
+            if here in held_out and there in first_train and pair.identity > nearest.get(here, (0, -1.0))[1]:
+                nearest[here] = (first_train[there], pair.identity)
     return nearest

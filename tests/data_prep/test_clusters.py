@@ -1,10 +1,13 @@
 import random
 
 import pytest
+from Bio.Align import substitution_matrices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.clusters import MIN_SCORE, Similarity, clusters, identity, similarities
+from data_prep import alignment
+from data_prep.alignment import identity, reaching
+from data_prep.clusters import MIN_SCORE, Similarity, clusters, similarities
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"
 
@@ -34,13 +37,62 @@ def test_identity_by_hand():
 def test_similarities_find_what_was_made_similar():
     """Two families of three and one loner; substitutions known, so identities are at least 1 - n / length."""
     a, b = random_sequence(120, 1), random_sequence(150, 2)
-    sequences = [a, mutated(a, 30), b, mutated(a, 60, 1), mutated(b, 15), random_sequence(100, 3), b]
+    sequences = [a, mutated(a, 30), b, mutated(a, 60, 1), mutated(b, 15), random_sequence(100, 3)]
     found = {(pair.i, pair.j): pair.identity for pair in similarities(sequences)}
-    assert found[2, 6] == 1.0
     assert found[0, 1] == pytest.approx(0.75, abs=0.02) and found[2, 4] == pytest.approx(0.9, abs=0.02)
-    assert found[4, 6] == found[2, 4]
-    assert clusters(7, similarities(sequences), 0.4).tolist() == [0, 0, 1, 0, 1, 2, 1]
-    assert clusters(7, similarities(sequences), 0.85).tolist() == [0, 1, 2, 3, 2, 4, 2]
+    assert clusters(6, similarities(sequences), 0.4).tolist() == [0, 0, 1, 0, 1, 2]
+    assert clusters(6, similarities(sequences), 0.85).tolist() == [0, 1, 2, 3, 2, 4]
+
+
+def best_alignment(a: str, b: str) -> tuple[int, int]:
+    """Score of the best local alignment and the most identical pairs of one that has it: Gotoh's recurrences as
+    written, on pairs (score, identical) that compare by score first.
+    """
+    table = substitution_matrices.load("BLOSUM62")
+    never = (-(10**6), 0)
+    best, above, below = (0, 0), [(0, 0)] * (len(b) + 1), [never] * (len(b) + 1)
+    for x in a:
+        diagonal, left, row = above[0], never, [(0, 0)]
+        for j, y in enumerate(b, start=1):
+            below[j] = max((above[j][0] - 12, above[j][1]), (below[j][0] - 1, below[j][1]))
+            left = max((row[j - 1][0] - 12, row[j - 1][1]), (left[0] - 1, left[1]))
+            match = (diagonal[0] + int(table[x, y]), diagonal[1] + (x == y != "X"))
+            diagonal = above[j]
+            row.append(max((0, 0), match, below[j], left))
+            best = max(best, row[-1])
+        above = row
+    return best
+
+
+def test_identity_is_the_highest_of_all_optimal_alignments():
+    rng = random.Random(0)
+    for _ in range(150):
+        a, b = ("".join(rng.choices("ILVMKERX", k=rng.randint(8, 40))) for _ in range(2))
+        score, identical = best_alignment(a, b)
+        assert identity(a, b) == identical / min(len(a), len(b)), (a, b)
+        assert reaching(a, [b], score) == [0] and reaching(a, [b], score + 1) == []
+
+
+@pytest.mark.skipif(alignment.parasail is None, reason="needs parasail, the other way to the scores")
+def test_both_ways_to_the_scores_agree(monkeypatch):
+    """Every pair of letters, then relatives at every distance from a protein, at thresholds around their scores."""
+    every = LETTERS + "X"
+    base = random_sequence(80, 7)
+    relatives = [mutated(base, n, n)[n % 9 :] for n in range(0, 80, 4)]
+    relatives += ["X" * 30, base[:30] + base[45:], base[:40] + "GGG" + base[40:], base * 38, base[::-1]]
+    letters = [a + b for a in every for b in every]
+
+    def found() -> list:
+        return [
+            [reaching(a, relatives, least) for a in relatives[:4] for least in (1, 40, 41, 200)],
+            [reaching(a, letters, least) for a in every for least in (1, 2, 5, 10)],
+            [identity(a, b) for a in relatives[:4] + relatives[-5:] for b in relatives],
+            [identity(a, b) for a in every for b in letters],
+        ]
+
+    fast = found()
+    monkeypatch.setattr(alignment, "parasail", None)
+    assert fast == found()
 
 
 def test_unrelated_sequences_are_not_linked():

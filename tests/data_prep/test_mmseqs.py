@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from data_prep import mmseqs
-from data_prep.clusters import Similarity, similarities
-from data_prep.mmseqs import MmseqsError, similar_pairs
+from data_prep.clusters import similarities
+from data_prep.mmseqs import MmseqsError, candidate_pairs
+from tests.data_prep.test_clusters import mutated, random_sequence
 
 STAND_IN = """#!{python}
 import sys
@@ -16,7 +17,7 @@ if sys.argv[1] == "version":
     print("15-test")
     sys.exit()
 assert sys.argv[1] == "easy-search" and sys.argv[2] == sys.argv[3], sys.argv
-assert sys.argv[sys.argv.index("--format-output") + 1] == "query,target,nident,raw"
+assert sys.argv[sys.argv.index("--format-output") + 1] == "query,target"
 open(sys.argv[4], "w").write({result!r})
 {last}
 """
@@ -35,25 +36,39 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def test_pairs_of_its_result(stand_in, tmp_path):
-    stand_in("0\t0\t10\t99\n0\t1\t4\t50\n1\t0\t5\t50\n0\t2\t9\t39.9\n2\t1\t3\t40\n")
-    found = similar_pairs(["A" * 10, "C" * 20, "D" * 30], min_score=40, work=tmp_path)
-    assert found == [(0, 1, 0.5), (1, 2, 0.15)] and [path.name for path in tmp_path.iterdir()] == ["bin"]
+    stand_in("0\t0\n0\t1\n1\t0\n2\t1\n")
+    found = candidate_pairs(["A" * 10, "C" * 20, "D" * 30], work=tmp_path)
+    assert found == [(0, 1), (1, 2)] and [path.name for path in tmp_path.iterdir()] == ["bin"]
     assert mmseqs.is_installed() and mmseqs.version() == "15-test"
 
 
-def test_identical_sequences_are_searched_once(stand_in, tmp_path):
-    stand_in("0\t1\t4\t50\n")
-    found = similarities(["AAAA", "CCCCC", "AAAA"], method="mmseqs", keep=tmp_path)
-    assert found == [Similarity(0, 1, 1.0), Similarity(0, 2, 1.0), Similarity(1, 2, 1.0)]
+def test_what_it_finds_is_aligned(stand_in, tmp_path):
+    """Of three relatives it finds two pairs, and one that scores too little: neither score nor identity are its own."""
+    base = random_sequence(80, 1)
+    sequences = [base, mutated(base, 20), mutated(base, 40), random_sequence(80, 2)]
+    stand_in("0\t1\n2\t0\n0\t3\n")
+    exact = {(pair.i, pair.j): pair for pair in similarities(sequences)}
+    assert similarities(sequences, method="mmseqs", keep=tmp_path) == [exact[0, 1], exact[0, 2]]
+
+
+@pytest.mark.skipif(not mmseqs.is_installed(), reason="needs MMseqs2 (apt-get install mmseqs2)")
+def test_the_program_itself_finds_relatives(tmp_path):
+    base, other = random_sequence(150, 1), random_sequence(150, 2)
+    sequences = [base, mutated(base, 30), other, mutated(other, 15), mutated(base, 45, 2), random_sequence(90, 3)]
+    found = similarities(sequences, method="mmseqs", keep=tmp_path)
+    exact = {(pair.i, pair.j): pair.identity for pair in similarities(sequences)}
+    assert {(0, 1), (0, 4), (1, 4), (2, 3)} <= {(pair.i, pair.j) for pair in found}
+    assert all(pair.identity == exact[pair.i, pair.j] for pair in found)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_its_failure_is_one_line(stand_in, monkeypatch):
     stand_in("", "sys.exit('first line\\nout of memory')")
     with pytest.raises(MmseqsError, match=r"^mmseqs easy-search failed with exit status 1: out of memory$"):
-        similar_pairs(["A"], min_score=40)
+        candidate_pairs(["A"])
     stand_in("0 1 nonsense\n")
     with pytest.raises(MmseqsError, match="a result without the columns"):
-        similar_pairs(["A", "C"], min_score=40)
+        candidate_pairs(["A", "C"])
     monkeypatch.setenv("PATH", "")
     assert not mmseqs.is_installed()
     with pytest.raises(MmseqsError, match="mmseqs: cannot be run"):

@@ -47,12 +47,15 @@ def test_order_and_names_do_not_matter_but_the_seed_does():
 
 
 def test_identical_sequences_never_straddle_at_any_level():
-    pairs = [Similarity(0, 1, 1.0)]
+    pairs = [Similarity(0, 1, 0.2)]
     for seed in range(10):
         placed = split_by_cluster(
-            ["a", "b", "c"], ["MK", "MK", "GG"], pairs, SplitSettings(identity=1.0, val_fraction=0.4, seed=seed)
+            ["a", "b", "c"], ["MK", "GG", "MK"], pairs, SplitSettings(identity=1.0, val_fraction=0.4, seed=seed)
         )
-        assert placed["a"].split == placed["b"].split
+        assert placed["a"].split == placed["c"].split != placed["b"].split
+        held_out = [name for name in "abc" if placed[name].split == "val"]
+        near = {(placed[name].nearest_train_id, placed[name].nearest_train_identity) for name in held_out}
+        assert near == {("a" if held_out == ["b"] else "b", 0.2)}
 
 
 def test_given_ids_and_their_relatives():
