@@ -44,7 +44,22 @@ class Adapter(nn.Module):
         self.tensors = nn.ModuleDict(
             {key: decomposition(members, config, device, dtype) for key, members in groups.items()}
         )
+        self._freeze()
         self.reset_parameters()
+
+    def _freeze(self) -> None:
+        """The factors that the config freezes, which must be there and must not be all that start at zero."""
+        names = {name for factors in self.tensors.values() for name, _ in factors.named_parameters()}
+        for frozen in self.config.freeze:
+            if not any(_is_or_under(name, frozen) for name in names):
+                raise ValueError(
+                    f"freeze: {self.config.method!r} has no factor {frozen!r}; it has {', '.join(sorted(names))}"
+                )
+        if self.config.freeze and not self.zero_factors:
+            raise ValueError(f"freeze={self.config.freeze!r} holds all that starts at zero, so nothing could be learnt")
+        trains = self.factors()
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in trains)
 
     def reset_parameters(self) -> None:
         """Draw the initial factors again, from ``config.seed``."""
@@ -88,20 +103,36 @@ class Adapter(nn.Module):
     def factors(self) -> dict[str, nn.Parameter]:
         """Trainable factors by their name in ``state_dict()``, e.g. ``tensors.all.A``.
 
-        Those that the method itself keeps fixed are left out; a factor that somebody froze is still one.
+        Those that the method or the config keeps fixed are left out; one that somebody froze later is still there.
         """
-        fixed = {f"tensors.{key}.{name}" for key, factors in self.tensors.items() for name in factors.fixed}
-        return {name: parameter for name, parameter in self.named_parameters() if name not in fixed}
+        return {
+            f"tensors.{key}.{name}": parameter
+            for key, factors in self.tensors.items()
+            for name, parameter in factors.named_parameters()
+            if name not in factors.fixed and not self._frozen(name)
+        }
+
+    def _frozen(self, name: str) -> bool:
+        return any(_is_or_under(name, frozen) for frozen in self.config.freeze)
 
     @property
     def zero_factors(self) -> tuple[str, ...]:
         """The factors that start at zero. At step 0 of a fresh adapter they alone have a non-zero gradient;
         all others have one as soon as these are off zero."""
-        return tuple(f"tensors.{key}.{name}" for key, factors in self.tensors.items() for name in factors.zero)
+        return tuple(
+            f"tensors.{key}.{name}"
+            for key, factors in self.tensors.items()
+            for name in factors.zero
+            if not self._frozen(name)
+        )
 
     def extra_repr(self) -> str:
         """One line about the whole."""
         return f"{self.config.method}, r={self.config.r}, {len(self.sites)} sites, {self.num_parameters()} parameters"
+
+
+def _is_or_under(name: str, factor: str) -> bool:
+    return name == factor or name.startswith(f"{factor}.")
 
 
 class AdapterSet(nn.ModuleDict):

@@ -38,11 +38,11 @@ METHODS = {
     "fact-tk": Method(),
     "metatt-4d": Method(),
     "metatt-5d": Method(),
-    "tenslora": Method(settings=("modes",)),
+    "tenslora": Method(settings=("modes", "ranks")),
     "cara": Method(),
     "loretta-rep": Method(alpha=16.0, settings=("tt_rank",)),
 }
-DEFAULTS = {"modes": MODES, "axis": "paper", "bases": 64, "tt_rank": 5}
+DEFAULTS = {"modes": MODES, "axis": "paper", "bases": 64, "tt_rank": 5, "ranks": ()}
 """Of the fields that only some methods have; ``None`` for the others."""
 
 
@@ -79,6 +79,12 @@ class LortaConfig(Settings):
     init: str | None = None
     """``lorta``: ``unit`` (default), ``balanced`` or ``official``, see ``lorta.cp``. ``lora``, ``lora-fa``:
     ``official`` (default) or ``unit``. The other methods have one start."""
+    ranks: tuple[tuple[str, int], ...] | None = None
+    """``tenslora``: rank of single modes, ``{"out": 16, "heads": 4}`` (modes: in, out, heads, matrices, layers). Of the
+    others, and by default of all: r, or the length of the mode where that is less."""
+    freeze: tuple[str, ...] = ()
+    """Factors that keep their start instead of training, by the names of docs/adapters.md: ``("A",)`` of ``lora`` is
+    LoRA-FA."""
     dropout: float = 0.0
     """Probability with which an element of the update's input is dropped in training mode."""
     seed: int | None = None
@@ -105,6 +111,11 @@ class LortaConfig(Settings):
         for name in ("bases", "tt_rank"):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), 1)
+        if self.ranks is not None:
+            self._resolve("ranks", _ranks(self.ranks, ("in", "out", *self.modes)))
+        if isinstance(self.freeze, str) or not all(isinstance(name, str) for name in self.freeze):
+            raise ValueError(f"freeze must be a tuple of names of factors, got {self.freeze!r}")
+        self._resolve("freeze", tuple(sorted(set(self.freeze))))
         self._resolve("init", self.init or method.inits[0])
         one_of("init", self.init, method.inits)
         if self.alpha is None:
@@ -134,3 +145,15 @@ def _subset(name: str, values: object, choices: tuple[str, ...]) -> tuple[str, .
     if len(set(values)) != len(values):
         raise ValueError(f"{name} has a repeated entry: {values!r}")
     return tuple(choice for choice in choices if choice in values)
+
+
+def _ranks(values: object, modes: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """Pairs of mode and rank in the order of ``modes``, from a mapping or from pairs, as JSON gives them back."""
+    try:
+        given = dict(values)
+    except (TypeError, ValueError):
+        raise ValueError(f'ranks must map modes to ranks, {{"out": 16}}, got {values!r}') from None
+    for mode, rank in given.items():
+        one_of("a mode of ranks", mode, modes)
+        whole_number(f"the rank of {mode!r}", rank, 1)
+    return tuple((mode, given[mode]) for mode in modes if mode in given)

@@ -171,9 +171,9 @@ class MetaTT5D(MetaTT4D):
 class TensLoRA(_Indexed):
     """TensLoRA (arXiv 2509.19391): Tucker over (in, out) and any of heads, matrices, layers: seven sets of modes.
 
-    dW^T[..., h] = sum over the core C of U, V and the rows of F_H, F_M, F_L. A mode of n entries has rank min(r, n):
-    the paper lets each be chosen. Count sum n_i r_i + prod r_i per tensor. Factors start orthogonal; the core
-    starts at 0, our reading of how dW does.
+    dW^T[..., h] = sum over the core C of U, V and the rows of F_H, F_M, F_L. A mode of n entries has rank min(r, n), or
+    the one in ``config.ranks``. Count sum n_i r_i + prod r_i per tensor. Factors start orthogonal; the core starts at
+    0, our reading of how dW does. U is the mode ``in`` and V ``out`` for q, k, v; for o, U is on the output.
     """
 
     zero = ("C",)
@@ -185,17 +185,20 @@ class TensLoRA(_Indexed):
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        ranks = []
+        chosen, ranks = dict(config.ranks), []
 
-        def factor(rows: int) -> nn.Parameter:
-            ranks.append(min(config.r, rows))
-            return self._factor(rows, ranks[-1])
+        def factor(mode: str, rows: int) -> nn.Parameter:
+            rank = chosen.get(mode, min(config.r, rows))
+            if rank > rows:  # columns could not be orthogonal
+                raise ValueError(f"ranks: mode {mode!r} has {rows} entries, so its rank is at most that, got {rank}")
+            ranks.append(rank)
+            return self._factor(rows, rank)
 
-        self.U = factor(shared(sites, "residual_width"))
-        self.V = factor(shared(sites, "head_dim" if "heads" in config.modes else "head_width"))
-        self.F_H = factor(max(site.own_heads for site in sites)) if "heads" in config.modes else None
-        self.F_M = factor(len(self._roles)) if "matrices" in config.modes else None
-        self.F_L = factor(len(self._layers)) if "layers" in config.modes else None
+        self.U = factor("in", shared(sites, "residual_width"))
+        self.V = factor("out", shared(sites, "head_dim" if "heads" in config.modes else "head_width"))
+        self.F_H = factor("heads", max(site.own_heads for site in sites)) if "heads" in config.modes else None
+        self.F_M = factor("matrices", len(self._roles)) if "matrices" in config.modes else None
+        self.F_L = factor("layers", len(self._layers)) if "layers" in config.modes else None
         self.C = self._factor(*ranks)
 
     def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:

@@ -130,8 +130,10 @@ OTHERS = {
     "tenslora": {"method": "tenslora"},
     "tenslora-heads": {"method": "tenslora", "modes": ("heads",)},
     "tenslora-qkv-depth": {"method": "tenslora", "modes": ("matrices", "layers")},
+    "tenslora-ranks": {"method": "tenslora", "ranks": {"in": 2, "out": 4, "layers": 1}},
     "cara": {"method": "cara"},
     "loretta-rep": {"method": "loretta-rep", "tt_rank": 2},
+    "lorta-frozen": {"axis": "input", "freeze": ("A", "C_H")},
     "lorta-input": {"axis": "input"},
     "lorta-output": {"axis": "output"},
 }

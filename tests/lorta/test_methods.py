@@ -12,6 +12,7 @@ from lorta.attach import Adapter
 from lorta.reparametrised import contract, modes_of
 
 WIDTH, HEADS, LAYERS = 24, 4, 3
+FLOAT32 = (torch.device("cpu"), torch.float32)
 
 
 def factors_of(adapter: Adapter, key: str) -> dict[str, Tensor]:
@@ -148,6 +149,10 @@ def attention(width: int, heads: int, layers: int) -> nn.Module:
         ({"method": "metatt-5d", "r": 8}, (768 + 64) * 8 + (12 + 4 + 12) * 64),
         ({"method": "tenslora", "r": 4}, 4 * (768 + 64 + 12 + 4 + 12) + 4**5),
         ({"method": "tenslora", "r": 8}, 8 * (768 + 64 + 12 + 12) + 4 * 4 + 8**4 * 4),  # four matrices: rank 4
+        (
+            {"method": "tenslora", "r": 4, "ranks": {"out": 16, "heads": 2}},
+            4 * (768 + 4 + 12) + 64 * 16 + 12 * 2 + 64 * 32,
+        ),
         ({"method": "tenslora", "r": 4, "modes": ("matrices",)}, 12 * (4 * (2 * 768 + 4) + 64)),
         ({"method": "tenslora", "r": 4, "modes": ("heads", "layers")}, 4 * (4 * (768 + 64 + 12 + 12) + 256)),
         ({"method": "cara", "r": 4}, 4 * (36 + 768 + 12 + 64 + 1) + 4 * (12 + 2 * 768 + 1)),
@@ -227,3 +232,60 @@ def test_first_step_is_that_of_lora(method):
                 parameter.copy_(1e-3 * (torch.randint(0, 2, parameter.shape) * 2 - 1))
         step = adapter.update(adapter.sites["1.q_proj"]).dense().pow(2).mean().sqrt().item()
         assert step == pytest.approx((r / width) ** 0.5 * 1e-3, rel=0.3)
+
+
+class TestFreeze:
+    """``freeze``: what a factor's flag means for training and for its count."""
+
+    def test_lora_with_a_frozen_is_lora_fa(self, plain):
+        frozen = Adapter(lorta.LortaConfig(method="lora", r=3, freeze=("A",)), lorta.find_sites(plain), *FLOAT32)
+        fa = Adapter(lorta.LortaConfig(method="lora-fa", r=3), lorta.find_sites(plain), *FLOAT32)
+        assert {name: p.shape for name, p in frozen.factors().items()} == {n: p.shape for n, p in fa.factors().items()}
+
+    def test_a_frozen_factor_keeps_its_start_and_is_in_the_file(self, plain, tokens, tmp_path):
+        adapter = lorta.attach(plain, r=3, freeze=("C_H",), seed=0)
+        assert not adapter.tensors["all"].C_H.requires_grad
+        assert adapter.num_parameters() == 3 * (24 + 6 + 3 + 4)
+        before = adapter.tensors["all"].C_H.clone()
+        optimizer = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(2):
+            plain(tokens).square().mean().backward()
+            optimizer.step()
+        assert torch.equal(adapter.tensors["all"].C_H, before)
+        lorta.save(plain, tmp_path)
+        lorta.detach(plain)
+        loaded = lorta.load(plain, tmp_path)
+        assert loaded.config.freeze == ("C_H",) and torch.equal(loaded.tensors["all"].C_H, before)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"freeze": ("C_X",)}, "freeze: 'lorta' has no factor 'C_X'; it has A, B, C_H, C_L, C_M"),
+            ({"freeze": ("B",)}, r"freeze=\('B',\) holds all that starts at zero"),
+            ({"freeze": "B"}, "freeze must be a tuple of names of factors, got 'B'"),
+        ],
+    )
+    def test_what_cannot_train_is_refused(self, plain, settings, message):
+        with pytest.raises(ValueError, match=message):
+            lorta.attach(plain, r=3, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"method": "tenslora", "ranks": {"depth": 2}},
+            "a mode of ranks must be one of in, out, heads, matrices, layers",
+        ),
+        ({"method": "tenslora", "ranks": {"in": 0}}, "the rank of 'in' must be a whole number of at least 1, got 0"),
+        ({"method": "tenslora", "ranks": 3}, "ranks must map modes to ranks"),
+        (
+            {"method": "tenslora", "ranks": {"layers": 4}},
+            "mode 'layers' has 3 entries, so its rank is at most that, got 4",
+        ),
+        ({"method": "lorta", "ranks": {"in": 2}}, "ranks is a setting of tenslora, not of 'lorta'"),
+    ],
+)
+def test_ranks_that_cannot_be(plain, settings, message):
+    with pytest.raises(ValueError, match=message):
+        lorta.attach(plain, **settings)
