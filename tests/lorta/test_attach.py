@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,49 @@ class TestQuantised:
         assert {factor.dtype for factor in lorta.attach(plain, r=2).parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_real_quantised_bases_train_and_refuse_merging(needs_transformers, tmp_path, bits):
+    """bitsandbytes on the CPU: start as the base, learn, save, load, export; no merging into packed weights."""
+    pytest.importorskip("bitsandbytes", reason="the stand-in above is tested; bitsandbytes is not installed")
+    import transformers
+
+    shape = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, intermediate_size=64)).save_pretrained(tmp_path)
+    kind = transformers.BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+
+    def base() -> nn.Module:
+        load = transformers.LlamaForCausalLM.from_pretrained
+        # train: for inference on a CPU bitsandbytes packs four-bit weights anew, on the first call
+        return load(tmp_path, quantization_config=kind, device_map={"": "cpu"}, dtype=torch.float32).train()
+
+    model, tokens = base(), torch.arange(4, 20)[None]
+    assert not model.model.layers[0].self_attn.q_proj.weight.is_floating_point()
+    with torch.no_grad():
+        start = model(tokens).logits
+    adapter = lorta.attach(model, r=2, seed=0)
+    assert {factor.dtype for factor in adapter.parameters()} == {torch.float32}
+    with torch.no_grad():
+        assert torch.equal(model(tokens).logits, start)
+    optimizer = torch.optim.Adam(adapter.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        losses.append(model(tokens, labels=tokens).loss)
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    with pytest.raises(ValueError, match=r"self_attn\.q_proj is quantised"):
+        lorta.merge(model)
+    lorta.save(model, tmp_path / "adapter")
+    twin = base()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        lorta.load(twin, tmp_path / "adapter")
+    with torch.no_grad():
+        assert torch.equal(twin(tokens).logits, model(tokens).logits)
+
+
 class TestRefusals:
     def test_merge_twice(self, plain):
         lorta.attach(plain, r=2)
@@ -392,17 +436,20 @@ import sys, torch, lorta
 import torch.distributed as dist
 from datetime import timedelta
 from esm.model.esm2 import ESM2
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-def run(rank, world, directory):
-    torch.set_num_threads(1)
-    if world > 1:
-        where, patience = f"file://{directory}/rendezvous", timedelta(minutes=4)  # if the peer has died, say so
-        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=patience)
+def train(kind, rank, world):
     torch.manual_seed(0)
     esm = ESM2(num_layers=2, embed_dim=8, attention_heads=2, alphabet="ESM-1b").double()
     adapter = lorta.attach(esm, r=2, seed=0)
-    model = DistributedDataParallel(esm) if world > 1 else esm
+    model = DistributedDataParallel(esm) if kind == "ddp" else esm
+    if kind == "fsdp2":
+        mesh = init_device_mesh("cpu", (world,))
+        for layer in esm.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(esm, mesh=mesh)
     optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
     tokens = torch.randint(4, 24, (4, 7), generator=torch.Generator().manual_seed(1))
     target = torch.randn(4, 7, 33, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -411,21 +458,23 @@ def run(rank, world, directory):
         optimizer.zero_grad()
         (model(tokens[mine])["logits"] - target[mine]).pow(2).mean().backward()
         optimizer.step()
-    if rank == 0:
-        torch.save(adapter.state_dict(), f"{directory}/{world}.pt")
-    if world > 1:
-        dist.barrier()  # a process that leaves first cuts the connection under the other's last transfer
-        dist.destroy_process_group()
+    state = adapter.state_dict()
+    return {key: value.full_tensor() if kind == "fsdp2" else value for key, value in state.items()}
 
+torch.set_num_threads(1)
 rank, directory = int(sys.argv[1]), sys.argv[2]
+where, patience = f"file://{directory}/rendezvous", timedelta(minutes=4)  # if the peer has died, say so
+dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=patience)
+states = {kind: train(kind, rank, 2) for kind in ("ddp", "fsdp2")}
 if rank == 0:
-    run(0, 1, directory)
-run(rank, 2, directory)
+    torch.save(states | {"one": train("one", 0, 1)}, f"{directory}/states.pt")
+dist.barrier()  # a process that leaves first cuts the connection under the other's last transfer
+dist.destroy_process_group()
 """
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """DDP over gloo, half of the batch each; the factors are shared by all layers."""
+    """DDP and FSDP2 over gloo, half of the batch each; the factors are shared by all layers and owned by the root."""
     script = tmp_path / "distributed.py"
     script.write_text(DISTRIBUTED)
     paths = [str(Path(lorta.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -447,7 +496,8 @@ def test_two_processes_train_as_one(tmp_path):
             process.kill()
             process.wait()
     assert codes == [0, 0], "\n".join(log.read_text() for log in logs)  # the reason, not only that it failed
-    one, two = torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
-    assert one["tensors.all.B"].abs().max() > 1e-4
-    for name, factor in one.items():
-        torch.testing.assert_close(two[name], factor, rtol=1e-9, atol=1e-12)
+    states = torch.load(tmp_path / "states.pt")
+    assert states["one"]["tensors.all.B"].abs().max() > 1e-4
+    for kind in ("ddp", "fsdp2"):
+        for name, factor in states["one"].items():
+            torch.testing.assert_close(states[kind][name], factor, rtol=1e-9, atol=1e-12)
