@@ -41,8 +41,8 @@ def atom37_arrays(
 
     if not fits.all():
         standard = atoms.resname.lookup(lambda resname: resname in LETTER_OF_RESNAME and resname != "UNK", bool)
-        is_hydrogen = np.array([_is_hydrogen(word) for word in atoms.name.values], dtype=bool)
-        foreign = np.flatnonzero(~fits & standard[residues][position] & ~is_hydrogen[name])
+        hydrogen = np.array([is_hydrogen(word) for word in atoms.name.values], dtype=bool)
+        foreign = np.flatnonzero(~fits & standard[residues][position] & ~hydrogen[name])
         if len(foreign):
             warnings.append(f"{len(foreign)} atoms that their residue type does not have dropped: {shown(foreign)}")
     if not stated.all():
@@ -79,6 +79,6 @@ def _atom_table(atoms: AtomSite) -> np.ndarray:
     return table
 
 
-def _is_hydrogen(name: str) -> bool:
+def is_hydrogen(name: str) -> bool:
     """H or D, alone or after a digit; no heavy atom of a standard residue is named so."""
     return name.lstrip("0123456789")[:1] in ("H", "D", "")

@@ -1,6 +1,6 @@
 """All targets of a run: each ends in a row with a status and a reason."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
+from data_prep.calpha_trace import CalphaTrace, read_calpha
 from data_prep.record import ProteinRecord
 from data_prep.structure_io import StructureError, read_structure
 from evaluation.match import MIN_IDENTITY, MatchError
@@ -97,7 +98,7 @@ def _evaluate_list(targets: Sequence[Target], settings: Settings) -> list[Row]:
 
 
 def _evaluate_some(targets: Sequence[Target], settings: Settings) -> Iterator[Row]:
-    truths = _Truths()
+    truths = _Truths(settings)
     for target in targets:
         yield _evaluate_one(target, settings, truths)
 
@@ -120,7 +121,7 @@ def _evaluate_one(target: Target, settings: Settings, truths: "_Truths") -> Row:
     except (StructureError, TruthError) as error:
         return row("failed", f"truth: {error}", counts=False)
     try:
-        pred_chains = read_structure(target.prediction)
+        pred_chains = _reader(settings)(target.prediction)
     except StructureError as error:
         return row("failed", f"prediction: {error}")
     hashes = {"prediction_sha256": pred_chains[0].source_sha256, "truth_sha256": true_chains[0].source_sha256}
@@ -142,15 +143,21 @@ def _evaluate_one(target: Target, settings: Settings, truths: "_Truths") -> Row:
     return row("partial", reason, score=score, **hashes)
 
 
+def _reader(settings: Settings) -> Callable[[Path], Sequence[CalphaTrace | ProteinRecord]]:
+    """Whole chains where all of their atoms count, else their alpha carbons alone."""
+    return read_structure if settings.all_atom else read_calpha
+
+
 class _Truths:
     """Reads truths and keeps the last one, since many predictions may name the same."""
 
-    def __init__(self):
+    def __init__(self, settings: Settings) -> None:
+        self._read = _reader(settings)
         self._key: tuple | None = None
-        self._chains: list[ProteinRecord] = []
+        self._chains: Sequence[CalphaTrace | ProteinRecord] = []
         self._datasets: dict[Path, object] = {}
 
-    def read(self, target: Target) -> list[ProteinRecord]:
+    def read(self, target: Target) -> Sequence[CalphaTrace | ProteinRecord]:
         key = (target.truth, target.record_id)
         if key != self._key:
             self._chains, self._key = self._load(target), key
@@ -162,9 +169,9 @@ class _Truths:
             raise TruthError(f"{target.truth} has no protein chain {target.true_chain!r}, only {there}")
         return named
 
-    def _load(self, target: Target) -> list[ProteinRecord]:
+    def _load(self, target: Target) -> Sequence[CalphaTrace | ProteinRecord]:
         if target.record_id is None:
-            return read_structure(target.truth)
+            return self._read(target.truth)
         from data_prep.dataset import DatasetError, StructureDataset  # loads file formats that no other truth needs
 
         try:

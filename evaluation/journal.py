@@ -103,15 +103,14 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _line(target: Target, row: Row) -> str:
-    # vars() and not asdict(), which would copy every number of the residue table.
-    score = row.score and vars(row.score) | {name: vars(getattr(row.score, name)) for name in ("residues", "trace")}
+    score = row.score and vars(row.score) | {name: getattr(row.score, name).columns() for name in ("residues", "trace")}
     return json.dumps({"true_chain": target.true_chain, "row": vars(row) | {"score": score}}, allow_nan=False) + "\n"
 
 
 def _row(entry: dict[str, Any]) -> Row:
     score = entry["score"]
     if score is not None:
-        tables = {"residues": ResidueTable(**score["residues"]), "trace": Trace(**score["trace"])}
+        tables = {name: kind.of_columns(score[name]) for name, kind in (("residues", ResidueTable), ("trace", Trace))}
         score = PairScore(**score | tables | {name: tuple(score[name]) for name in ("notes", "warnings")})
     return Row(**entry | {"score": score})
 

@@ -35,7 +35,9 @@ DEFINITION: str = (
 
 _PER_ANGSTROM = 1000.0  # distances are counted in thousandths of an angstrom, the precision of a PDB file
 _THRESHOLD_UNITS = tuple(threshold * _PER_ANGSTROM for threshold in THRESHOLDS)
-_ROWS = 64  # residues per block: small enough that a block of 3,000 columns stays in the cache
+_ROWS = 64  # residues per block at least: small enough that a block of 3,000 columns stays in the cache
+_CELLS = 1 << 16  # of a block that has more rows, because its columns are few
+_PAIR = float(1 << 30)  # counts a pair beside its thresholds kept in one number; exact below 2^53
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,27 +119,33 @@ def lddt_ca(
         if chain_index.shape != (length,):
             raise ValueError(f"chain_index has shape {chain_index.shape}, expected ({length},)")
 
-    of_residue = np.zeros(length)  # pairs of the truth
-    kept_of_residue = np.zeros(length)  # of them preserved, per threshold
+    totals = np.zeros(length)  # per residue: _PAIR for each pair of the truth, 1 for each threshold kept
+    all_there = bool(pred_mask[true_mask].all())
     pairs_common = 0
     lost_if_strict = pairs_lost_if_strict = 0
     for block in pair_blocks(pred_positions, true_positions, true_mask, chain_index):
-        both = pred_mask[block.first] & pred_mask[block.second]
         error = block.error
-        kept = preserved_thresholds(error) * both
-        pairs_common += int(np.count_nonzero(both))
-        exactly = np.concatenate([np.flatnonzero(error == threshold) for threshold in _THRESHOLD_UNITS])
-        lost_if_strict += int(np.count_nonzero(both[exactly]))
+        kept = preserved_thresholds(error)
+        exactly = np.logical_or.reduce([error == threshold for threshold in _THRESHOLD_UNITS])
+        if not all_there:
+            both = pred_mask[block.first] & pred_mask[block.second]
+            kept *= both
+            exactly &= both
+            pairs_common += int(np.count_nonzero(both))
+        lost_if_strict += int(np.count_nonzero(exactly))
         if chain_index is not None:
-            edge = np.flatnonzero(block.true_distance == INCLUSION_RADIUS * _PER_ANGSTROM)
-            if len(edge):
-                pairs_lost_if_strict += len(edge)
-                lost_if_strict += int(kept[edge].sum()) - int(np.count_nonzero(both[np.intersect1d(exactly, edge)]))
+            edge = block.true_distance == INCLUSION_RADIUS * _PER_ANGSTROM
+            if edge.any():
+                pairs_lost_if_strict += int(np.count_nonzero(edge))
+                lost_if_strict += int(kept[edge].sum()) - int(np.count_nonzero(exactly & edge))
+        weights = kept + _PAIR
         for end in (block.first, block.second):
-            of_residue += np.bincount(end, minlength=length)
-            kept_of_residue += np.bincount(end, weights=kept, minlength=length)
+            totals += np.bincount(end, weights=weights, minlength=length)
 
+    of_residue = np.floor(totals / _PAIR)
+    kept_of_residue = totals - of_residue * _PAIR
     pairs, preserved = int(of_residue.sum()) // 2, int(kept_of_residue.sum()) // 2
+    pairs_common = pairs if all_there else pairs_common
     per_residue = np.full(length, np.nan)
     np.divide(kept_of_residue, len(THRESHOLDS) * of_residue, out=per_residue, where=of_residue > 0)
     defined = per_residue[of_residue > 0]
@@ -175,25 +183,27 @@ def pair_blocks(
     pred_left, pred_right = _squared_distance_factors(pred_units)
     radius = INCLUSION_RADIUS * _PER_ANGSTROM
 
-    for start in range(0, len(rows), _ROWS):
-        stop = min(start + _ROWS, len(rows))
+    at_once = max(_ROWS, _CELLS // max(len(rows), 1))
+    for start in range(0, len(rows), at_once):
+        stop = min(start + at_once, len(rows))
         columns = _columns_near(true_units, start, stop, radius)
         square = true_left[start:stop] @ true_right[columns].T  # [rows, columns], exact for whole thousandths
         near = square <= radius**2
         near[:, : stop - start] &= ~np.tri(stop - start, dtype=bool)  # the block against itself: each pair once
         flat = np.flatnonzero(near)
-        square = square.ravel()[flat]
-        row, column = np.divmod(flat, len(columns))
-        first, second = row + start, columns[column]
-        pred_square = (pred_left[start:stop] @ pred_right[columns].T).ravel()[flat]
+        square = square.take(flat)
+        row = flat // len(columns)
+        first, second = row + start, columns[flat - row * len(columns)]
+        pred_square = (pred_left[start:stop] @ pred_right[columns].T).take(flat)
         on_the_edge = square == radius**2
         if on_the_edge.any():  # exactly 15 A: in between chains, out within a chain
             within = True if chains is None else chains[first] == chains[second]
             keep = ~(on_the_edge & within)
             first, second, square, pred_square = first[keep], second[keep], square[keep], pred_square[keep]
         if len(first):
-            distance = np.sqrt(np.maximum(square, 0.0))
-            yield PairBlock(rows[first], rows[second], distance, np.sqrt(np.maximum(pred_square, 0.0)))
+            if len(rows) < len(true_mask):
+                first, second = rows[first], rows[second]
+            yield PairBlock(first, second, np.sqrt(np.maximum(square, 0.0)), np.sqrt(np.maximum(pred_square, 0.0)))
 
 
 def preserved_thresholds(error: np.ndarray) -> np.ndarray:
@@ -247,6 +257,8 @@ def _squared_distance_factors(units: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _columns_near(units: np.ndarray, start: int, stop: int, radius: float) -> np.ndarray:
     """Indices from ``start`` on that can have a partner in the rows [start, stop): first the rows themselves, then
     the later ones inside their bounding box, widened by the radius."""
+    if stop == len(units):
+        return np.arange(start, stop)
     rows, later = units[start:stop], units[stop:]
     low, high = rows.min(axis=0) - radius, rows.max(axis=0) + radius
     inside = ((later >= low) & (later <= high)).all(axis=1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import gemmi
 import numpy as np
 
-from data_prep.record import ProteinRecord
+from data_prep.calpha_trace import CalphaTrace
 
 MODES: tuple[str, ...] = ("auto", "number", "label", "align")
 """What ``--match`` takes."""
@@ -62,7 +62,7 @@ class Correspondence:
     would bring as many residues of the same name together. These pairs are a tie between letters."""
 
 
-def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = "auto") -> Correspondence:
+def match_residues(truth: CalphaTrace, prediction: CalphaTrace, mode: str = "auto") -> Correspondence:
     """The residues that correspond, by one of ``MODES``. Only residues with an alpha carbon are paired.
 
     It does not judge whether the pairing makes sense: look at ``identity``.
@@ -84,17 +84,17 @@ def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = 
     return max(candidates, key=lambda candidate: candidate.identity)
 
 
-def _by_number(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
+def _by_number(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
     return _by_keys("number", truth, *_number_keys(truth, prediction, 0), prediction)
 
 
-def _by_label(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
+def _by_label(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
     by_position = _by_keys("label", truth, truth.residue_index, prediction.residue_index, prediction)
     by_number = _by_keys("label", truth, truth.residue_index, prediction.auth_seq_id - 1, prediction)
     return max((by_position, by_number), key=lambda candidate: candidate.identical)
 
 
-def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
+def _by_alignment(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
     found = _aligned(truth, prediction, _CHEAP_GAP)
     if not found.identical:
         return found
@@ -109,7 +109,7 @@ def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord) -> Correspond
     return replace(found, shift=shift, off_shift=off_shift)
 
 
-def _aligned(truth: ProteinRecord, prediction: ProteinRecord, gap_open: int) -> Correspondence:
+def _aligned(truth: CalphaTrace, prediction: CalphaTrace, gap_open: int) -> Correspondence:
     true_index, pred_index = align_sequences(truth.sequence, prediction.sequence, gap_open)
     both = truth.ca_mask[true_index] & prediction.ca_mask[pred_index]
     return _correspondence("align", truth, true_index[both], prediction, pred_index[both])
@@ -174,7 +174,7 @@ def _aligned_positions(cigar: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(target_runs or empty), np.concatenate(query_runs or empty)
 
 
-def _number_keys(truth: ProteinRecord, prediction: ProteinRecord, shift: int) -> tuple[np.ndarray, np.ndarray]:
+def _number_keys(truth: CalphaTrace, prediction: CalphaTrace, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """int64 [T] and [P]: equal where author's number (the truth's plus ``shift``), insertion code and how many residues
     before had the same two are equal. A file that uses a number twice still has two residues there; they are paired in
     their order. Residues without an alpha carbon have no number to speak of."""
@@ -204,10 +204,10 @@ def _occurrence(keys: np.ndarray) -> np.ndarray:
 
 def _by_keys(
     mode: str,
-    truth: ProteinRecord,
+    truth: CalphaTrace,
     true_keys: np.ndarray,
     pred_keys: np.ndarray,
-    prediction: ProteinRecord,
+    prediction: CalphaTrace,
 ) -> Correspondence:
     """Pairs the residues whose keys (int [T] and [P]) are equal, among those with an alpha carbon; of several equal
     ones of the prediction the last."""
@@ -223,9 +223,9 @@ def _by_keys(
 
 def _correspondence(
     mode: str,
-    truth: ProteinRecord,
+    truth: CalphaTrace,
     true_index: np.ndarray,
-    prediction: ProteinRecord,
+    prediction: CalphaTrace,
     pred_index: np.ndarray,
 ) -> Correspondence:
     true_letters, pred_letters = _letters(truth), _letters(prediction)
@@ -241,6 +241,6 @@ def _correspondence(
     return Correspondence(mode, true_index, pred_index, identical, mismatches, identity)
 
 
-def _letters(record: ProteinRecord) -> np.ndarray:
+def _letters(record: CalphaTrace) -> np.ndarray:
     """uint8 [N]: the letters of the sequence."""
     return np.frombuffer(record.sequence.encode("ascii"), dtype=np.uint8)

@@ -85,7 +85,7 @@ def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list
         [row.target, *map(_cell, residue)]
         for row in rows
         if row.score is not None
-        for residue in zip(*(getattr(row.score.residues, name) for name in RESIDUE_COLUMNS), strict=True)
+        for residue in zip(*row.score.residues.columns().values(), strict=True)
     ]
     contents = {
         "scores.csv": _csv([*header, *sources], table),

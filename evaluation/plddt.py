@@ -4,16 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.record import ProteinRecord
-from data_prep.residues import ATOM37_INDEX
+from data_prep.calpha_trace import CalphaTrace
 
 LOWEST_MEDIAN: float = 15.0
 """On the scale 0-100 no predictor is as unsure of half of its residues; expected errors hardly reach 15 A."""
 
-_CA = ATOM37_INDEX["CA"]
 
-
-def plddt_of(prediction: Sequence[ProteinRecord]) -> tuple[list[np.ndarray] | None, str]:
+def plddt_of(prediction: Sequence[CalphaTrace]) -> tuple[list[np.ndarray] | None, str]:
     """The confidence that a prediction keeps in its B-factors.
 
     B-factors are taken for pLDDT when the file names no experiment, every atom of a residue has the same value (and
@@ -24,17 +21,19 @@ def plddt_of(prediction: Sequence[ProteinRecord]) -> tuple[list[np.ndarray] | No
         float64 [N] per chain on the scale 0-100, and the scale of the file, ``0-1`` or ``0-100``; None and '' where
         the B-factors are something else.
     """
-    if any(record.method not in (None, "", "THEORETICAL MODEL") for record in prediction):
+    if any(chain.method not in (None, "", "THEORETICAL MODEL") for chain in prediction):
         return None, ""
-    values = np.concatenate([record.b_factors[record.ca_mask, _CA] for record in prediction])
-    for record in prediction:
-        several = record.atom37_mask.sum(axis=1) > 1
-        uneven = record.atom37_mask & (np.abs(record.b_factors - record.b_factors[:, [_CA]]) > 0.005)
-        if uneven[record.ca_mask].any() or several[record.ca_mask].mean() < 0.5:
+    if any((chain.b_column.n_atoms[chain.ca_mask] > 1).mean() < 0.5 for chain in prediction):
+        return None, ""
+    for chain in prediction:
+        column = chain.b_column
+        uneven = np.abs(column.values - column.of_ca[column.residue]) > 0.005
+        if (uneven & chain.ca_mask[column.residue]).any():
             return None, ""
+    values = np.concatenate([chain.b_column.of_ca[chain.ca_mask] for chain in prediction])
     if not len(values) or values.min() < 0 or values.max() > 100 or values.min() == values.max():
         return None, ""
     if values.max() > 1 and np.median(values) < LOWEST_MEDIAN:
         return None, ""
     factor, scale = (100.0, "0-1") if values.max() <= 1 else (1.0, "0-100")
-    return [record.b_factors[:, _CA].astype(np.float64) * factor for record in prediction], scale
+    return [chain.b_column.of_ca.astype(np.float64) * factor for chain in prediction], scale

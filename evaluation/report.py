@@ -97,22 +97,23 @@ def _viewer_file(name: str) -> str:
 def details(row: Row) -> dict:
     """The residues of a scored target, as the page's script takes them.
 
-    ``lddt`` in thousandths and ``plddt`` (0 to 100) have null where they are undefined; ``true`` and ``pred`` are those
-    of ``evaluation.trace.Trace``, ``matched`` says which residues ``pred`` has.
+    ``lddt`` in thousandths and ``plddt`` (0 to 100) have null where they are undefined; ``true`` and ``pred`` are
+    those of ``Trace.superposed``, ``matched`` says which residues ``pred`` has.
     """
-    table, trace = row.score.residues, row.score.trace
-    numbers = [f"{number}{code}" for number, code in zip(table.number, table.insertion_code, strict=True)]
+    table = row.score.residues.columns()
+    true, pred = row.score.trace.superposed()
+    numbers = [f"{number}{code}" for number, code in zip(table["number"], table["insertion_code"], strict=True)]
     return {
         "name": row.target,
         "score": row.score.lddt_ca,
-        "chains": table.chain,
+        "chains": table["chain"],
         "numbers": numbers,
-        "letters": "".join(_LETTER[name] for name in table.name),
-        "matched": [int(there) for there in table.in_pred],
-        "lddt": [None if value is None else round(1000 * value) for value in table.lddt_ca],
-        "plddt": [None if value is None else round(value, 1) for value in table.plddt],
-        "true": trace.true,
-        "pred": trace.pred,
+        "letters": "".join(_LETTER[name] for name in table["name"]),
+        "matched": [int(there) for there in table["in_pred"]],
+        "lddt": [None if value is None else round(1000 * value) for value in table["lddt_ca"]],
+        "plddt": [None if value is None else round(value, 1) for value in table["plddt"]],
+        "true": true,
+        "pred": pred,
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data_prep.calpha_trace import CalphaTrace
 from data_prep.record import ProteinRecord
 from evaluation.all_atom import AllAtomResult, lddt_all
 from evaluation.calibration import Calibration, calibrate
@@ -14,7 +15,7 @@ from evaluation.match import MIN_IDENTITY, Correspondence, MatchError
 from evaluation.plddt import plddt_of
 from evaluation.residue_table import ResidueTable, residue_table
 from evaluation.superposition import SuperpositionScores, superposition_scores
-from evaluation.trace import Trace, make_trace
+from evaluation.trace import Trace
 
 DEFINITIONS: Mapping[str, str] = {
     "lddt_ca": "pooled over all pairs of the truth; a pair that the prediction lacks counts as not preserved",
@@ -94,8 +95,8 @@ class PairScore:
 
 
 def score_pair(
-    truth: Sequence[ProteinRecord],
-    prediction: Sequence[ProteinRecord],
+    truth: Sequence[CalphaTrace | ProteinRecord],
+    prediction: Sequence[CalphaTrace | ProteinRecord],
     mode: str = "auto",
     min_identity: float = MIN_IDENTITY,
     chain_map: Mapping[str, str] | None = None,
@@ -105,26 +106,27 @@ def score_pair(
 ) -> PairScore:
     """Scores the chains of one prediction against those of its truth; arguments as for ``match_chains``.
 
-    With ``all_atom`` also ``lddt_all``, with ``superposition`` also TM-score, GDT and RMSD.
+    With ``all_atom`` also ``lddt_all``, which needs whole records; with ``superposition`` also TM-score, GDT and RMSD.
 
     Raises:
         MatchError: no alpha carbon on one side, chains that do not belong together, or a truth too small to score.
     """
     warnings = (*_warnings(truth, "truth"), *_warnings(prediction, "prediction"))
-    truth, true_notes = _with_alpha_carbons(truth, "truth")
-    prediction, pred_notes = _with_alpha_carbons(prediction, "prediction")
+    true_records, true_notes = _with_alpha_carbons(truth, "truth")
+    pred_records, pred_notes = _with_alpha_carbons(prediction, "prediction")
+    truth, prediction = ([_trace(one) for one in records] for records in (true_records, pred_records))
     chains = match_chains(truth, prediction, mode, min_identity, chain_map)
 
     positions, mask = _in_the_truths_places(truth, prediction, chains)
-    chain_index = np.repeat(np.arange(len(truth)), [len(record) for record in truth])
-    true_positions = np.concatenate([record.ca_positions for record in truth])
-    true_mask = np.concatenate([record.ca_mask for record in truth])
+    chain_index = np.repeat(np.arange(len(truth)), [len(chain) for chain in truth])
+    true_positions = np.concatenate([chain.ca_positions for chain in truth])
+    true_mask = np.concatenate([chain.ca_mask for chain in truth])
     whole = lddt_ca(positions, true_positions, mask, true_mask, chain_index)
     if not whole.pairs:
         raise TruthError(
             f"lDDT is undefined: the truth has {whole.residues} alpha carbon(s) and no two of them within 15 A"
         )
-    atoms = _all_atoms(truth, prediction, chains, chain_index) if all_atom else None
+    atoms = _all_atoms(true_records, pred_records, chains, chain_index) if all_atom else None
     both = mask & true_mask
     fit = _superposed(positions[both], true_positions[both], whole.residues) if superposition else None
     rows = [chain_index == t for t in range(len(truth))]
@@ -138,7 +140,7 @@ def score_pair(
     plddt, scale = plddt_of(prediction)
     per_residue_all = None if atoms is None else atoms.per_residue
     residues = residue_table(truth, prediction, chains, whole.per_residue, per_residue_all, plddt)
-    calibration = residue_calibration([residues])
+    calibration = residue_calibration([residues] if plddt else [])
     return PairScore(
         lddt_ca=whole.score,
         lddt_ca_common=_defined(whole.score_common),
@@ -146,7 +148,7 @@ def score_pair(
         lddt_ca_intra=_pooled(single),
         lddt_ca_strict=_defined(whole.score_strict),
         residues=residues,
-        trace=make_trace(positions, true_positions, mask, true_mask),
+        trace=Trace(true_positions[true_mask], positions[both], both[true_mask]),
         n_truth=whole.residues,
         n_matched=whole.residues_common,
         n_extra=sum(int(np.count_nonzero(record.ca_mask)) for record in assigned) - whole.residues_common,
@@ -178,14 +180,12 @@ def score_pair(
 
 def residue_calibration(tables: Sequence[ResidueTable]) -> Calibration:
     """pLDDT against lddt_ca over all residues that have both."""
-    pairs = [
-        (plddt, score)
-        for table in tables
-        for plddt, score in zip(table.plddt, table.lddt_ca, strict=True)
-        if plddt is not None and score is not None
-    ]
-    plddt, score = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-    return calibrate(plddt, score)
+    nothing = np.zeros(0)
+    plddt, score = (
+        np.concatenate([nothing, *(getattr(table, name) for table in tables)]) for name in ("plddt", "lddt_ca")
+    )
+    both = np.isfinite(plddt) & np.isfinite(score)
+    return calibrate(plddt[both], score[both])
 
 
 class TruthError(MatchError):
@@ -201,6 +201,10 @@ def _with_alpha_carbons(records: Sequence[ProteinRecord], whose: str) -> tuple[l
         raise kind(f"the {whose} has 0 CA atoms{chains}: nothing to score")
     left_out = [record.chain_id for record in records if not record.ca_mask.any()]
     return usable, [f"{whose} chain {chain!r} has 0 CA atoms and is left out" for chain in left_out]
+
+
+def _trace(chain: CalphaTrace | ProteinRecord) -> CalphaTrace:
+    return chain if isinstance(chain, CalphaTrace) else CalphaTrace.of(chain)
 
 
 def _warnings(records: Sequence[ProteinRecord], whose: str) -> list[str]:
@@ -225,8 +229,8 @@ def _in_the_truths_places(
 
 
 def _mean_plddt(residues: ResidueTable) -> float | None:
-    values = [value for value in residues.plddt if value is not None]
-    return float(np.mean(values)) if values else None
+    values = residues.plddt[np.isfinite(residues.plddt)]
+    return float(values.mean()) if len(values) else None
 
 
 def _all_atoms(

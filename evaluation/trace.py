@@ -1,37 +1,52 @@
-"""The alpha carbons of a scored target, superposed, for the drawings of the report."""
+"""The alpha carbons of a scored target, for the drawings of the report."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from evaluation.superposition import superpose
 
-_PER_ANGSTROM = 100  # hundredths are finer than any drawing
-_FARTHEST = 1e6  # angstrom; what lies farther from the truth's middle is drawn there
+_DRAWN = 100  # hundredths of an angstrom are finer than any drawing
+_KEPT = 1000  # thousandths are what the files state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
-    """Coordinates in hundredths of an angstrom, x, y and z of one residue after the other."""
+    """Positions in angstrom, as the files have them."""
 
-    true: list[int]
-    """3 R numbers: the residues of the truth with an alpha carbon, in its order, their middle at the origin."""
-    pred: list[int]
-    """3 M numbers: those of them that the prediction has, after its best fit to the truth."""
+    true: np.ndarray
+    """float32 [R, 3]: the residues of the truth with an alpha carbon, in its order."""
+    pred: np.ndarray
+    """float32 [M, 3]: those of them that the prediction has."""
+    in_pred: np.ndarray
+    """bool [R]: which these are."""
+
+    def superposed(self) -> tuple[list[int], list[int]]:
+        """Hundredths of an angstrom, x, y and z of one residue after the other: the truth, its middle at the origin,
+        and the prediction after its best fit."""
+        true, pred = self.true.astype(np.float64), self.pred.astype(np.float64)
+        if len(pred):
+            rotation, translation = superpose(pred, true[self.in_pred])
+            pred = pred @ rotation.T + translation
+        middle = true.mean(axis=0)
+        return _whole(true - middle, _DRAWN), _whole(pred - middle, _DRAWN)
+
+    def columns(self) -> dict[str, list]:
+        """Whole numbers, as JSON can hold them."""
+        return {
+            "true": _whole(self.true, _KEPT),
+            "pred": _whole(self.pred, _KEPT),
+            "in_pred": self.in_pred.astype(int).tolist(),
+        }
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, list]) -> Self:
+        """The inverse of ``columns``."""
+        true, pred = (np.array(columns[name], dtype=np.float64).reshape(-1, 3) / _KEPT for name in ("true", "pred"))
+        return cls(true.astype(np.float32), pred.astype(np.float32), np.array(columns["in_pred"], dtype=bool))
 
 
-def make_trace(pred: np.ndarray, true: np.ndarray, pred_mask: np.ndarray, true_mask: np.ndarray) -> Trace:
-    """From float [N, 3] positions in angstrom of residues that correspond, and bool [N] of those that are there."""
-    true, pred = true.astype(np.float64), pred.astype(np.float64)
-    both = pred_mask & true_mask
-    middle = true[true_mask].mean(axis=0)
-    if both.any():
-        rotation, translation = superpose(pred[both], true[both])
-        moved = pred[both] @ rotation.T + translation
-    else:
-        moved = np.zeros((0, 3))
-    return Trace(_hundredths(true[true_mask] - middle), _hundredths(moved - middle))
-
-
-def _hundredths(positions: np.ndarray) -> list[int]:
-    return np.rint(np.clip(positions, -_FARTHEST, _FARTHEST) * _PER_ANGSTROM).astype(np.int64).ravel().tolist()
+def _whole(positions: np.ndarray, per_angstrom: int) -> list[int]:
+    return np.rint(positions.astype(np.float64) * per_angstrom).astype(np.int64).ravel().tolist()

@@ -101,7 +101,7 @@ def test_the_page_has_the_residues_of_its_targets(shown):
     assert (target["numbers"][0], target["numbers"][12], target["chains"][12]) == ("5B", "1", "B")
     assert target["matched"] == [int(i != 7) for i in range(24)]
     assert target["lddt"][7] == 0 and target["plddt"][7] is None and target["plddt"][0] == 30
-    assert target["lddt"] == [round(1000 * value) for value in row.score.residues.lddt_ca]
+    assert target["lddt"] == [round(1000 * value) for value in row.score.residues.columns()["lddt_ca"]]
     true, pred = (np.array(target[which]).reshape(-1, 3) / 100 for which in ("true", "pred"))
     assert np.linalg.norm(true[0] - true[20]) == pytest.approx(np.linalg.norm(shape[0] - shape[20]), abs=0.02)
     assert np.linalg.norm(pred[3] - pred[19]) == pytest.approx(np.linalg.norm(moved[3] - moved[20]), abs=0.02)

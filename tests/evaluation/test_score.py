@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,7 @@ def test_residues_carry_the_truth_s_numbers_and_their_counterparts(record, seque
         chain="Q",
     )
     score = score_pair([truth], [prediction], "align")
-    residues = score.residues
+    residues = SimpleNamespace(**score.residues.columns())
     assert (residues.number[0], residues.insertion_code[0], residues.in_pred[0], residues.lddt_ca[0]) == (
         11,
         "A",
@@ -62,7 +64,7 @@ def test_residues_carry_the_truth_s_numbers_and_their_counterparts(record, seque
 def test_an_isolated_residue_is_undefined(record):
     positions = np.array([[0, 0, 0], [3.8, 0, 0], [90, 0, 0]], dtype=float)
     score = score_pair([record("ACD", positions)], [record("ACD", positions)])
-    assert score.residues.lddt_ca == [1.0, 1.0, None]
+    assert score.residues.columns()["lddt_ca"] == [1.0, 1.0, None]
     assert score.lddt_ca_mean_per_residue == 1.0
 
 
