@@ -4,21 +4,23 @@ Jumper et al. 2021, suppl. 1.6.4-1.6.6 (Algorithms 10-14), parameters named as i
 c channels, H heads.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pipeline.folding.initialization import linear
-
-MASK_BIAS = 1e9
-"""Subtracted from attention logits where the key is masked."""
+from pipeline.folding.kernels.attention import TriangleSelfAttention
+from pipeline.folding.kernels.common import UPDATE, Plan
+from pipeline.folding.kernels.multiplication import TriangleProduct
+from pipeline.folding.projection import bias_of, weight_of
 
 
 class TriangleMultiplication(nn.Module):
     """Triangle multiplicative update (Algorithm 11 outgoing edges, Algorithm 12 incoming edges).
 
-    The two projections and their gates are one matrix product that writes channels first, so that the sum over the
-    third residue is a plain batched matrix product without copies.
+    The two projections and their gates are one matrix product; ``kernels/multiplication.py`` computes.
     """
 
     def __init__(self, c_z: int, c_hidden: int, *, outgoing: bool) -> None:
@@ -33,25 +35,36 @@ class TriangleMultiplication(nn.Module):
         self.linear_g = linear(c_z, c_z, init="gate")
         self.linear_z = linear(c_hidden, c_z, init="zero")
 
-    def forward(self, z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Update of ``z`` [B, N, N, c_z] with pair mask [B, N, N]; same shape, to be added by the caller."""
-        batch, n, _, c_z = z.shape
-        x = self.layer_norm_in(z)
-        parts = (self.linear_a_p, self.linear_b_p, self.linear_a_g, self.linear_b_g)
-        weight = torch.cat([part.weight for part in parts])  # [4c, c_z]
-        bias = torch.cat([part.bias for part in parts])
-        h = torch.matmul(weight, x.view(batch, n * n, c_z).transpose(1, 2)) + bias[:, None]  # [B, 4c, N*N]
-        values, gates = h.chunk(2, dim=1)
-        ab = values * torch.sigmoid(gates) * mask.reshape(batch, 1, n * n)
-        a, b = ab.view(batch, -1, n, n).chunk(2, dim=1)  # [B, c, N, N] each
-        # outgoing: sum_k a_ik b_jk; incoming: sum_k a_ki b_kj
-        product = a @ b.transpose(-1, -2) if self.outgoing else a.transpose(-1, -2) @ b
-        update = self.linear_z(self.layer_norm_out(product.permute(0, 2, 3, 1)))
-        return update * torch.sigmoid(self.linear_g(x))
+    def forward(
+        self, z: torch.Tensor, mask: torch.Tensor | None, keep: torch.Tensor | None = None, plan: Plan = UPDATE
+    ) -> torch.Tensor:
+        """Update of ``z`` [B, N, N, c_z] with pair mask [B, N, N] (None: no padding), same shape.
+
+        ``keep`` is a dropout mask that broadcasts to ``z``; ``plan`` says whether the update is added to ``z``.
+        """
+        inputs = (self.linear_a_p, self.linear_b_p, self.linear_a_g, self.linear_b_g)
+        return TriangleProduct.apply(
+            z,
+            mask,
+            keep,
+            self.layer_norm_in.weight,
+            self.layer_norm_in.bias,
+            torch.cat([part.weight for part in inputs]),  # [4c, c_z]
+            torch.cat([part.bias for part in inputs]),
+            self.layer_norm_out.weight,
+            self.layer_norm_out.bias,
+            self.linear_z.weight,
+            self.linear_z.bias,
+            self.linear_g.weight,
+            self.linear_g.bias,
+            self.layer_norm_in.eps,
+            self.outgoing,
+            plan,
+        )
 
 
 class GatedAttention(nn.Module):
-    """Gated multi-head attention with an additive bias, as used inside the triangle attention."""
+    """Parameters of the gated multi-head attention inside the triangle attention, which computes with them."""
 
     def __init__(self, c_in: int, c_hidden: int, num_heads: int) -> None:
         super().__init__()
@@ -63,14 +76,11 @@ class GatedAttention(nn.Module):
         self.linear_g = linear(c_in, width, init="gate")
         self.linear_o = linear(width, c_in, init="zero")
 
-    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Attention over the second to last axis of ``x`` [..., N, c_in]; ``bias`` broadcasts to [..., H, N, N]."""
-        weight = torch.cat([self.linear_q.weight, self.linear_k.weight, self.linear_v.weight])
-        qkv = F.linear(x, weight).unflatten(-1, (3, self.num_heads, -1))  # [..., N, 3, H, c]
-        q, k, v = qkv.movedim(-3, 0).transpose(-2, -3).unbind(0)  # [..., H, N, c]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out = out.transpose(-2, -3).flatten(-2)  # [..., N, H*c]
-        return self.linear_o(out * torch.sigmoid(self.linear_g(x)))
+    def weights(self) -> tuple[torch.Tensor, ...]:
+        """[4 H d, c_in] of queries (scaled by 1/sqrt(d)), keys, values, gates; the gates' bias; output's of both."""
+        q, k, v, g, o = map(weight_of, (self.linear_q, self.linear_k, self.linear_v, self.linear_g, self.linear_o))
+        scale = math.sqrt(self.num_heads / len(q))
+        return torch.cat([scale * q, k, v, g]), bias_of(self.linear_g), o, bias_of(self.linear_o)
 
 
 class TriangleAttention(nn.Module):
@@ -83,15 +93,23 @@ class TriangleAttention(nn.Module):
         self.linear = linear(c_z, num_heads, bias=False)
         self.mha = GatedAttention(c_z, c_hidden, num_heads)
 
-    def forward(self, z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Update of ``z`` [B, N, N, c_z] with pair mask [B, N, N]; same shape, to be added by the caller."""
-        if not self.starting:
-            z, mask = z.transpose(1, 2), mask.transpose(1, 2)
-        x = self.layer_norm(z)
-        pair_bias = self.linear(x).permute(0, 3, 1, 2)[:, None]  # [B, 1, H, N, N]
-        key_bias = MASK_BIAS * (mask.to(x.dtype) - 1)[:, :, None, None, :]  # [B, N, 1, 1, N]
-        update = self.mha(x, pair_bias + key_bias)
-        return update if self.starting else update.transpose(1, 2)
+    def forward(
+        self, z: torch.Tensor, mask: torch.Tensor | None, keep: torch.Tensor | None = None, plan: Plan = UPDATE
+    ) -> torch.Tensor:
+        """As ``TriangleMultiplication.forward``."""
+        norm = self.layer_norm
+        return TriangleSelfAttention.apply(
+            z,
+            mask,
+            keep,
+            norm.weight,
+            norm.bias,
+            self.linear.weight,
+            *self.mha.weights(),
+            norm.eps,
+            self.starting,
+            plan,
+        )
 
 
 class OuterProductMean(nn.Module):
@@ -118,8 +136,8 @@ class OuterProductMean(nn.Module):
         b = self.linear_2(x) * mask[..., None]
         weight = self.linear_out.weight.view(-1, self.c_hidden, self.c_hidden)  # [c_z, c, d]
         t = torch.einsum("zcd,bic->bidz", weight, a)
-        out = torch.matmul(b[:, None], t) + self.linear_out.bias  # [B, 1, N, d] @ [B, N, d, c_z]
-        return out / (mask[:, :, None, None] * mask[:, None, :, None] + self.eps)
+        out = torch.matmul(b[:, None], t).add_(self.linear_out.bias)  # [B, 1, N, d] @ [B, N, d, c_z]
+        return out.div_(mask[:, :, None, None] * mask[:, None, :, None] + self.eps)
 
 
 class ProductDifference(nn.Module):
@@ -143,4 +161,4 @@ class ProductDifference(nn.Module):
         product = torch.matmul(q[:, None], t)  # [B, N, N, c_z]: sum_c q_jc k_ic W_zc
         q_part = F.linear(q, weight_difference, self.o_proj.bias)
         k_part = F.linear(k, weight_difference)
-        return product + q_part[:, None] - k_part[:, :, None]
+        return product.add_(q_part[:, None]).sub_(k_part[:, :, None])

@@ -10,6 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.config import TrunkConfig
 from pipeline.folding.initialization import linear
+from pipeline.folding.kernels.attention import PairBias
+from pipeline.folding.kernels.common import ADDED, UPDATE, Plan
+from pipeline.folding.kernels.transition import Transition
 from pipeline.folding.structure_module import StructureModule, StructureOutput
 from pipeline.folding.triangle import OuterProductMean, ProductDifference, TriangleAttention, TriangleMultiplication
 
@@ -49,12 +52,11 @@ class SequenceAttention(nn.Module):
         self.o_proj = linear(c_s, c_s, init="zero")
 
     def forward(self, s: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Update of ``s`` [B, N, c_s]; ``bias`` [B, N, N, H]; residue mask [B, N]."""
+        """Update of ``s`` [B, N, c_s]; ``bias`` [B, H, N, N]; residue mask [B, N]."""
         qkv = self.proj(s).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, N, 3c]
         q, k, v = qkv.chunk(3, dim=-1)
-        masked = torch.finfo(bias.dtype).min
-        logits_bias = bias.permute(0, 3, 1, 2).masked_fill(~mask.bool()[:, None, None, :], masked)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=logits_bias)
+        bias = bias.masked_fill(~mask.bool()[:, None, None, :], torch.finfo(bias.dtype).min).to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = out.transpose(1, 2).flatten(-2)  # [B, N, c_s]
         return self.o_proj(out * torch.sigmoid(self.g_proj(s)))
 
@@ -67,9 +69,10 @@ class PairToSequence(nn.Module):
         self.layernorm = nn.LayerNorm(c_z)
         self.linear = linear(c_z, num_heads, bias=False, init="zero")
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """[B, N, N, H] from ``z`` [B, N, N, c_z]."""
-        return self.linear(self.layernorm(z))
+    def forward(self, z: torch.Tensor, plan: Plan = UPDATE) -> torch.Tensor:
+        """[B, H, N, N] from ``z`` [B, N, N, c_z]."""
+        norm = self.layernorm
+        return PairBias.apply(z, norm.weight, norm.bias, self.linear.weight, norm.eps, plan)
 
 
 class ResidueMLP(nn.Module):
@@ -90,13 +93,26 @@ class ResidueMLP(nn.Module):
         return x + self.mlp(x)
 
 
-def shared_dropout(x: torch.Tensor, rate: float, shared_axis: int, training: bool) -> torch.Tensor:
-    """Dropout of ``x`` [B, N, N, c] with one mask along ``shared_axis``: 1 row-wise, 2 column-wise (suppl. 1.11.6)."""
-    if rate == 0.0 or not training:
-        return x
-    shape = list(x.shape)
-    shape[shared_axis] = 1
-    return x * F.dropout(x.new_ones(shape), rate)
+class PairMLP(ResidueMLP):
+    """Transition of the pair representation."""
+
+    def forward(self, x: torch.Tensor, plan: Plan = ADDED) -> torch.Tensor:
+        """Same shape as ``x`` [B, N, N, c]; ``plan`` says whether the update is added to ``x``."""
+        norm, first, _, second, dropout = self.mlp
+        keep = dropout_mask(x, dropout.p, None) if self.training else None
+        parameters = norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias
+        return Transition.apply(x, keep, *parameters, norm.eps, plan)
+
+
+def dropout_mask(x: torch.Tensor, rate: float, shared_axis: int | None) -> torch.Tensor | None:
+    """What dropout multiplies the update of ``x`` [B, N, N, c] with; None where the rate is 0.
+
+    One mask is shared along ``shared_axis``: 1 row-wise, 2 column-wise (suppl. 1.11.6), None: not shared.
+    """
+    if rate == 0.0:
+        return None
+    shape = [1 if axis == shared_axis else size for axis, size in enumerate(x.shape)]
+    return F.dropout(x.new_ones(shape), rate)
 
 
 class TrunkBlock(nn.Module):
@@ -122,22 +138,53 @@ class TrunkBlock(nn.Module):
             width = config.pair_head_width
             self.tri_att_start = TriangleAttention(c_z, width, c_z // width, starting=True)
             self.tri_att_end = TriangleAttention(c_z, width, c_z // width, starting=False)
-        self.mlp_pair = ResidueMLP(c_z, config.dropout)
+        self.mlp_pair = PairMLP(c_z, config.dropout)
 
-    def forward(self, s: torch.Tensor, z: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``s`` [B, N, c_s] and ``z`` [B, N, N, c_z], updated; residue mask [B, N]."""
-        attended = self.seq_attention(self.layernorm_1(s), mask, self.pair_to_sequence(z))
+    def forward(
+        self,
+        s: torch.Tensor,
+        z: torch.Tensor,
+        mask: torch.Tensor,
+        rows: int = 0,
+        overwrite: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Update both representations.
+
+        Args:
+            s: [B, N, c_s].
+            z: [B, N, N, c_z].
+            mask: [B, N] of residues.
+            rows: of the pair representation to work on at a time; 0: as many as is fastest.
+            overwrite: the caller does not need ``z`` any more; without gradients it is then updated in place.
+
+        Returns:
+            ``s`` and ``z``, updated.
+        """
+        overwrite = overwrite and not torch.is_grad_enabled()
+        attended = self.seq_attention(self.layernorm_1(s), mask, self.pair_to_sequence(z, Plan(rows)))
         s = s + F.dropout(attended, self.dropout, self.training)
         s = self.mlp_seq(s)
-        z = z + self.sequence_to_pair(s, mask)
-        pair_mask = (mask[:, :, None] * mask[:, None, :]).to(z.dtype)
-        rate = 2 * self.dropout  # fair-esm drops whole rows and columns at twice the rate
-        z = z + shared_dropout(self.tri_mul_out(z, pair_mask), rate, 1, self.training)
-        z = z + shared_dropout(self.tri_mul_in(z, pair_mask), rate, 2, self.training)
+        update = self.sequence_to_pair(s, mask)
+        z = z.add_(update) if overwrite else update.add_(z)
+        del update
+        pair_mask = pair_mask_of(mask, z.dtype)
+        rate = 2 * self.dropout if self.training else 0.0  # fair-esm drops whole rows and columns at twice the rate
+        # From here on ``z`` is our own.
+        plan = Plan(rows, add=True, overwrite=not torch.is_grad_enabled())
+        z = self.tri_mul_out(z, pair_mask, dropout_mask(z, rate, 1), plan)
+        z = self.tri_mul_in(z, pair_mask, dropout_mask(z, rate, 2), plan)
         if self.triangle_attention:
-            z = z + shared_dropout(self.tri_att_start(z, pair_mask), rate, 1, self.training)
-            z = z + shared_dropout(self.tri_att_end(z, pair_mask), rate, 2, self.training)
-        return s, self.mlp_pair(z)
+            z = self.tri_att_start(z, pair_mask, dropout_mask(z, rate, 1), plan)
+            z = self.tri_att_end(z, pair_mask, dropout_mask(z, rate, 2), plan)
+        return s, self.mlp_pair(z, plan)
+
+
+def pair_mask_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """[B, N, N] from a residue mask [B, N]; None where nothing is padding, as far as that can be told for free."""
+    if mask.device.type == "cpu" and bool(mask.all()):
+        return None
+    mask = mask.to(dtype)
+    return mask[:, :, None] * mask[:, None, :]
 
 
 class FoldingTrunk(nn.Module):

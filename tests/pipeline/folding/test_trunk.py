@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.config import StructureModuleConfig, TrunkConfig
-from pipeline.folding.trunk import FoldingTrunk, RelativePosition, TrunkBlock, recycle_distogram, shared_dropout
+from pipeline.folding.trunk import FoldingTrunk, RelativePosition, TrunkBlock, dropout_mask, recycle_distogram
 from tests.pipeline import golden
 from tests.pipeline.folding.test_structure_module import config_of
 
@@ -145,8 +145,9 @@ def test_checkpointed_blocks_give_the_same_gradients():
 def test_shared_dropout_drops_whole_lines_and_keeps_the_mean():
     torch.manual_seed(0)
     x = torch.ones(2, 50, 50, 4)
-    rows = shared_dropout(x, 0.25, 1, training=True)
-    assert rows.unique().tolist() == pytest.approx([0.0, 4 / 3])
-    assert torch.equal(rows, rows[:, :1].expand_as(rows))
-    assert rows.mean() == pytest.approx(1.0, abs=0.1)
-    assert shared_dropout(x, 0.25, 1, training=False) is x
+    for axis in (1, 2):
+        lines = dropout_mask(x, 0.25, axis).expand_as(x)
+        assert lines.unique().tolist() == pytest.approx([0.0, 4 / 3])
+        assert torch.equal(lines, lines.narrow(axis, 0, 1).expand_as(lines))
+        assert lines.mean() == pytest.approx(1.0, abs=0.1)
+    assert dropout_mask(x, 0.0, 1) is None
