@@ -39,14 +39,17 @@ class SkippedChain:
 
 
 def assemble(
-    parsed: ParsedStructure, *, name: str, source_file: str, source_sha256: str
+    parsed: ParsedStructure, *, name: str, source_file: str, source_sha256: str, taken: set[str], is_one_of_all: bool
 ) -> tuple[list[ProteinRecord], list[SkippedChain], str]:
-    """Records of all protein chains in file order, other polymers, and what the file holds in words."""
+    """Records of all protein chains of a model in file order, other polymers, and what the model holds in words.
+
+    ``taken`` are ids in lower case that may not be given again, and gets those that are; where all models of the file
+    are read (``is_one_of_all``) the id says which it is.
+    """
     parsed = replace(parsed, atoms=parsed.atoms.with_whole_residues())
     kinds = residue_kinds(parsed)
     records: list[ProteinRecord] = []
     skipped: list[SkippedChain] = []
-    taken: set[str] = set()
     for polymer in split_polymers(parsed):
         kind_of = kinds[polymer].tolist()
         counts = Counter(kind_of)
@@ -58,7 +61,7 @@ def assemble(
                 skipped.append(SkippedChain(chain_id, f"no protein chain ({what}, {n_amino} L-amino acids)"))
             continue
         residues = polymer if counts.keys() <= _RESIDUES else polymer[[word in _RESIDUES for word in kind_of]]
-        record_id = _unique_id(name, chain_id, taken)
+        record_id = _unique_id(name, chain_id, parsed.model_number if is_one_of_all else None, taken)
         record = _record(residues, parsed, record_id, source_file=source_file, source_sha256=source_sha256)
         if record.atom37_mask.any():
             records.append(record)
@@ -68,9 +71,10 @@ def assemble(
     return records, skipped, "" if records else content(parsed.atoms)
 
 
-def _unique_id(stem: str, chain_id: str, taken: set[str]) -> str:
-    """``<stem>_<chain>``, safe as a file name also where upper and lower case are the same."""
+def _unique_id(stem: str, chain_id: str, model: int | None, taken: set[str]) -> str:
+    """``<stem>_<chain>.m<model>``, safe as a file name also where upper and lower case are the same."""
     base = re.sub(r"[^A-Za-z0-9._+-]", lambda m: f"%{ord(m[0]):02X}", f"{stem}_{chain_id}" if chain_id else stem)
+    base += "" if model is None else f".m{model}"
     unique, number = base, 2
     while unique.lower() in taken:
         unique, number = f"{base}-{number}", number + 1

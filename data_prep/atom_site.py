@@ -11,6 +11,9 @@ from data_prep.words import Words, joint_codes
 MAX_COORDINATE = 10_000.0
 """angstrom: a coordinate this far out does not fit a PDB file and is taken for damage."""
 
+MAX_DAMAGED_FRACTION = 0.02
+"""Share of damaged atom records above which a file is refused as a whole."""
+
 
 @dataclass(frozen=True)
 class AtomSite:

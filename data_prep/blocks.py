@@ -110,9 +110,7 @@ class Blocks:
         results = [ingest_file(self.root, file, self.settings) for file in files]
         records = [record for result in results for record in result.records]
         if records:
-            temporary = self._shard(number).with_suffix(f".{os.getpid()}.partial")
-            save_shard(temporary, records)
-            os.replace(temporary, self._shard(number))
+            save_shard(self._shard(number), records)
         content = [
             {
                 "file": result.file,

@@ -150,6 +150,8 @@ def build_dataset(
         sequences: dict[str, str] = {}
         dates: list[str | None] = []
         lower_ids: set[str] = set()
+        of_chain: dict[tuple[str, str], str] = {}
+        same_chain: list[tuple[str, str]] = []
         for result in blocks.results():
             left_out = {record.id: _repeats(repeated[record.id]) for record in result.records if record.id in repeated}
             for record in result.records:
@@ -160,14 +162,15 @@ def build_dataset(
                     sequences[record.id] = record.sequence
                     dates.append(record.release_date)
                     lower_ids.add(record.id.lower())
+                    if reading.model == "all":
+                        first = of_chain.setdefault((result.file, record.chain_id), record.id)
+                        same_chain.append((first, record.id))
             results.append(replace(result, records=(), rows=tuple(_left_out(row, left_out) for row in result.rows)))
         twins = _twins(results)
         ledger += [_with_warnings(row, twins) for result in results for row in result.rows]
         if not sequences:
             blocks.remove()
-            raise BuildError(
-                f"{root}: no usable protein chain in {source.n_read} structure files; nothing written", ledger
-            )
+            raise BuildError(f"{root}: {_why_nothing(source)}; nothing written", ledger)
         ids, letters = list(sequences), list(sequences.values())
         different = list(dict.fromkeys(letters))
         method = _clustering_method(clustering, len(different))
@@ -178,12 +181,19 @@ def build_dataset(
             method=method,
             progress=lambda done, total: progress("comparing", done, total),
         )
-        placements = split_by_cluster(ids, letters, pairs, split, release_dates=dates)
+        placements = split_by_cluster(ids, letters, pairs, split, release_dates=dates, together=same_chain)
         program = f"MMseqs2 {mmseqs.version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
         settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
         writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
     blocks.remove()
     return BuildReport(source.n_read, tuple(ledger), placements, method)
+
+
+def _why_nothing(source: Input) -> str:
+    if source.n_read:
+        return f"no usable protein chain in {source.n_read} structure files"
+    row = min(source.rows, key=lambda row: (row.status != "unreadable", row.file))
+    return f"no structure files among {len(source.rows)} entries, as {row.file}: {row.reason}"
 
 
 def _check_complete(source: Input, out: str | os.PathLike, reading: IngestSettings) -> None:

@@ -31,6 +31,8 @@ class FilterSettings:
     """Residues with an alpha carbon / residues of the sequence."""
     min_backbone_fraction: float = 0.5
     """Residues with N, CA and C / residues with an alpha carbon: a chain of alpha carbons alone has no frames."""
+    max_coincident_fraction: float = 0.1
+    """Alpha carbons at the very place of another one / alpha carbons: placeholders such as 0, 0, 0 are no structure."""
     max_unknown_fraction: float = 0.5
     """X / residues of the sequence."""
     max_residue_fraction: float | None = None
@@ -54,7 +56,7 @@ class FilterSettings:
 
     def __post_init__(self) -> None:
         for name in (
-            *("min_ca_fraction", "min_backbone_fraction", "max_unknown_fraction"),
+            *("min_ca_fraction", "min_backbone_fraction", "max_coincident_fraction", "max_unknown_fraction"),
             *("max_residue_fraction", "max_clash_fraction"),
         ):
             value = getattr(self, name)
@@ -149,6 +151,15 @@ def _observed(record: ProteinRecord, settings: FilterSettings) -> str | None:
     return None
 
 
+def _places(record: ProteinRecord, settings: FilterSettings) -> str | None:
+    _, count = np.unique(record.ca_positions[record.ca_mask], axis=0, return_counts=True)
+    shared, n_ca = int(count[count > 1].sum()), int(count.sum())
+    if shared > settings.max_coincident_fraction * n_ca:
+        maximum = f"(maximum {settings.max_coincident_fraction:.0%})"
+        return f"alpha carbons at one place: {shared} of {n_ca}, {shared / n_ca:.0%} {maximum}"
+    return None
+
+
 def _composition(record: ProteinRecord, settings: FilterSettings) -> str | None:
     length, unknown = len(record), record.sequence.count("X")
     if unknown > settings.max_unknown_fraction * length:
@@ -175,5 +186,5 @@ def _jumps(record: ProteinRecord, settings: FilterSettings) -> str | None:
 
 
 _TESTS: tuple[Callable[[ProteinRecord, FilterSettings], str | None], ...] = (
-    *(_length, _resolution, _method, _release, _observed, _composition, _jumps),
+    *(_length, _resolution, _method, _release, _observed, _places, _composition, _jumps),
 )

@@ -8,6 +8,7 @@ from data_prep.clashes import clashing_fractions
 from data_prep.confidence import ConfidenceSettings, with_confidence
 from data_prep.filters import FilterSettings, rejection
 from data_prep.ledger import LedgerRow
+from data_prep.models import ModelChoice
 from data_prep.record import ProteinRecord
 from data_prep.structure_io import StructureError, read_structure_file
 
@@ -17,8 +18,8 @@ class IngestSettings:
     """What is read from each file, and what of it is kept."""
 
     filters: FilterSettings = field(default_factory=FilterSettings)
-    model: int | None = None
-    """Number of the model to read, None is the first."""
+    model: ModelChoice = None
+    """Number of the model to read, None is the first, 'all' makes a record of each."""
     only_ids: tuple[str, ...] | None = None
     """Record ids to keep, None is all."""
     confidence: ConfidenceSettings | None = None
@@ -56,7 +57,8 @@ def ingest_file(root: str | os.PathLike, file: str, settings: IngestSettings) ->
             accepted.append(record)
             rows.append(LedgerRow(file, record.chain_id, "accepted", "; ".join(record.warnings), record.id))
         else:
-            rows.append(LedgerRow(file, record.chain_id, "rejected", reason))
+            model = f", in model {record.model_number}" if settings.model == "all" else ""
+            rows.append(LedgerRow(file, record.chain_id, "rejected", reason + model))
     rows += [LedgerRow(file, chain.chain_id, "rejected", chain.reason) for chain in structure.skipped]
     digest = structure.sha256
     return Ingested(file, digest, tuple(accepted), tuple(replace(row, sha256=digest) for row in rows))

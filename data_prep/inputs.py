@@ -78,5 +78,10 @@ def _reason(path: Path) -> str | None:
     if not stat.S_ISREG(mode):
         return "cannot be read: a pipe, socket or device"
     if is_structure_name(_OTHER_COMPRESSION.sub("", path.name)):
-        return None
+        return None if _is_text(str(path)) else "cannot be read: its path is not valid UTF-8; rename it"
     return "not a structure file: its name does not end in .pdb .ent .cif .mmcif .bcif (.gz)"
+
+
+def _is_text(name: str) -> bool:
+    """Whether a path can be stored as text: bytes that are no UTF-8 stand in it as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)

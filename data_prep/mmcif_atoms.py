@@ -7,6 +7,7 @@ columns at once and never goes through the CIF parser, which would take most of 
 
 import re
 from abc import ABC, abstractmethod
+from typing import Self
 
 import numpy as np
 from gemmi import cif
@@ -35,8 +36,8 @@ class AtomLoop(ABC):
         """Whether the loop has this column."""
 
     @abstractmethod
-    def keep(self, rows: np.ndarray) -> None:
-        """Forget all but these rows (int)."""
+    def only(self, rows: np.ndarray) -> Self:
+        """A loop of only these rows (int, increasing)."""
 
     @abstractmethod
     def _raw(self, name: str) -> Words:
@@ -55,10 +56,11 @@ class AtomLoop(ABC):
             raise StructureError(self.path, f"no column _atom_site.{' or '.join(names)}")
         return self._raw(name).map(lambda item: "" if item in _NOTHING else cif.as_string(item).strip())
 
-    def numbers(self, name: str, default: float) -> np.ndarray:
+    def numbers(self, name: str, default: float, damaged: dict[int, str] | None = None) -> np.ndarray:
         """float64 [rows]; ``default`` for '.', '?' and a missing column other than a coordinate's.
 
-        Raises ``StructureError`` for other text that is no number.
+        Rows that hold other text than a number go into ``damaged`` with it and have the default too; without
+        ``damaged`` they raise ``StructureError``.
         """
         if not self.has(name):
             if name.startswith("Cartn_"):
@@ -68,16 +70,14 @@ class AtomLoop(ABC):
         rest = np.flatnonzero(~stated)
         if len(rest):
             items = self._raw(name).take(rest)
-            values[rest] = items.lookup(lambda item: self._number(name, item, default), np.float64)
+            found = items.lookup(lambda item: default if item in _NOTHING else cif.as_number(item), np.float64)
+            no_number = np.isnan(found) & items.lookup(lambda item: item not in _NOTHING, bool)
+            texts = {int(rest[i]): f'_atom_site.{name} holds "{items[i][:20]}"' for i in np.flatnonzero(no_number)}
+            if texts and damaged is None:
+                raise StructureError(self.path, f"{next(iter(texts.values()))}, expected a number")
+            values[rest] = np.where(no_number, default, found)
+            (damaged if damaged is not None else {}).update(texts)
         return values
-
-    def _number(self, name: str, item: str, default: float) -> float:
-        if item in _NOTHING:
-            return default
-        number = cif.as_number(item)  # understands a standard uncertainty, 1.23(4)
-        if np.isnan(number):
-            raise StructureError(self.path, f'_atom_site.{name} holds "{item[:20]}", expected a number')
-        return number
 
     def integers(self, name: str, default: int) -> np.ndarray:
         """int32 [rows]; ``default`` for '.', '?' and a missing column."""
@@ -93,16 +93,15 @@ class AtomLoop(ABC):
 class ParsedLoop(AtomLoop):
     """A loop that the CIF parser has read."""
 
-    def __init__(self, path: str, block: cif.Block) -> None:
-        super().__init__(path, len(block.find_values("_atom_site.Cartn_x")))
-        self._block = block
-        self._rows: np.ndarray | None = None
+    def __init__(self, path: str, block: cif.Block, rows: np.ndarray | None = None) -> None:
+        super().__init__(path, len(block.find_values("_atom_site.Cartn_x")) if rows is None else len(rows))
+        self._block, self._rows = block, rows
 
     def has(self, name: str) -> bool:  # noqa: D102 (AtomLoop says it)
         return len(self._block.find_values(f"_atom_site.{name}")) > 0
 
-    def keep(self, rows: np.ndarray) -> None:  # noqa: D102
-        self._rows, self.length = rows, len(rows)
+    def only(self, rows: np.ndarray) -> Self:  # noqa: D102
+        return self if len(rows) == self.length else type(self)(self.path, self._block, rows)
 
     def _items(self, name: str) -> list[str]:
         items = list(self._block.find_values(f"_atom_site.{name}"))
@@ -130,9 +129,8 @@ class AlignedLoop(AtomLoop):
     def has(self, name: str) -> bool:  # noqa: D102 (AtomLoop says it)
         return name in self._columns
 
-    def keep(self, rows: np.ndarray) -> None:  # noqa: D102
-        if len(rows) < self.length:
-            self._table, self.length = self._table[rows], len(rows)
+    def only(self, rows: np.ndarray) -> Self:  # noqa: D102
+        return self if len(rows) == self.length else type(self)(self.path, self._table[rows], self._columns)
 
     def _raw(self, name: str) -> Words:
         return Words.of_cells(self._table[:, slice(*self._columns[name])])

@@ -5,14 +5,15 @@ import re
 import numpy as np
 from gemmi import cif
 
-from data_prep.atom_site import AtomSite, ParsedStructure, plausible
+from data_prep.atom_site import MAX_DAMAGED_FRACTION, AtomSite, ParsedStructure, plausible
 from data_prep.binary_cif import read_blocks
 from data_prep.mmcif_atoms import AtomLoop, ParsedLoop, read_atom_loop
+from data_prep.models import ModelChoice, choose_models, model_note
 from data_prep.structure_bytes import StructureError
 
 
-def parse_mmcif(path: str, data: bytes, model: int | None = None) -> ParsedStructure:
-    """Parse mmCIF text; ``model`` is a pdbx_PDB_model_num, None is the first model.
+def parse_mmcif(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedStructure]:
+    """Parse the chosen models of mmCIF text; their numbers are those of pdbx_PDB_model_num.
 
     Raises ``StructureError`` for broken syntax, without atoms, without a column that is needed, for a model that is
     not there.
@@ -21,7 +22,7 @@ def parse_mmcif(path: str, data: bytes, model: int | None = None) -> ParsedStruc
     return _parse(path, loop, block, extra, model)
 
 
-def parse_binary_cif(path: str, data: bytes, model: int | None = None) -> ParsedStructure:
+def parse_binary_cif(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedStructure]:
     """Parse BinaryCIF; parameters and errors as of ``parse_mmcif``."""
     blocks = read_blocks(path, data)
     if not blocks:
@@ -29,36 +30,46 @@ def parse_binary_cif(path: str, data: bytes, model: int | None = None) -> Parsed
     return _parse(path, ParsedLoop(path, blocks[0]), blocks[0], len(blocks) - 1, model)
 
 
-def _parse(path: str, loop: AtomLoop, block: cif.Block, extra: int, model: int | None) -> ParsedStructure:
+def _parse(path: str, loop: AtomLoop, block: cif.Block, extra: int, model: ModelChoice) -> list[ParsedStructure]:
     warnings = [f"{extra} further data blocks with atoms were not read"] if extra else []
     numbers = loop.integers("pdbx_PDB_model_num", default=1)
     order = list(dict.fromkeys(numbers[np.append(0, np.flatnonzero(np.diff(numbers)) + 1)].tolist()))
-    if model is not None and model not in order:
-        shown = ", ".join(map(str, order[:10])) + (" ..." if len(order) > 10 else "")
-        raise StructureError(path, f"has no model {model}: its models are {shown}")
-    model_number = order[0] if model is None else model
-    if len(order) > 1:
-        warnings.append(f"{len(order)} models, the {'first' if model is None else 'chosen'} one was read")
-        loop.keep(np.flatnonzero(numbers == model_number))
-    atoms = _atom_site(loop, warnings)
-    return ParsedStructure(
-        atoms=atoms,
-        sequences=_sequences(block, loop),
-        parents=_parents(block),
-        has_labels=bool((atoms.label_seq > 0).any()),
-        n_models=len(order),
-        model_number=model_number,
-        resolution=_resolution(block),
-        method=_method(block),
-        deposition_date=_first_date(block, "_pdbx_database_status.recvd_initial_deposition_date")
-        or _first_date(block, "_database_PDB_rev.date_original"),
-        release_date=_release_date(block),
-        warnings=tuple(warnings),
-    )
+    chosen = choose_models(path, order, model)
+    sequences, parents = _sequences(block, loop), _parents(block)
+    parsed = []
+    for position in chosen:
+        atoms, dropped = _atom_site(loop.only(np.flatnonzero(numbers == order[position])))
+        parsed.append(
+            ParsedStructure(
+                atoms=atoms,
+                sequences=sequences,
+                parents=parents,
+                has_labels=bool((atoms.label_seq > 0).any()),
+                n_models=len(order),
+                model_number=order[position],
+                resolution=_resolution(block),
+                method=_method(block),
+                deposition_date=_first_date(block, "_pdbx_database_status.recvd_initial_deposition_date")
+                or _first_date(block, "_database_PDB_rev.date_original"),
+                release_date=_release_date(block),
+                warnings=(*warnings, *model_note(len(order), position, model), *dropped),
+            )
+        )
+    return parsed
 
 
-def _atom_site(loop: AtomLoop, warnings: list[str]) -> AtomSite:
-    xyz = np.stack([loop.numbers(f"Cartn_{axis}", default=np.nan) for axis in "xyz"], axis=1)
+def _atom_site(loop: AtomLoop) -> tuple[AtomSite, list[str]]:
+    """The atoms of a loop, and what was dropped."""
+    warnings: list[str] = []
+    damaged: dict[int, str] = {}
+    xyz = np.stack([loop.numbers(f"Cartn_{axis}", np.nan, damaged) for axis in "xyz"], axis=1)
+    if damaged:
+        shown = (
+            f"{len(damaged)} of {len(loop)} atoms have coordinates that are no numbers: {next(iter(damaged.values()))}"
+        )
+        if len(damaged) > max(1, MAX_DAMAGED_FRACTION * len(loop)):
+            raise StructureError(loop.path, shown)
+        warnings.append(shown)
     outside = ~plausible(xyz) & np.isfinite(xyz).all(axis=1)
     if outside.any():
         warnings.append(f"{outside.sum()} atoms with impossible coordinates treated as missing")
@@ -78,7 +89,7 @@ def _atom_site(loop: AtomLoop, warnings: list[str]) -> AtomSite:
     for column in (*(column.code for column in words.values()), *numbers.values()):
         new[1:] |= column[1:] != column[:-1]
     start = np.flatnonzero(new)
-    return AtomSite(
+    atoms = AtomSite(
         name=loop.words("label_atom_id", "auth_atom_id"),
         altloc=loop.words("label_alt_id", optional=True),
         xyz=xyz,
@@ -89,6 +100,7 @@ def _atom_site(loop: AtomLoop, warnings: list[str]) -> AtomSite:
         **{name: column.take(start) for name, column in words.items()},
         **{name: column[start] for name, column in numbers.items()},
     )
+    return atoms, warnings
 
 
 def _rows(block: cif.Block, category: str, tags: list[str]) -> list[list[str]]:

@@ -8,15 +8,13 @@ import re
 
 import numpy as np
 
-from data_prep.atom_site import AtomSite, ParsedStructure, plausible
+from data_prep.atom_site import MAX_DAMAGED_FRACTION, AtomSite, ParsedStructure, plausible
 from data_prep.decimals import read_decimals, read_integers
+from data_prep.models import ModelChoice, choose_models, model_note
 from data_prep.pdb_fields import HYBRID36_DIGITS
 from data_prep.pdb_header import PdbHeader
 from data_prep.structure_bytes import StructureError
 from data_prep.words import Words
-
-MAX_DAMAGED_FRACTION = 0.02
-"""Share of damaged ATOM records above which a file is refused as a whole."""
 
 _READ = 66
 """Columns of an ATOM record that are read, up to the B-factor."""
@@ -72,23 +70,64 @@ class _Lines:
         return table
 
 
-def parse_pdb(path: str, data: bytes, model: int | None = None) -> ParsedStructure:
-    """Parse PDB text; ``model`` is a number stated in a MODEL record, None is the first model.
+def parse_pdb(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedStructure]:
+    """Parse the chosen models of PDB text; their numbers are those of the MODEL records.
 
     Raises ``StructureError`` without ATOM records, for a model that is not there, for text in other than fixed
-    columns, and where more than ``MAX_DAMAGED_FRACTION`` of the ATOM records are damaged.
+    columns, and where more than ``MAX_DAMAGED_FRACTION`` of the ATOM records of a model are damaged.
     """
     lines = _Lines(data)
     others = [(number, lines[number]) for number in lines.others]
-    (first, stop), numbers = _choose_model(path, len(lines.start), others, model)
-    records = np.flatnonzero(lines.is_atom[first:stop]) + first
-    if not len(records):
+    models = _models(lines, others)
+    if not models:
         raise StructureError(path, "no ATOM records")
-    tabs = sum(b"\t" in lines[number] for number in records.tolist()) if b"\t" in data else 0
+    header = PdbHeader(line for _, line in others)
+    sequences, parents = header.sequences(), header.parents()
+    parsed = []
+    for position in choose_models(path, [number for _, _, number in models], model):
+        first, stop, number = models[position]
+        ters = [(n, line) for n, line in others if first <= n < stop and line.startswith(b"TER")]
+        atoms, warnings = _read_model(path, lines, np.flatnonzero(lines.is_atom[first:stop]) + first, ters)
+        parsed.append(
+            ParsedStructure(
+                atoms=atoms,
+                sequences=sequences,
+                parents=parents,
+                n_models=len(models),
+                model_number=number,
+                resolution=header.resolution(),
+                method=header.method(),
+                deposition_date=header.deposition_date(),
+                release_date=header.release_date(),
+                warnings=(*warnings, *model_note(len(models), position, model)),
+            )
+        )
+    return parsed
+
+
+def _models(lines: _Lines, others: list[tuple[int, bytes]]) -> list[tuple[int, int, int]]:
+    """(first line, line after the last, number) of each model that has ATOM records; its order if none is stated."""
+    starts = [(number, line) for number, line in others if line[:6].rstrip() == b"MODEL"]
+    if not starts:
+        return [(0, len(lines.start), 1)] if lines.is_atom.any() else []
+    models = []
+    for order, (start, line) in enumerate(starts, start=1):
+        stop = starts[order][0] if order < len(starts) else len(lines.start)
+        closing = next((n for n, line in others if start <= n < stop and line.startswith(b"ENDMDL")), stop)
+        text = line[6:].strip()
+        if lines.is_atom[start:closing].any():
+            models.append((start, closing, int(text) if text.isdigit() else order))
+    return models
+
+
+def _read_model(
+    path: str, lines: _Lines, records: np.ndarray, ters: list[tuple[int, bytes]]
+) -> tuple[AtomSite, list[str]]:
+    """The atoms of the ATOM records on these lines (int [A], not empty), and what was dropped."""
+    warnings: list[str] = []
+    tabs = sum(b"\t" in lines[number] for number in records.tolist()) if b"\t" in lines.data else 0
     if tabs > len(records) / 2:
         raise StructureError(path, f"not fixed-column PDB: tabs in {tabs} of {len(records)} ATOM records")
-
-    warnings = []
     cut_off = _cut_off(lines, int(records[-1]))
     if cut_off:
         warnings.append(f"the file ends inside an ATOM record, which was dropped: {_shown(cut_off)}")
@@ -96,9 +135,7 @@ def parse_pdb(path: str, data: bytes, model: int | None = None) -> ParsedStructu
         if not len(records):
             raise StructureError(path, "no complete ATOM record: the file is truncated")
     table = lines.table(records)
-    ters = [(number, line) for number, line in others if first <= number < stop and line.startswith(b"TER")]
-    segment = _segments(table, records, ters)
-    atoms, damaged = _atom_site(table, segment)
+    atoms, damaged = _atom_site(table, _segments(table, records, ters))
     damage = [lines[number] for number in records[damaged].tolist()]
     if len(damage) > MAX_DAMAGED_FRACTION * len(records) and len(damage) > 1:
         raise StructureError(
@@ -108,48 +145,7 @@ def parse_pdb(path: str, data: bytes, model: int | None = None) -> ParsedStructu
         raise StructureError(path, f"no sound ATOM record, for example {_shown(damage[0])}")
     if damage:
         warnings.append(f"{len(damage)} damaged ATOM records dropped, for example {_shown(damage[0])}")
-    if len(numbers) > 1:
-        warnings.append(f"{len(numbers)} models, the {'first' if model is None else 'chosen'} one was read")
-    model_number = numbers[0] if model is None and numbers else (model or 1)
-    header = PdbHeader(line for _, line in others)
-    return ParsedStructure(
-        atoms=atoms,
-        sequences=header.sequences(),
-        parents=header.parents(),
-        n_models=max(len(numbers), 1),
-        model_number=model_number,
-        resolution=header.resolution(),
-        method=header.method(),
-        deposition_date=header.deposition_date(),
-        release_date=header.release_date(),
-        warnings=tuple(warnings),
-    )
-
-
-def _choose_model(
-    path: str, n_lines: int, others: list[tuple[int, bytes]], model: int | None
-) -> tuple[tuple[int, int], list[int]]:
-    """Lines (from, to) of the chosen model, and the number of each model in file order (its order if not stated)."""
-    starts = [(number, line) for number, line in others if line[:6].rstrip() == b"MODEL"]
-    if not starts:
-        if model not in (None, 1):
-            raise StructureError(path, f"has no model {model}: it has no MODEL records")
-        return (0, n_lines), []
-    numbers = []
-    for order, (_, line) in enumerate(starts, start=1):
-        text = line[6:].strip()
-        numbers.append(int(text) if text.isdigit() else order)
-    if model is None:
-        index = 0
-    elif model in numbers:
-        index = numbers.index(model)
-    else:
-        shown = ", ".join(map(str, numbers[:10])) + (" ..." if len(numbers) > 10 else "")
-        raise StructureError(path, f"has no model {model}: its models are {shown}")
-    start = starts[index][0]
-    stop = starts[index + 1][0] if index + 1 < len(starts) else n_lines
-    closing = next((n for n, line in others if start <= n < stop and line.startswith(b"ENDMDL")), stop)
-    return (start, closing), numbers
+    return atoms, warnings
 
 
 def _cut_off(lines: _Lines, last_atom: int) -> bytes:

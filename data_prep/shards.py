@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from data_prep.record import ProteinRecord
+from data_prep.structure_bytes import atomic_write
 
 RECORDS_PER_SHARD = 256
 SCALE = 1000
@@ -29,7 +30,9 @@ N_ATOMS = 37
 
 
 def save_shard(path: str | os.PathLike, records: Sequence[ProteinRecord]) -> None:
-    """Write one shard. Raises ``ValueError`` for a record whose arrays do not survive the format exactly."""
+    """Write one shard, whole or not at all. Raises ``ValueError`` for a record whose arrays do not survive the format
+    exactly, ``OSError`` where it cannot be written.
+    """
     for record in records:
         check_storable(record)
     masks = np.concatenate([record.atom37_mask for record in records])
@@ -43,7 +46,7 @@ def save_shard(path: str | os.PathLike, records: Sequence[ProteinRecord]) -> Non
         "positions": to_thousandths(positions),
         "b_factors": np.concatenate([record.b_factors[record.atom37_mask] for record in records]).astype(np.float32),
     }
-    save_file(tensors, path)
+    atomic_write(path, save(tensors))
 
 
 def to_thousandths(positions: np.ndarray) -> np.ndarray:
@@ -75,11 +78,14 @@ def _codes(insertion_code: np.ndarray) -> np.ndarray:
 
 
 class ShardReader:
-    """Random access to the records of one shard; the file is memory-mapped."""
+    """Random access to the records of one shard; the file is memory-mapped. Raises ``ValueError`` for a damaged one."""
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self._file = safe_open(os.fspath(path), framework="numpy")
-        self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+        try:
+            self._file = safe_open(os.fspath(path), framework="numpy")
+            self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"damaged: {error}") from None
 
     def arrays(self, residues: slice, atoms: slice) -> dict[str, Any]:
         """The array fields of the ``ProteinRecord`` at these ranges of the shard."""

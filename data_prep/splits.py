@@ -53,10 +53,12 @@ def split_by_cluster(
     settings: SplitSettings,
     *,
     release_dates: Sequence[str | None] | None = None,
+    together: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Placement]:
     """Cluster at ``settings.identity`` and give each chain a split: 'train', 'val', 'test' or 'none'.
 
     ``pairs`` number the different ``sequences`` by first appearance; chains of one sequence share its cluster.
+    ``together`` are pairs of ids that share a cluster whatever their sequences (models of one chain).
 
     - By draw (the default): whole clusters for validation until ``val_fraction`` of the chains is reached, at least
       one if there are two clusters; a cluster that would overshoot is passed over while others may fit. The draw
@@ -69,7 +71,9 @@ def split_by_cluster(
     """
     numbers: dict[str, int] = {}
     number = np.array([numbers.setdefault(sequence, len(numbers)) for sequence in sequences], dtype=np.int64)
-    labels = clusters(len(numbers), pairs, settings.identity)[number]
+    number_of = dict(zip(ids, number.tolist(), strict=True))
+    tied = [Similarity(*sorted((number_of[a], number_of[b])), 1.0) for a, b in together]
+    labels = clusters(len(numbers), [*pairs, *tied], settings.identity)[number]
     sizes = np.bincount(labels)
     splits = _by_ids(ids, labels, {"test": settings.test_ids or (), "val": settings.val_ids or ()})
     if settings.val_from is not None:

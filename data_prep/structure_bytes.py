@@ -179,6 +179,8 @@ def _sniff(path: str | os.PathLike, data: bytes) -> str:
     printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:4096])
     if printable < 0.9 * len(data[:4096]):
         raise StructureError(path, "not a PDB or mmCIF file (binary data)")
+    if not first:
+        raise StructureError(path, "not a PDB or mmCIF file (nothing but blanks and comments at its beginning)")
     shown = ascii(first[:40])[1:-1]
     raise StructureError(path, f'not mmCIF (no "data_" line) and not PDB (no ATOM records): it begins with "{shown}"')
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from data_prep.assemble import SkippedChain, assemble
 from data_prep.mmcif_format import parse_binary_cif, parse_mmcif
 from data_prep.mmcif_writer import format_mmcif
+from data_prep.models import ModelChoice
 from data_prep.pdb_format import parse_pdb
 from data_prep.pdb_writer import format_pdb
 from data_prep.record import ProteinRecord
@@ -42,27 +43,38 @@ class StructureFile:
     """Polymers that are no proteins."""
 
 
-def read_structure_file(path: str | os.PathLike, *, model: int | None = None, name: str | None = None) -> StructureFile:
+def read_structure_file(
+    path: str | os.PathLike, *, model: ModelChoice = None, name: str | None = None
+) -> StructureFile:
     """Read one structure file: its protein chains and what was skipped.
 
-    ``model`` is the number of a model in the file, None its first; ``name`` takes the place of the file's stem in the
-    ids of the records. See ``data_prep.assemble`` for what counts as a residue and which conformer is kept. Raises
-    ``StructureError`` where the file cannot be read or holds no protein residue.
+    ``model`` is the number of a model in the file, None its first, 'all' all of them: then the ids of a file with
+    several end in ``.m<number>``. ``name`` takes the place of the file's stem in the ids of the records. See
+    ``data_prep.assemble`` for what counts as a residue and which conformer is kept. Raises ``StructureError`` where the
+    file cannot be read or holds no protein residue.
     """
     text = read_text(path)
-    parsed = _PARSERS[text.format](text.path, text.data, model)
-    records, skipped, content = assemble(
-        parsed, name=structure_stem(path) if name is None else name, source_file=str(path), source_sha256=text.sha256
-    )
+    name = structure_stem(path) if name is None else name
+    records: list[ProteinRecord] = []
+    skipped: list[SkippedChain] = []
+    taken: set[str] = set()
+    content = ""
+    for parsed in _PARSERS[text.format](text.path, text.data, model):
+        found, others, content = assemble(
+            parsed, name=name, source_file=str(path), source_sha256=text.sha256, taken=taken,
+            is_one_of_all=model == "all" and parsed.n_models > 1,
+        )  # fmt: skip
+        records += found
+        skipped += others
     if not records:
         raise StructureError(path, f"no protein residues ({content or 'no residues'})")
     return StructureFile(str(path), text.format, text.sha256, tuple(records), tuple(skipped))
 
 
 def read_structure(
-    path: str | os.PathLike, *, model: int | None = None, name: str | None = None
+    path: str | os.PathLike, *, model: ModelChoice = None, name: str | None = None
 ) -> list[ProteinRecord]:
-    """All protein chains of the first (or the given) model of a structure file, in file order; never empty.
+    """All protein chains of the first (or the chosen) model of a structure file, in file order; never empty.
 
     Parameters and errors as of ``read_structure_file``.
     """

@@ -46,6 +46,7 @@ FILTERS: tuple[tuple[str, type, str, str], ...] = (
     ("min_observed", int, "N", "fewest residues with an alpha carbon"),
     ("min_ca_fraction", float, "X", "smallest share of residues with an alpha carbon"),
     ("min_backbone_fraction", float, "X", "smallest share of those with N, CA and C"),
+    ("max_coincident_fraction", float, "X", "largest share of alpha carbons at the very place of another"),
     ("max_unknown_fraction", float, "X", "largest share of unknown residues (X)"),
     ("max_residue_fraction", float, "X", "largest share of one residue type"),
     ("max_resolution", float, "A", "worst resolution in angstrom; drops chains that state none"),
@@ -75,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DATASET", help="directory to write")
     parser.add_argument("--list", type=Path, metavar="FILE", help="read only these paths (in DIR), one per line")
     parser.add_argument("--ids", type=Path, metavar="FILE", help="keep only these record ids (<stem>_<chain>)")
-    parser.add_argument("--model", type=int, metavar="N", help="model to read (default: the first of each file)")
+    parser.add_argument(
+        "--model", type=_model, metavar="N|all", help="model to read, or a record of each (default: a file's first)"
+    )
     run = parser.add_argument_group("how to run")
     run.add_argument("--jobs", type=int, default=_cpu_count(), metavar="N", help="processes (default: %(default)s)")
     run.add_argument("--overwrite", action="store_true", help="replace DATASET if it is one; discard unfinished work")
@@ -121,6 +124,15 @@ def build_parser() -> argparse.ArgumentParser:
     recipes = "\n".join(f"  {name:9s} {recipe.source}\n{_changes(name)}" for name, recipe in RECIPES.items())
     parser.epilog = f"recipes (any of their values can be given on the command line):\n{recipes}\n\n{EXAMPLE}"
     return parser
+
+
+def _model(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number or all") from None
 
 
 def _option(name: str) -> str:

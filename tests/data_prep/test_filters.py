@@ -17,6 +17,7 @@ CA, N = ATOM37_INDEX["CA"], ATOM37_INDEX["N"]
 def record():
     record = make_record("a_A", 40, resolution=2.5)
     record.atom37_mask[:] = True
+    record.atom37_positions[:, CA] = 3.8 * np.arange(40)[:, None]
     return replace(record, sequence="A" * 40)
 
 
@@ -56,6 +57,16 @@ def test_what_is_observed(record):
     assert rejection(masked(record, CA, 40), FilterSettings(min_ca_fraction=0)).startswith("too few alpha carbons: 0")
     assert rejection(masked(record, N, 20), FilterSettings()) is None
     assert "N, CA and C in 19 of 40" in rejection(masked(record, N, 21), FilterSettings())
+
+
+def test_placeholder_coordinates_are_no_structure(record):
+    positions = record.atom37_positions.copy()
+    positions[:, CA] = np.arange(40)[:, None]
+    positions[:4, CA] = 0
+    assert rejection(replace(record, atom37_positions=positions), FilterSettings()) is None
+    positions[:5, CA] = 0
+    expected = "alpha carbons at one place: 5 of 40, 12% (maximum 10%)"
+    assert rejection(replace(record, atom37_positions=positions), FilterSettings()) == expected
 
 
 def test_unknown_residues(record):

@@ -30,6 +30,18 @@ def test_every_entry_is_found_once(tmp_path):
     }
 
 
+def test_a_name_that_is_no_text(tmp_path):
+    try:
+        (tmp_path / os.fsdecode(b"a\xff.pdb")).touch()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    files, (row,), _ = find_structures(tmp_path)
+    assert files == [] and (row.status, row.reason[:44]) == (
+        "unreadable",
+        "cannot be read: its path is not valid UTF-8;",
+    )
+
+
 def test_files_that_share_a_stem_are_grouped(tmp_path):
     for name in ("x.pdb", "x.cif.gz", "sub/X.ent", "y.pdb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

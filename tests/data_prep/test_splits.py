@@ -58,6 +58,14 @@ def test_identical_sequences_never_straddle_at_any_level():
         assert near == {("a" if held_out == ["b"] else "b", 0.2)}
 
 
+def test_models_of_one_chain_never_straddle():
+    for seed in range(10):
+        settings = SplitSettings(val_fraction=0.5, seed=seed)
+        placed = split_by_cluster(list("abc"), ["MKT", "GG", "MK"], [], settings, together=[("a", "a"), ("a", "c")])
+        assert placed["a"].split == placed["c"].split != placed["b"].split
+        assert placed["a"].cluster == placed["c"].cluster and placed["a"].cluster_size == 2
+
+
 def test_given_ids_and_their_relatives():
     pairs = [Similarity(0, 1, 0.6), Similarity(0, 2, 0.35), Similarity(2, 3, 0.2)]
     placed = split_by_cluster(list("abcd"), ["A", "C", "D", "E"], pairs, SplitSettings(identity=0.4, val_ids=["a"]))

@@ -149,6 +149,41 @@ def test_models(read):
         read(data, model=3)
 
 
+def test_every_model_is_a_record_of_its_own(read):
+    first, second = chain([("GLY", 1), ("ALA", 2)]), chain([("ALA", 2)])
+    data = text(
+        ["MODEL        1"], first, ["ENDMDL", "MODEL        2", "ENDMDL"], ["MODEL        7"], second, ["ENDMDL"]
+    )
+    records = read(data, model="all")
+    assert [(record.id, record.model_number, record.sequence) for record in records] == [
+        ("x_A.m1", 1, "GA"),
+        ("x_A.m7", 7, "A"),
+    ]
+    assert [record.warnings for record in records] == [("model 1 of 2",), ("model 2 of 2",)]
+    (only,) = read(text(first), model="all")
+    assert only.id == "x_A" and only.warnings == ()
+
+
+def test_a_model_without_atoms_is_passed_over(read):
+    data = text(["MODEL        1", "ENDMDL", "MODEL        2"], chain([("GLY", 1)]), ["ENDMDL"])
+    assert read(data)[0].model_number == 2
+    with pytest.raises(StructureError, match="has no model 1: its models are 2"):
+        read(data, model=1)
+
+
+def test_models_of_mmcif_are_those_of_pdb(tmp_path, read):
+    """The same three models by way of both formats."""
+    pieces = [chain([("GLY", 1), ("SER", 2)]), chain([("GLY", 1)]), chain([("GLY", 1), ("SER", 2)])]
+    lines = [line for n, piece in enumerate(pieces, 1) for line in (f"MODEL     {n:4d}", *piece, "ENDMDL")]
+    records = read(text(lines), model="all")
+    gemmi.read_pdb_string(text(lines).decode()).make_mmcif_document().write_file(str(tmp_path / "x.cif"))
+    others = read_structure(tmp_path / "x.cif", model="all")
+    assert [record.id for record in others] == ["x_A.m1", "x_A.m2", "x_A.m3"] == [record.id for record in records]
+    for one, other in zip(records, others, strict=True):
+        assert np.array_equal(one.atom37_positions, other.atom37_positions) and one.sequence == other.sequence
+        assert one.model_number == other.model_number
+
+
 def test_chain_id_used_by_two_copies(read):
     one = chain([("GLY", 1), ("ALA", 2)])
     assert [record.id for record in read(text(one, ["TER"], one, ["TER"]))] == ["x_A", "x_A-2"]

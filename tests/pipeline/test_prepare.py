@@ -143,18 +143,26 @@ def test_unfinished_work_with_other_settings_is_not_mixed_in(tmp_path, capsys):
     assert min(row["length"] for row in StructureDataset(out).index) >= 100
 
 
-def test_a_full_disk_is_one_line_and_the_old_dataset_stays(tmp_path, monkeypatch, capsys):
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit to the size of files")
+@pytest.mark.parametrize("limit", [10_000, 400_000])
+def test_a_file_that_cannot_be_written_is_one_line_and_the_old_dataset_stays(tmp_path, capsys, small_blocks, limit):
+    """The system refuses to write on, as on a full disk: first the blocks, then the dataset."""
+    import resource  # not on every system
+
     out = tmp_path / "data"
     assert main(demo_arguments(out)) == 0
     before = files_of(out)
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device", "shard")
-
-    monkeypatch.setattr("data_prep.blocks.save_shard", full)
-    assert main(demo_arguments(out, "--overwrite")) == 2
-    assert capsys.readouterr().err.rstrip().splitlines()[-1] == "error: shard: No space left on device"
+    assert max(map(len, before.values())) > limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        status = main(demo_arguments(out, "--overwrite"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert status == 2
+    assert re.fullmatch(r"error: .*: File too large", capsys.readouterr().err.rstrip().splitlines()[-1])
     assert files_of(out) == before
+    assert main(demo_arguments(out, "--overwrite")) == 0 and files_of(out) == before
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):
@@ -191,6 +199,32 @@ def test_one_file_a_list_of_files_and_a_list_of_chains(tmp_path, capsys):
     assert StructureDataset(tmp_path / "three").ids() == ["2igd_A_A"]
 
 
+def test_all_models_are_records_of_one_cluster(tmp_path):
+    lines = gzip.decompress((DEMO / "1aki_A.pdb.gz").read_bytes()).decode().splitlines()
+    atoms = [line for line in lines if line.startswith("ATOM")]
+    kept = [atoms, atoms[:300], atoms[-250:], atoms[:40]]
+    text = "\n".join(line for n, part in enumerate(kept, 1) for line in (f"MODEL     {n:4d}", *part, "ENDMDL"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/nmr.pdb").write_text(text)
+    shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path / "in")
+    out = tmp_path / "out"
+    arguments = ["--pdb-dir", str(tmp_path / "in"), "--out", str(out), "--jobs", "1", "--val-fraction", "0.5"]
+    assert main([*arguments, "--model", "all"]) == 0
+    index = {row["id"]: row for row in StructureDataset(out).index}
+    models = ["nmr_A.m1", "nmr_A.m2", "nmr_A.m3"]
+    assert list(index) == ["2igd_A_A", *models]
+    assert [index[name]["model_number"] for name in models] == [1, 2, 3]
+    assert {(index[name]["cluster"], index[name]["cluster_size"]) for name in models} == {(1, 3)}
+    (short,) = [row for row in read_ledger(out / "ledger.csv") if row.status == "rejected"]
+    assert (short.file, short.chain) == ("nmr.pdb", "A")
+    assert short.reason == "too short: 5 residues (minimum 20), in model 4"
+    assert main([*arguments, "--overwrite", "--model", "2"]) == 0
+    assert StructureDataset(out).ids() == ["nmr_A"], "the other file has no model 2, which the ledger says"
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--model", "first"])
+    assert stopped.value.code == 2
+
+
 def test_verify_finds_what_changed(demo, tmp_path, capsys):
     assert main(["--verify", str(demo)]) == 0
     copy = tmp_path / "copy"
@@ -205,6 +239,10 @@ def test_verify_finds_what_changed(demo, tmp_path, capsys):
     shown = capsys.readouterr().out
     for message in ("safetensors: its content has changed", "README.md: cannot be read", "more.txt: does not belong"):
         assert message in shown
+    for damage in (data[: len(data) // 2], b"", bytes(8) + data[8:], data[:8] + b"x" + data[9:]):
+        shard.write_bytes(damage)
+        assert main(["--verify", str(copy)]) == 1
+        assert "cannot be loaded" in capsys.readouterr().out
     assert main(["--verify", str(tmp_path)]) == 2
 
 
@@ -331,6 +369,7 @@ def test_predictions_are_read_as_such_only_when_told(tmp_path, capsys):
         (["--pdb-dir", "{tmp}/no"], r"--pdb-dir .*/no: no such directory"),
         (["--pdb-dir", "{tmp}/file"], r"--pdb-dir .*/file: is not a directory"),
         (["--pdb-dir", "{tmp}/empty"], r".*/empty: is empty, expected structure files"),
+        (["--pdb-dir", "{tmp}/notes"], r"no structure files among 1 entries, as file: not a structure file"),
         (["--pdb-dir", "{tmp}/bad"], r"no usable protein chain in 1 structure files; nothing written"),
         (["--out", "{tmp}/empty/../bad"], r"already there; choose another place or overwrite it"),
         (["--out", "{tmp}/bad", "--overwrite"], r"is not a dataset \(no dataset\.json\), so it is not overwritten"),
@@ -348,6 +387,8 @@ def test_what_cannot_be_used_is_one_line_and_exit_2(tmp_path, capsys, change, me
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/x.pdb").touch()
     (tmp_path / "file").write_text("nonsense\n")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/file").touch()
     (tmp_path / "good").mkdir()
     shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path / "good")
     before = files_of(tmp_path)
