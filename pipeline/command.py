@@ -50,9 +50,9 @@ def run_command(
         return EXIT_INTERRUPTED
 
 
-def make_console() -> Console:
+def make_console(quiet: bool = False) -> Console:
     """Where commands print: no colours for numbers, and long lines are left to the terminal to wrap."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, quiet=quiet)
 
 
 def pick_device(name: str) -> torch.device:

@@ -144,8 +144,15 @@ class OptimizerConfig(Strict):
     """Adam with AlphaFold's schedule (suppl. 1.11.3), shortened and ended by a cosine for small sets."""
 
     lr: PositiveFloat = 1e-3
+    """Peak learning rate of the trunk, of the structure module and of what leads from the stem to the trunk."""
     stem_lr: PositiveFloat = 1e-3
     """Peak learning rate of the adapter's factors (or of the whole stem with adapter.method = full)."""
+    heads_lr: NonNegativeFloat = 0.0
+    """Peak learning rate of the output heads; 0: that of lr."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Of what lr is for; decoupled from the gradient (AdamW). AlphaFold has none."""
+    stem_weight_decay: NonNegativeFloat = 0.0
+    heads_weight_decay: NonNegativeFloat = 0.0
     eps: PositiveFloat = 1e-5
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
@@ -155,8 +162,10 @@ class OptimizerConfig(Strict):
     decay_factor: PositiveFloat = 0.95
     cosine_after: Fraction = 0.5
     """Share of max_steps after which the rate goes to zero along a cosine; 1: never, as AlphaFold."""
+    clip: Literal["global", "sample"] = "global"
+    """``global``: the norm of the gradient of the whole batch, as OpenFold; ``sample``: the norm of each sample's
+    gradient before they are averaged, as AlphaFold2 (suppl. 1.11.3), which takes one backward pass per sample."""
     clip_norm: PositiveFloat = 0.1
-    """Global gradient norm of a step, as OpenFold (AlphaFold2 clips each sample)."""
     ema_decay: Fraction = 0.999
     """Exponential moving average of the weights, used for validation and prediction; 0: off."""
 
@@ -177,6 +186,13 @@ class DataConfig(Strict):
     substitutions: Fraction = 0.0
     """Share of the residues that the stem and the residue embedding see as random others, drawn anew in each step. It
     keeps a model of few chains from learning them by heart. Targets and side chains stay those of the true sequence."""
+    extra: str = ""
+    """A second dataset, of predicted structures (prepared with --plddt-bfactor, so that residues of low confidence are
+    masked), to draw extra_fraction of the samples from. They do not train the confidence head."""
+    extra_fraction: Fraction = 0.75
+    """ESMFold: 75% predicted, 25% from the PDB."""
+    overfit: NonNegativeInt = 0
+    """Train on the first so many training chains alone, and validate on them: can the model learn these at all?"""
     cluster_sampling: bool = True
     """Draw clusters with equal probability, then a chain of the cluster; False: chains with equal probability."""
 
@@ -193,7 +209,27 @@ class TrainingConfig(Strict):
     keep_checkpoints: PositiveInt = 2
     seed: NonNegativeInt = 0
     device: str = "auto"
-    """``auto``: cuda, else mps, else cpu."""
+    """``auto``: cuda, else mps, else cpu. Under torchrun each process takes the GPU of its local rank."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16``: stem, trunk blocks and heads under autocast; weights, structure module and losses stay float32."""
+    micro_batch: NonNegativeInt = 0
+    """Samples per forward pass of a process; gradients accumulate over the passes of a step. 0: all at once."""
+    freeze: tuple[str, ...] = ()
+    """Shell patterns of parameter names that do not train, e.g. ["trunk.blocks.0.*", "trunk.structure_module.*"]."""
+    bad_step: Literal["stop", "skip"] = "stop"
+    """What to do after a step whose loss or gradient is no number, or whose loss jumps: its batch is saved in
+    RUN/bad_steps, then the run stops, or goes on without the step."""
+    spike_factor: NonNegativeFloat = 0.0
+    """A loss jumps if it is so many times the median of the last 100; 0: never."""
+    patience: NonNegativeInt = 0
+    """Stop after so many rounds of validation in a row without a better mean lDDT-Calpha; the checkpoint of the best
+    round is kept. 0: never."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """With several processes: weights copied to each (ddp) or sharded over them (fsdp2)."""
+    compile: bool = False
+    """Compile the blocks of the trunk with torch.compile."""
+    deterministic: bool = False
+    """Only operators that repeat to the bit on a GPU too (slower; an operator without such a form is an error)."""
     cpu_threads: NonNegativeInt = 0
     """Threads of torch's operators on a CPU; 0: as many as torch finds cores. Part of what makes runs repeatable."""
 

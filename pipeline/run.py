@@ -2,31 +2,35 @@
 
 RUN/config.toml          the resolved configuration
 RUN/run.json             versions, dataset, parameters by part, hash of the stem's weights
-RUN/metrics.csv          a row per optimizer step
+RUN/metrics.csv          a row per optimizer step: the same again for the same configuration
+RUN/timing.csv           a row per optimizer step: what depends on the machine
 RUN/validation.csv       a row per validation chain and round
 RUN/checkpoints/         step_*/ (see training/checkpoint.py)
 RUN/adapter/             the adapter alone, with its averaged weights
+RUN/bad_steps/           batches of steps that were not applied (see training/guard.py)
 RUN/stem.safetensors     the stem's weights, only where they are random
 """
 
-import csv
 import json
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+import lorta
 from data_prep.structure_bytes import atomic_write
+from lorta.storage import TENSOR_FILE
 from pipeline.config import RunConfig, file_layer, resolve, to_toml
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
 from pipeline.training.checkpoint import latest_checkpoint
+from pipeline.training.freezing import freeze
+from pipeline.training.sharding import like, local, whole
+from pipeline.training.tensor_files import write_tensors
 
 
 class RunError(ValueError):
@@ -41,20 +45,33 @@ class RunDirectory:
         self.config_file = path / "config.toml"
         self.info_file = path / "run.json"
         self.metrics_file = path / "metrics.csv"
+        self.timing_file = path / "timing.csv"
         self.validation_file = path / "validation.csv"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
+        self.bad_steps = path / "bad_steps"
         self.stem_file = path / "stem.safetensors"
 
     def exists(self) -> bool:
         """Whether a run was started here."""
         return self.config_file.is_file()
 
-    def create(self, config: RunConfig, info: Mapping[str, Any]) -> None:
-        """Start a run: the directory, the configuration and the facts about it."""
+    def create(self, config: RunConfig, info: Mapping[str, Any], model: FoldingModel) -> None:
+        """Start a run: facts, what is kept of the model at step 0, and last the configuration, which makes it one.
+
+        Kept are the adapter and, where they are random and exist nowhere else, the stem's weights.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         atomic_write(self.info_file, (json.dumps(info, indent=2) + "\n").encode())
+        if config.stem.init == "random":
+            write_tensors(self.stem_file, base_stem_parameters(model))
+        if model.adapter is not None:
+            lorta.save(model.stem.esm, self.adapter)
         atomic_write(self.config_file, to_toml(config).encode())
+
+    def save_adapter(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put ``adapter_tensors`` in place of the weights in ``adapter/``, whose settings ``create`` has written."""
+        write_tensors(self.adapter / TENSOR_FILE, tensors, {"format": "pt"})
 
     def config(self) -> RunConfig:
         """The configuration of the run. Raises RunError when there is none."""
@@ -68,45 +85,6 @@ class RunDirectory:
             return json.loads(self.info_file.read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise RunError(f"{self.info_file}: cannot be read: {error}") from error
-
-    def save_stem(self, model: FoldingModel) -> None:
-        """Keep the base weights of a random stem, which exist nowhere else."""
-        temporary = self.stem_file.with_suffix(f".{os.getpid()}.tmp")
-        save_file({n: p.detach().cpu().contiguous() for n, p in base_stem_parameters(model).items()}, temporary)
-        temporary.rename(self.stem_file)
-
-
-class CsvLog:
-    """A table that grows by rows, each on disk when ``append`` returns; cut back to a step when a run is resumed."""
-
-    def __init__(self, path: Path, columns: Sequence[str], after_step: int) -> None:
-        """Open ``path``; rows of a later step than ``after_step`` are dropped. The first column must be ``step``."""
-        kept: list[dict[str, str]] = []
-        if path.is_file():
-            with path.open(newline="") as stream:
-                kept = [row for row in csv.DictReader(stream) if int(row["step"]) <= after_step]
-        temporary = path.with_suffix(".tmp")
-        self._stream = temporary.open("w", newline="")
-        self._writer = csv.DictWriter(self._stream, columns, lineterminator="\n")
-        self._writer.writeheader()
-        self._writer.writerows(kept)
-        self._stream.flush()
-        temporary.rename(path)
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row; floats with 6 significant digits, what is undefined (nan) as a blank."""
-        self._writer.writerow({name: _cell(value) for name, value in row.items()})
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
-
-
-def _cell(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def base_stem_parameters(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
@@ -125,6 +103,15 @@ def trained_parameters(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def adapter_tensors(model: FoldingModel, averages: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The adapter's state with the averaged weights of those factors that train; empty without an adapter."""
+    if model.adapter is None:
+        return {}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    own = model.adapter.state_dict(keep_vars=True)
+    return {key: averages.get(names.get(id(tensor), ""), whole(tensor)) for key, tensor in own.items()}
+
+
 @torch.no_grad()
 def load_parameters(model: FoldingModel, tensors: Mapping[str, torch.Tensor], source: object) -> None:
     """Copy ``tensors`` into the trained parameters; names and shapes must agree. Raises RunError."""
@@ -135,7 +122,7 @@ def load_parameters(model: FoldingModel, tensors: Mapping[str, torch.Tensor], so
     for name, parameter in own.items():
         if parameter.shape != tensors[name].shape:
             raise RunError(f"{source}: {name} has shape {list(tensors[name].shape)}, the model {list(parameter.shape)}")
-        parameter.copy_(tensors[name])
+        local(parameter).copy_(local(like(tensors[name], parameter)))
 
 
 def load_run(path: str | Path, *, step: int | None = None, esm_weights: str = "") -> tuple[FoldingModel, int]:
@@ -157,6 +144,7 @@ def load_run(path: str | Path, *, step: int | None = None, esm_weights: str = ""
             raise RunError(f"{path}: was trained with a random stem, which is in the run: do not give --esm-weights")
         config = replace(config, stem=replace(config.stem, weights=esm_weights))
     model = build_model(config)
+    freeze(model, config.training.freeze)
     if config.stem.init == "random":
         load_stem(model, run)
     if config.adapter.method != "full" and stem_hash(model) != run.info()["stem_sha256"]:

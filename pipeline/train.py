@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from data_prep.dataset import DatasetError, StructureDataset
-from pipeline.command import EXIT_INTERRUPTED, make_console, pick_device, run_command
+from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import (
     ConfigError,
     RunConfig,
@@ -28,7 +28,10 @@ from pipeline.config import (
 from pipeline.folding.stem import ESM2_SHAPES, StemError
 from pipeline.run import RunDirectory, RunError
 from pipeline.training.loop import Interrupted, TrainingError, train
+from pipeline.training.processes import Processes, is_restarted
 from pipeline.training.proof import GradientPathError
+from pipeline.training.tables import TableError
+from pipeline.training.validation import best_step
 
 NAMED_OPTIONS = {
     "esm": ("stem", "name"),
@@ -40,6 +43,8 @@ NAMED_OPTIONS = {
     "checkpoint_every": ("training", "checkpoint_every"),
     "seed": ("training", "seed"),
     "device": ("training", "device"),
+    "precision": ("training", "precision"),
+    "overfit": ("data", "overfit"),
 }
 """Options that are short for a field of the configuration."""
 
@@ -55,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
             "  python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter lorta --rank 8\n"
             "  python -m pipeline.train --data DATASET --out RUN --preset tiny --seed 1\n"
             "  python -m pipeline.train --data DATASET --out RUN --resume\n"
-            "  python -m pipeline.train --data DATASET --out RUN --preset paper --trunk.blocks 8 --optimizer.lr 5e-4"
+            "  python -m pipeline.train --data DATASET --out RUN --preset paper --trunk.blocks 8 --optimizer.lr 5e-4\n"
+            "  torchrun --nproc-per-node 8 --max-restarts 3 -m pipeline.train --data DATASET --out RUN --preset paper"
         ),
         epilog=(
             "Any field of the configuration is an option by its dotted name; fields and defaults:\n" + describe_fields()
@@ -66,7 +72,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="run directory to write")
     p.add_argument("--preset", metavar="NAME", help=f"starting values: {', '.join(preset_names())}")
     p.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration file, over the preset")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own configuration")
+    again = p.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own configuration")
+    again.add_argument(
+        "--auto-resume",
+        action="store_true",
+        help="start the run, or go on with it if --out holds it: one command for a job that may be started again",
+    )
     p.add_argument("--esm", metavar="NAME", help=f"stem: {', '.join(ESM2_SHAPES)}, with or without _UR50D")
     p.add_argument(
         "--esm-weights", metavar="FILE", help="pretrained weights: fair-esm's .pt or a Hugging Face directory"
@@ -78,6 +90,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint-every", type=int, metavar="STEPS")
     p.add_argument("--seed", type=int)
     p.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps")
+    p.add_argument("--precision", choices=["fp32", "bf16"])
+    p.add_argument("--overfit", type=int, metavar="N", help="train and validate on the first N training chains alone")
     return p
 
 
@@ -91,17 +105,24 @@ def configuration(arguments: argparse.Namespace, dotted: list[str], run: RunDire
     if arguments.resume:
         if arguments.preset or arguments.config:
             raise ConfigError("--resume takes the configuration of the run: leave out --preset and --config")
-        before = run.config()
-        config = resolve(file_layer(run.config_file), dotted_layer(dotted), named)
-        if replace(config, training=before.training) != before or config.training.seed != before.training.seed:
-            raise ConfigError("--resume can change training.* (but not the seed): anything else is another run")
-        return config
-    if run.exists():
+        run.config()
+        return _same_run(run, resolve(file_layer(run.config_file), dotted_layer(dotted), named), "--resume")
+    again = arguments.auto_resume or is_restarted()
+    if run.exists() and not again:
         raise RunError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
     layers = [preset_layer(arguments.preset)] if arguments.preset else []
     if arguments.config:
         layers.append(file_layer(arguments.config))
-    return resolve(*layers, dotted_layer(dotted), named)
+    config = resolve(*layers, dotted_layer(dotted), named)
+    return _same_run(run, config, "--auto-resume") if run.exists() else config
+
+
+def _same_run(run: RunDirectory, config: RunConfig, option: str) -> RunConfig:
+    """``config`` if it is that of the run but for what may change. Raises ConfigError, RunError."""
+    before = run.config()
+    if replace(config, training=before.training) != before or config.training.seed != before.training.seed:
+        raise ConfigError(f"{option} can change training.* (but not the seed): anything else is another run")
+    return config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,17 +130,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments, dotted = parser().parse_known_args(argv)
 
     def body(arguments: argparse.Namespace) -> int:
-        console = make_console()
         run = RunDirectory(arguments.out)
         config = configuration(arguments, dotted, run)
-        device = pick_device(config.training.device)
-        if config.training.cpu_threads:
-            torch.set_num_threads(config.training.cpu_threads)
         dataset = StructureDataset(arguments.data)
+        processes = Processes(config)
+        console = make_console(quiet=not processes.is_main)
         sizes = {split: len(dataset.ids(split)) for split in ("train", "val")}
         console.print(
-            f"Training on {sizes['train']} chains, validating on {sizes['val']}, device {device}, "
-            f"stem {config.stem.name} ({config.stem.init}), adapter {config.adapter.method}"
+            f"Training on {sizes['train']} chains, validating on {sizes['val']}, device {processes.device}, "
+            f"{processes.count} process(es), stem {config.stem.name} ({config.stem.init}), "
+            f"adapter {config.adapter.method}"
         )
         if config.stem.init == "random":
             console.print("The stem is randomly initialised: it has learned nothing about proteins beforehand.")
@@ -132,15 +152,24 @@ def main(argv: list[str] | None = None) -> int:
             "command": ["python", "-m", "pipeline.train", *(sys.argv[1:] if argv is None else argv)],
         }
         try:
-            summary = train(config, dataset, run, device, info, console)
+            summary = train(config, dataset, run, processes, info, console)
         except Interrupted as error:
             console.print(
                 f"{error}; saved. Go on with: python -m pipeline.train --data {arguments.data} "
                 f"--out {arguments.out} --resume"
             )
             return EXIT_INTERRUPTED
-        console.print(f"Trained to step {summary.step}, {summary.seconds_per_step:.2f} s per step (median).")
-        console.print(f"Wrote {run.path}: config.toml, metrics.csv, validation.csv, checkpoints/, adapter/")
+        finally:
+            processes.close()
+        best = best_step(summary.validation)
+        why = " (validation got no better)" if summary.stopped_early else ""
+        console.print(
+            f"Trained to step {summary.step}{why}: {summary.seconds_per_step:.2f} s per step (median), "
+            f"{summary.share_waiting:.1%} of the time waiting for data, {summary.memory_mb / 1024:.1f} GB."
+        )
+        if best is not None:
+            console.print(f"Best validation lDDT-Calpha: {summary.validation[best]:.4f} at step {best}.")
+        console.print(f"Wrote {run.path}: config.toml, metrics.csv, timing.csv, validation.csv, checkpoints/, adapter/")
         console.print(
             f"Next: python -m pipeline.predict --run {arguments.out} --data {arguments.data} --split val --out PREDS"
         )
@@ -149,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(
         body,
         arguments,
-        usage_errors=(StemError, RunError, DatasetError, ConfigError),
+        usage_errors=(StemError, RunError, DatasetError, ConfigError, TableError),
         failures=(TrainingError, GradientPathError),
     )
 

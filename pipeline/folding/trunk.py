@@ -240,11 +240,17 @@ class FoldingTrunk(nn.Module):
                         s, z = checkpoint(block, s, z, mask, use_reentrant=False)
                     else:
                         s, z = block(s, z, mask)
-                structure = self.structure_module(self.trunk2sm_s(s), self.trunk2sm_z(z), aatype, mask)
+                structure = self._structure(self.trunk2sm_s(s), self.trunk2sm_z(z), aatype, mask)
             if not last:
                 recycled_s, recycled_z = s.detach(), z.detach()
                 bins = recycle_distogram(structure.positions[-1, :, :, :3].detach())
         return s, z, structure
+
+    def _structure(self, s: torch.Tensor, z: torch.Tensor, aatype: torch.Tensor, mask: torch.Tensor) -> StructureOutput:
+        """The structure module in float32 at least: rotations and positions do not bear autocast's rounding."""
+        with torch.autocast(s.device.type, enabled=False):
+            dtype = torch.promote_types(s.dtype, torch.float32)
+            return self.structure_module(s.to(dtype), z.to(dtype), aatype, mask)
 
 
 def recycle_distogram(

@@ -4,11 +4,13 @@
         trained.safetensors     parameters that train, by name
         ema.safetensors         their moving averages
         optimizer.safetensors   Adam's moments, "<parameter>/<moment>"
-        state.json              step, format version
+        state.json              step, format version, sha256 of the other files
 
-Random numbers need no state: every draw is a function of the seed and the step (``sampler.py``).
+A checkpoint is read only if it has the checksums that it was written with. Random numbers need no state: every draw is
+a function of the seed and the step (``sampler.py``).
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,9 +22,14 @@ from pathlib import Path
 import torch
 import tree
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-FORMAT_VERSION = 1
+from pipeline.training.sharding import like
+from pipeline.training.tensor_files import write_tensors
+
+FORMAT_VERSION = 2
+
+PARTS = ("trained", "ema", "optimizer")
 
 
 class CheckpointError(ValueError):
@@ -49,31 +56,41 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint and delete all but the newest ``keep``.
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, spare: int | None = None) -> Path:
+    """Write a checkpoint and delete all but the newest ``keep`` and that of the step ``spare``.
 
     The directory gets its name when everything in it is on disk, so that an interruption leaves the previous
     checkpoints and, at worst, a directory that starts with a dot.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / _name(checkpoint.step)
+    for left_over in folder.glob(f".{target.name}.*"):
+        shutil.rmtree(left_over)
     temporary = folder / f".{target.name}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for part in ("trained", "ema", "optimizer"):
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in getattr(checkpoint, part).items()}
-        save_file(tensors, temporary / f"{part}.safetensors")
-    state = {"format_version": FORMAT_VERSION, "step": checkpoint.step}
-    (temporary / "state.json").write_text(json.dumps(state) + "\n")
-    for file in temporary.iterdir():
-        with file.open("rb") as stream:
+    try:
+        temporary.mkdir()
+        for part in PARTS:
+            write_tensors(temporary / f"{part}.safetensors", getattr(checkpoint, part))
+        checksums = {part: _sha256(temporary / f"{part}.safetensors") for part in PARTS}
+        state = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "sha256": checksums}
+        with (temporary / "state.json").open("w") as stream:
+            stream.write(json.dumps(state, indent=1) + "\n")
+            stream.flush()
             os.fsync(stream.fileno())
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
-    for _, old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for step, old in list_checkpoints(folder)[:-keep]:
+        if step != spare:
+            shutil.rmtree(old)
     return target
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -84,16 +101,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path}: checkpoint format {state['format_version']}, this version reads {FORMAT_VERSION}"
             )
-        parts = {part: load_file(path / f"{part}.safetensors") for part in ("trained", "ema", "optimizer")}
+        for part in PARTS:
+            if _sha256(path / f"{part}.safetensors") != state["sha256"][part]:
+                raise CheckpointError(
+                    f"{path}: not a readable checkpoint: {part}.safetensors has not the checksum it was written with"
+                )
+        parts = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
         return Checkpoint(step=int(state["step"]), **parts)
-    except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
 
 
 def latest_checkpoint(folder: Path, step: int | None = None) -> Checkpoint | None:
-    """The newest readable checkpoint, with a warning for each newer one that is not; None when there is none.
+    """The newest readable checkpoint, with a warning for each newer one that is not; None when there is none at all.
 
-    With ``step``: that one, or CheckpointError.
+    With ``step``: that one, or CheckpointError. CheckpointError, too, when there are some and none can be read.
     """
     found = list_checkpoints(folder)
     if step is not None:
@@ -107,6 +129,8 @@ def latest_checkpoint(folder: Path, step: int | None = None) -> Checkpoint | Non
             return read_checkpoint(path)
         except CheckpointError as error:
             warnings.warn(f"{error}; going back to the one before", stacklevel=2)
+    if found:
+        raise CheckpointError(f"{folder}: none of {len(found)} checkpoints can be read; the last: {found[0][1].name}")
     return None
 
 
@@ -134,6 +158,6 @@ def load_optimizer(
                     f"the checkpoint has no optimizer state of {name}: was the configuration changed?"
                 )
             optimizer.state[parameter] = {
-                moment: tensor if moment == "step" else tensor.to(parameter.device)
+                moment: tensor if moment == "step" else like(tensor, parameter)
                 for moment, tensor in by_parameter[name].items()
             }

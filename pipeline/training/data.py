@@ -1,13 +1,16 @@
 """From protein records to padded batches of tensors."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from data_prep.record import ProteinRecord
 from data_prep.residues import RESTYPES
+from pipeline.training.tensor_files import write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +29,17 @@ class Batch:
     atom37_mask: torch.Tensor
     """float32 [B, N, 37], 1 for observed atoms."""
     resolution: torch.Tensor
-    """float32 [B], angstrom; nan where the file states none."""
+    """float32 [B], angstrom; nan where the file states none, inf for a predicted structure."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})
+
+    def save(self, path: Path) -> None:
+        """Write all of it as safetensors, the ids in the metadata."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "ids"}
+        write_tensors(path, tensors, {"ids": json.dumps(self.ids)})
 
 
 @dataclass(frozen=True)
@@ -42,20 +50,23 @@ class Crop:
     start: int = 0
     length: int | None = None
     """None: all the rest."""
+    predicted: bool = False
+    """A predicted structure: its resolution is infinite, so that it does not train the confidence."""
 
 
-def random_crop(record: ProteinRecord, crop_size: int, rng: np.random.Generator) -> Crop:
+def random_crop(record: ProteinRecord, crop_size: int, rng: np.random.Generator, predicted: bool = False) -> Crop:
     """A uniformly drawn window of ``crop_size`` residues, or the whole chain when it is not longer."""
     spare = len(record) - crop_size
-    return Crop(record) if spare <= 0 else Crop(record, int(rng.integers(spare + 1)), crop_size)
+    start, length = (0, None) if spare <= 0 else (int(rng.integers(spare + 1)), crop_size)
+    return Crop(record, start, length, predicted)
 
 
 def substitute_residues(aatype: torch.Tensor, fraction: float, seed: int) -> torch.Tensor:
-    """``aatype`` int64 [B, N] with about ``fraction`` of its residues replaced by random standard ones."""
+    """``aatype`` int64 [B, N] on the CPU with about ``fraction`` of its residues replaced by random standard ones."""
     generator = torch.Generator().manual_seed(seed)
     replace = torch.rand(aatype.shape, generator=generator) < fraction
     others = torch.randint(len(RESTYPES), aatype.shape, generator=generator)
-    return torch.where(replace.to(aatype.device), others.to(aatype.device), aatype)
+    return torch.where(replace, others, aatype)
 
 
 def collate(crops: Sequence[Crop]) -> Batch:
@@ -75,5 +86,11 @@ def collate(crops: Sequence[Crop]) -> Batch:
         residue_index=padded([r.residue_index[w] for r, w in zip(records, windows, strict=True)], torch.int64),
         atom37_positions=padded([r.atom37_positions[w] for r, w in zip(records, windows, strict=True)], torch.float32),
         atom37_mask=padded([r.atom37_mask[w] for r, w in zip(records, windows, strict=True)], torch.float32),
-        resolution=torch.tensor([float("nan") if r.resolution is None else r.resolution for r in records]),
+        resolution=torch.tensor([_resolution(crop) for crop in crops]),
     )
+
+
+def _resolution(crop: Crop) -> float:
+    if crop.predicted:
+        return float("inf")
+    return float("nan") if crop.record.resolution is None else crop.record.resolution

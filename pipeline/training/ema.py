@@ -6,12 +6,15 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from pipeline.training.sharding import local
+
 
 class ExponentialMovingAverage:
     """Shadow copies of parameters; validation and prediction use them (Jumper et al. 2021, suppl. 1.11.7).
 
     The decay of update number t is min(decay, (1 + t) / (10 + t)), so that a short run is not dominated by its initial
-    weights. The copies never replace the weights that are being trained, except inside ``applied``.
+    weights. The copies never replace the weights that are being trained, except inside ``applied``. Copies of sharded
+    parameters are sharded in the same way.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -23,8 +26,8 @@ class ExponentialMovingAverage:
     def update(self, step: int) -> None:
         """After optimizer step number ``step`` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        shadows = list(self.shadow.values())
-        torch._foreach_lerp_(shadows, [p.detach() for p in self.parameters.values()], 1 - decay)
+        shadows = [local(shadow) for shadow in self.shadow.values()]
+        torch._foreach_lerp_(shadows, [local(p) for p in self.parameters.values()], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -38,4 +41,7 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self.parameters.items():
-            parameter.data, self.shadow[name] = self.shadow[name], parameter.data
+            ours, theirs = local(self.shadow[name]), local(parameter)
+            trained = theirs.clone()
+            theirs.copy_(ours)
+            ours.copy_(trained)

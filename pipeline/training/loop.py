@@ -1,47 +1,38 @@
 """The training loop: resolved configuration and dataset in, run directory out."""
 
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from rich.console import Console
 
-import lorta
-from data_prep.dataset import DatasetError, StructureDataset
+from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
 from pipeline.config import RunConfig
-from pipeline.folding.model import FoldingModel, build_model
-from pipeline.run import (
-    CsvLog,
-    RunDirectory,
-    load_parameters,
-    load_stem,
-    stem_hash,
-    trained_parameters,
+from pipeline.run import RunDirectory, adapter_tensors, load_stem, stem_hash
+from pipeline.training.chains import training_chains, validation_records
+from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from pipeline.training.feed import StepBatches
+from pipeline.training.freezing import freeze
+from pipeline.training.guard import SpikeGuard, save_bad_step
+from pipeline.training.processes import Processes
+from pipeline.training.progress import (
+    ProgressOfSteps,
+    interruptible,
+    memory_in_use,
+    report_parameters,
+    report_proof,
 )
-from pipeline.training.checkpoint import (
-    Checkpoint,
-    latest_checkpoint,
-    load_optimizer,
-    optimizer_tensors,
-    save_checkpoint,
-)
-from pipeline.training.data import Batch, collate, random_crop, substitute_residues
-from pipeline.training.ema import ExponentialMovingAverage
-from pipeline.training.objective import Objective, fold_objective
-from pipeline.training.progress import interruptible, progress_of_steps, report_parameters, report_proof
-from pipeline.training.proof import FactorProof, PartCount, count_parts, frozen_hash, prove_gradient_path
-from pipeline.training.sampler import CropSchedule, StepPlan, StepSampler, sampling_weights
-from pipeline.training.schedule import learning_rate
-from pipeline.training.validation import TargetScore, validate
+from pipeline.training.proof import PartCount, count_parts, frozen_hash, prove_gradient_path
+from pipeline.training.tables import CsvLog, read_rows
+from pipeline.training.trainer import StepResult, Trainer
+from pipeline.training.validation import TargetScore, best_step, mean_score, validate, validation_history
 
-LOSS_TERMS = ("backbone_fape", "sidechain_fape", "supervised_chi", "distogram", "plddt")
-METRICS = ("step", "loss", *LOSS_TERMS, "grad_norm", "lr", "recycles", "seconds")
 VALIDATION = ("step", "target", "length", "lddt_ca", "mean_plddt")
+TIMING = ("step", "seconds", "waiting", "samples", "memory_mb")
 
 
 class TrainingError(RuntimeError):
@@ -58,147 +49,23 @@ class TrainingSummary:
 
     step: int
     parts: Sequence[PartCount]
-    first_validation: float | None
-    last_validation: float | None
+    validation: dict[int, float]
+    """Mean lDDT-Calpha by step."""
+    stopped_early: bool
     seconds_per_step: float
-
-
-class Trainer:
-    """State of a run between steps. ``train`` drives it."""
-
-    def __init__(self, config: RunConfig, dataset: StructureDataset, device: torch.device) -> None:
-        self.config = config
-        self.device = device
-        self.model: FoldingModel = build_model(config).to(device)
-        self.parameters = trained_parameters(self.model)
-        self.names = {parameter: name for name, parameter in self.parameters.items()}
-        self.optimizer = _optimizer(self.model, config)
-        self.ema = ExponentialMovingAverage(self.parameters, config.optimizer.ema_decay)
-        self.dataset = dataset
-        self.sampler = _sampler(dataset, config)
-        self.step = 0
-
-    def batch(self, plan: StepPlan) -> Batch:
-        """The crops of a step."""
-        crops = [
-            random_crop(self.dataset.load(name), plan.crop_size, np.random.default_rng(seed))
-            for name, seed in zip(plan.ids, plan.crop_seeds, strict=True)
-        ]
-        return collate(crops).to(self.device)
-
-    def objective(self, plan: StepPlan, batch: Batch) -> Objective:
-        """Forward pass and loss; dropout depends on the plan alone."""
-        shown = substitute_residues(batch.aatype, self.config.data.substitutions, plan.torch_seed)
-        torch.manual_seed(plan.torch_seed)
-        output = self.model(batch.aatype, batch.mask, batch.residue_index, plan.num_recycles, shown)
-        return fold_objective(output, batch, plan.clamp, self.config.loss)
-
-    def train_step(self) -> dict[str, float | int]:
-        """One optimizer step; returns its row for ``metrics.csv``. Raises TrainingError: a loss is not finite."""
-        started = time.perf_counter()
-        step = self.step + 1
-        plan = self.sampler.plan(step)
-        objective = self.objective(plan, self.batch(plan))
-        loss = float(objective.loss.detach())
-        if not math.isfinite(loss):
-            bad = [name for name, term in objective.terms.items() if not bool(term.isfinite().all())]
-            raise TrainingError(
-                f"step {step}: loss is {loss} (terms: {', '.join(bad)}) on chains {', '.join(plan.ids)}"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        objective.loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.clip_norm))
-        if not math.isfinite(norm):
-            raise TrainingError(f"step {step}: gradient norm is {norm} on chains {', '.join(plan.ids)}")
-        rate = self._set_learning_rate(step)
-        self.optimizer.step()
-        self.step = step
-        self.ema.update(step)
-        terms = {name: float(term.mean()) for name, term in objective.terms.items()}
-        seconds = time.perf_counter() - started
-        return {
-            "step": step,
-            "loss": loss,
-            **terms,
-            "grad_norm": norm,
-            "lr": rate,
-            "recycles": plan.num_recycles,
-            "seconds": seconds,
-        }
-
-    def _set_learning_rate(self, step: int) -> float:
-        o, total = self.config.optimizer, self.config.training.max_steps
-        shape = learning_rate(
-            step,
-            peak=1.0,
-            warmup_steps=o.warmup_steps,
-            decay_after=o.decay_after,
-            decay_every=o.decay_every,
-            decay_factor=o.decay_factor,
-            cosine_from=round(o.cosine_after * total) if o.cosine_after < 1 else None,
-            total_steps=total,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = shape * group["peak_lr"]
-        return shape * o.lr
-
-    def checkpoint(self) -> Checkpoint:
-        """The state to save."""
-        return Checkpoint(
-            step=self.step,
-            trained=self.parameters,
-            ema=self.ema.shadow,
-            optimizer=optimizer_tensors(self.optimizer, self.names),
-        )
-
-    def restore(self, checkpoint: Checkpoint, source: Path) -> None:
-        """Go on from a checkpoint."""
-        load_parameters(self.model, checkpoint.trained, source)
-        self.ema.shadow = {name: checkpoint.ema[name].to(self.device) for name in self.parameters}
-        load_optimizer(self.optimizer, checkpoint.optimizer, self.names)
-        self.step = checkpoint.step
-
-
-def _optimizer(model: FoldingModel, config: RunConfig) -> torch.optim.Adam:
-    """Adam with two groups: what is inside the stem (adapter or all of it) and the rest."""
-    o = config.optimizer
-    inside = [p for part, _, p in model.named_parts() if p.requires_grad and part in ("stem", "adapter")]
-    outside = [p for part, _, p in model.named_parts() if p.requires_grad and part not in ("stem", "adapter")]
-    groups = [{"params": outside, "peak_lr": o.lr}]
-    if inside:
-        groups.append({"params": inside, "peak_lr": o.stem_lr})
-    return torch.optim.Adam(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)
-
-
-def _sampler(dataset: StructureDataset, config: RunConfig) -> StepSampler:
-    ids = dataset.ids("train")
-    if not ids:
-        raise DatasetError(f"{dataset.path}: no chain in the training split: see the options of pipeline.prepare")
-    rows = [dataset.row(name) for name in ids]
-    sizes = [row["cluster_size"] for row in rows] if config.data.cluster_sampling else None
-    return StepSampler(
-        ids=tuple(ids),
-        weights=sampling_weights([row["length"] for row in rows], sizes),
-        crops=CropSchedule(
-            final=config.data.crop_size,
-            initial=config.data.initial_crop_size,
-            growth_steps=round(config.data.crop_growth * config.training.max_steps),
-        ),
-        batch_size=config.data.batch_size,
-        max_recycles=config.data.max_recycles,
-        clamp_probability=config.loss.clamp_probability,
-        seed=config.training.seed,
-    )
-
-
-def _rehearse(trainer: Trainer) -> list[FactorProof]:
-    plan = replace(trainer.sampler.plan(1), num_recycles=0)
-    batch = trainer.batch(plan)
-    return prove_gradient_path(trainer.model, lambda: trainer.objective(plan, batch).loss, trainer.config.training.seed)
+    """Median."""
+    share_waiting: float
+    """Part of the time of the steps that was spent waiting for data."""
+    memory_mb: float
 
 
 def train(
-    config: RunConfig, dataset: StructureDataset, run: RunDirectory, device: torch.device, info: dict, console: Console
+    config: RunConfig,
+    dataset: StructureDataset,
+    run: RunDirectory,
+    processes: Processes,
+    info: dict,
+    console: Console,
 ) -> TrainingSummary:
     """Train, or go on with a run that has checkpoints, until ``config.training.max_steps``.
 
@@ -206,97 +73,188 @@ def train(
         config: of the run; for a resumed one that of the run directory.
         dataset: with ``train`` chains and, for validation, ``val`` chains.
         run: directory to write to; a run in it is resumed.
-        device: to train on.
+        processes: this process and the others; the first one writes and prints.
         info: facts for ``run.json`` (versions, paths); parameters and hashes are added here.
         console: for progress.
 
     Raises:
         TrainingError, GradientPathError: the run failed.
-        Interrupted: Ctrl-C or SIGTERM, after saving.
+        Interrupted: Ctrl-C or SIGTERM on any process, after saving.
     """
-    trainer = Trainer(config, dataset, device)
-    model = trainer.model
-    model.train()
-    parts = count_parts(model)
+    trainer = Trainer(config, training_chains(dataset, config.data), processes)
+    freeze(trainer.model, config.training.freeze)
     resumed = run.exists()
+    processes.wait()  # all have looked before the first one creates it
     if resumed and run.stem_file.is_file():
-        load_stem(model, run)
+        load_stem(trainer.model, run)
+    parts = count_parts(trainer.model)
     report_parameters(parts, console)
-    report_proof(_rehearse(trainer), console)
-    frozen_before = frozen_hash(model)
+    sample = trainer.feed.first_sample(1).to(trainer.device)
+    terms: list[str] = []
+
+    def rehearsal() -> torch.Tensor:
+        objective = trainer.objective(sample)
+        terms[:] = objective.terms
+        return objective.loss
+
+    report_proof(prove_gradient_path(trainer.model, rehearsal, config.training.seed), console)
+    if not resumed and processes.is_main:
+        counts = {part.part: {"total": part.total, "trainable": part.trainable} for part in parts}
+        facts = {"processes": processes.count, "stem_sha256": stem_hash(trainer.model), "parameters": counts}
+        run.create(config, info | facts, trainer.model)
+    trainer.start()
     if resumed:
         found = latest_checkpoint(run.checkpoints)
         if found is not None:
             trainer.restore(found, run.checkpoints)
         console.print(f"Resuming {run.path} at step {trainer.step}")
-    else:
-        counts = {part.part: {"total": part.total, "trainable": part.trainable} for part in parts}
-        run.create(config, info | {"stem_sha256": stem_hash(model), "parameters": counts})
-        if config.stem.init == "random":
-            run.save_stem(model)
-    limit = config.training.validation_limit
-    names = dataset.ids("val")
-    records = [dataset.load(name) for name in (names[:limit] if limit else names)]
-    metrics = CsvLog(run.metrics_file, METRICS, trainer.step)
-    validation = CsvLog(run.validation_file, VALIDATION, trainer.step)
-    history: list[float] = []
-    seconds: list[float] = []
-    total = config.training.max_steps
+    records = validation_records(dataset, config.data, config.training.validation_limit)
+    with closing(Session(trainer, run, records, terms, console)) as session:
+        return session.run_to_the_end(parts)
 
-    def run_validation() -> None:
-        if records:
-            history.append(_validate(trainer, records, validation, console))
 
-    def save() -> None:
-        if frozen_hash(model) != frozen_before:
+class Session:
+    """A run from the step where it stands to its end: steps, validation, checkpoints, tables."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: RunDirectory,
+        records: Sequence[ProteinRecord],
+        terms: Sequence[str],
+        console: Console,
+    ) -> None:
+        self.trainer = trainer
+        self.run = run
+        self.records = records
+        self.console = console
+        self.config = trainer.config.training
+        self.processes = trainer.processes
+        self.frozen = frozen_hash(trainer.model)
+        step = trainer.step
+        rows = read_rows(run.metrics_file, step)
+        self.guard = SpikeGuard(self.config.spike_factor, [float(row["loss"]) for row in rows if row["skipped"] == "0"])
+        # Without a checkpoint the round before the first step is done again: it may have been broken off.
+        validated = step or -1
+        self.history = validation_history(run.validation_file, validated)
+        self.saved = step if step else -1
+        self.seconds: list[float] = []
+        self.waiting: list[float] = []
+        self.progress = ProgressOfSteps(console, step, self.config.max_steps)
+        self.processes.wait()  # all have read the tables before the first one cuts them back
+        columns = ("step", "loss", *terms, "grad_norm", "lr", "recycles", "skipped")
+        main = self.processes.is_main
+        self.metrics = CsvLog(run.metrics_file, columns, step) if main else None
+        self.timing = CsvLog(run.timing_file, TIMING, step) if main else None
+        self.validation = CsvLog(run.validation_file, VALIDATION, validated) if main else None
+
+    def run_to_the_end(self, parts: Sequence[PartCount]) -> TrainingSummary:
+        """Train until the last step, or until validation gets no better."""
+        total, stopped_early = self.config.max_steps, False
+        with interruptible() as interrupted, self.progress.shown():
+            if self.trainer.step == 0:
+                self.validate()
+            for batches, waited in self.trainer.feed.from_step(self.trainer.step + 1, total):
+                if self.no_better():
+                    stopped_early = True
+                    break
+                stop = self.step(batches, waited, interrupted())
+                step, last = self.trainer.step, self.trainer.step == total
+                better = (step % self.config.validate_every == 0 or last) and self.validate()
+                if step % self.config.checkpoint_every == 0 or last or (better and self.config.patience):
+                    self.save()
+                if stop:
+                    if self.saved != step:
+                        self.save()
+                    raise Interrupted(f"interrupted at step {step} of {total}")
+            if self.saved != self.trainer.step:
+                self.save()  # max_steps = 0: an untrained run that can predict
+        seconds = sum(self.seconds)
+        return TrainingSummary(
+            step=self.trainer.step,
+            parts=parts,
+            validation=self.history,
+            stopped_early=stopped_early,
+            seconds_per_step=float(np.median(self.seconds)) if self.seconds else 0.0,
+            share_waiting=sum(self.waiting) / seconds if seconds else 0.0,
+            memory_mb=memory_in_use(self.trainer.device),
+        )
+
+    def step(self, batches: StepBatches, waited: float, stop: bool) -> bool:
+        """One step and its rows; returns whether any process was asked to stop."""
+        started = time.perf_counter()
+        result = self.trainer.train_step(batches, stop=stop, largest_loss=self.guard.limit())
+        if result.problem:
+            self._bad_step(result, batches)
+        else:
+            self.guard.add(result.loss)
+        seconds, memory = time.perf_counter() - started + waited, memory_in_use(self.trainer.device)
+        self.seconds.append(seconds)
+        self.waiting.append(waited)
+        if self.processes.is_main:
+            row = {"step": result.step, "loss": result.loss, **result.terms, "grad_norm": result.grad_norm}
+            self.metrics.append(
+                row | {"lr": result.lr, "recycles": result.recycles, "skipped": int(bool(result.problem))}
+            )
+            row = {"step": result.step, "seconds": seconds, "waiting": waited, "samples": result.samples}
+            self.timing.append(row | {"memory_mb": round(memory)})
+        self.progress.advance(step=result.step, loss=result.loss, samples=result.samples, memory=memory)
+        return result.stop
+
+    def _bad_step(self, result: StepResult, batches: StepBatches) -> None:
+        found = save_bad_step(self.run.bad_steps, result, batches, self.trainer)
+        message = f"step {result.step}: {result.problem} ({found}); its batch is in {self.run.bad_steps}"
+        if self.config.bad_step == "stop":
+            raise TrainingError(f"{message}; to go on without such steps: --resume --training.bad_step skip")
+        self.console.print(f"{message}; skipped")
+
+    def validate(self) -> bool:
+        """A round of validation with the averaged weights; returns whether it is the best so far."""
+        if not self.records:
+            return False
+        trainer = self.trainer
+        with self.progress.pause(), trainer.ema.applied():
+            scores: list[TargetScore] = validate(trainer.model, self.records, trainer.device, self.processes)
+        if self.processes.is_main:
+            for score in scores:
+                self.validation.append({"step": trainer.step, **asdict(score)})
+        mean = mean_score(scores)
+        better = all(mean > earlier for earlier in self.history.values())
+        self.history[trainer.step] = self.progress.score = mean
+        self.console.print(f"step {trainer.step}: validation lDDT-Calpha {mean:.4f} over {len(scores)} chains")
+        return better
+
+    def no_better(self) -> bool:
+        """Whether the last ``patience`` rounds were all worse than one before them."""
+        patience, means = self.config.patience, list(self.history.values())
+        return 0 < patience < len(means) and max(means[-patience:]) <= max(means[:-patience])
+
+    def save(self) -> None:
+        """A checkpoint and the adapter alone; the tables first, so that they hold all steps that it has."""
+        trainer = self.trainer
+        if self.processes.any(frozen_hash(trainer.model) != self.frozen):
             raise TrainingError(f"step {trainer.step}: frozen parameters have changed; this checkpoint is not written")
-        save_checkpoint(run.checkpoints, trainer.checkpoint(), config.training.keep_checkpoints)
-        if model.adapter is not None:
-            with trainer.ema.applied():
-                lorta.save(model.stem.esm, run.adapter)
+        checkpoint = trainer.checkpoint()
+        adapter = adapter_tensors(trainer.model, checkpoint.ema)
+        problem = self._write(checkpoint, adapter) if self.processes.is_main else None
+        if self.processes.any(problem is not None):
+            raise problem or TrainingError(f"step {trainer.step}: the first process could not save")
+        self.saved = trainer.step
 
-    saved = trainer.step if resumed else -1
-    try:
-        with interruptible() as interrupted, progress_of_steps(console, trainer.step, total) as advance:
-            if trainer.step == 0:
-                run_validation()
-            while trainer.step < total:
-                row = trainer.train_step()
-                metrics.append(row)
-                seconds.append(float(row["seconds"]))
-                advance(row)
-                last = trainer.step == total
-                if trainer.step % config.training.validate_every == 0 or last:
-                    run_validation()
-                if trainer.step % config.training.checkpoint_every == 0 or last:
-                    save()
-                    saved = trainer.step
-                if interrupted():
-                    raise Interrupted(f"interrupted at step {trainer.step} of {total}")
-        if saved < 0:
-            save()  # max_steps = 0: an untrained run that can predict
-    except Interrupted:
-        if saved != trainer.step:
-            save()
-        raise
-    finally:
-        metrics.close()
-        validation.close()
-    return TrainingSummary(
-        step=trainer.step,
-        parts=parts,
-        first_validation=history[0] if history else None,
-        last_validation=history[-1] if history else None,
-        seconds_per_step=float(np.median(seconds)) if seconds else 0.0,
-    )
+    def _write(self, checkpoint: Checkpoint, adapter: Mapping[str, torch.Tensor]) -> OSError | None:
+        try:
+            for table in (self.metrics, self.timing, self.validation):
+                table.sync()
+            best = best_step(self.history) if self.config.patience else None
+            save_checkpoint(self.run.checkpoints, checkpoint, self.config.keep_checkpoints, spare=best)
+            if adapter:
+                self.run.save_adapter(adapter)
+        except OSError as error:
+            return error
+        return None
 
-
-def _validate(trainer: Trainer, records: Sequence[ProteinRecord], log: CsvLog, console: Console) -> float:
-    with trainer.ema.applied():
-        scores: list[TargetScore] = validate(trainer.model, records, trainer.device)
-    for score in scores:
-        log.append({"step": trainer.step, **asdict(score)})
-    defined = [score.lddt_ca for score in scores if not math.isnan(score.lddt_ca)]
-    mean = float(np.mean(defined)) if defined else float("nan")
-    console.print(f"step {trainer.step}: validation lDDT-Calpha {mean:.4f} over {len(defined)} chains")
-    return mean
+    def close(self) -> None:
+        """Close the tables."""
+        for table in (self.metrics, self.timing, self.validation):
+            if table is not None:
+                table.close()

@@ -1,13 +1,17 @@
 """What a person sees of a running training, and how it is stopped."""
 
+import math
+import resource
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from pipeline.training.proof import FactorProof, PartCount
 
@@ -41,11 +45,14 @@ def report_proof(proofs: Sequence[FactorProof], console: Console) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C stops at once."""
+    """A function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C stops at once.
+
+    Under a launcher one Ctrl-C arrives twice: as SIGINT from the terminal and as SIGTERM from the launcher.
+    """
     received: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if received:
+        if number == signal.SIGINT and number in received:
             raise KeyboardInterrupt
         received.append(number)
 
@@ -57,31 +64,75 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(number, old)
 
 
-@contextmanager
-def progress_of_steps(console: Console, start: int, total: int) -> Iterator[Callable[[Mapping], None]]:
-    """A bar on a terminal, a line now and then elsewhere."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("training", total=total, completed=start, loss=float("nan"))
-            yield lambda row: progress.update(task, advance=1, loss=row["loss"])
-        return
-    begun = last = time.perf_counter()
+class ProgressOfSteps:
+    """What has been seen so far, as a line."""
 
-    def line(row: Mapping) -> None:
-        nonlocal last
+    def __init__(self, console: Console, start: int, total: int) -> None:
+        self.console = console
+        self.total = total
+        self.step = self.start = start
+        self.samples = 0
+        self.loss = self.score = math.nan
+        self.memory = 0.0
+        self.begun = self.last = time.perf_counter()
+        self.paused = 0.0
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def line(self) -> str:
+        """Loss, validation, speed, memory and the time that is left."""
+        seconds = max(time.perf_counter() - self.begun - self.paused, 1e-9)
+        done = self.step - self.start
+        parts = [f"loss {self.loss:.3f}"]
+        if not math.isnan(self.score):
+            parts.append(f"lDDT {self.score:.3f}")
+        parts += [f"{self.samples / seconds:.2f} samples/s", f"{self.memory / 1024:.1f} GB"]
+        if done:
+            parts.append(f"{_duration(seconds / done * (self.total - self.step))} left")
+        return "  ".join(parts)
+
+    def advance(self, *, step: int, loss: float, samples: int, memory: float) -> None:
+        """A step is done: its loss, samples in it, MB in use."""
+        self.step, self.loss, self.memory = step, loss, memory
+        self.samples += samples
         now = time.perf_counter()
-        if now - last >= PLAIN_PROGRESS_SECONDS:
-            last = now
-            left = (now - begun) / (row["step"] - start) * (total - row["step"])
-            console.print(f"step {row['step']}/{total}  loss {row['loss']:.3f}  {left:.0f} s left")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, state=self.line())
+        elif now - self.last >= PLAIN_PROGRESS_SECONDS:
+            self.last = now
+            self.console.print(f"step {step}/{self.total}  {self.line()}")
 
-    yield line
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """The block is no training: it does not count in the speed."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.paused += time.perf_counter() - started
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """A bar on a terminal, a line now and then elsewhere."""
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+        with Progress(*columns, console=self.console) as self._bar:
+            self._task = self._bar.add_task("training", total=self.total, completed=self.step, state="")
+            yield
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def memory_in_use(device: torch.device) -> float:
+    """MB: the largest that a GPU's allocator has held, or on other devices the largest of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

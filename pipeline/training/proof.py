@@ -12,6 +12,7 @@ import torch
 
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import parameter_hash
+from pipeline.training.sharding import local
 
 
 class GradientPathError(RuntimeError):
@@ -111,5 +112,5 @@ def _factor_gradients(model: FoldingModel) -> dict[str, float]:
 
 
 def frozen_hash(model: FoldingModel) -> str:
-    """Hash of all parameters that do not train; it must never change during a run."""
-    return parameter_hash((name, p) for name, p in model.named_parameters() if not p.requires_grad)
+    """Hash of all parameters on this process that do not train; it must never change during a run."""
+    return parameter_hash((name, local(p)) for name, p in model.named_parameters() if not p.requires_grad)

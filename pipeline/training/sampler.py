@@ -5,6 +5,7 @@ Nothing random is kept between steps, so that a resumed run draws what an uninte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,16 +19,17 @@ MAX_BATCH_FACTOR = 4
 class StepPlan:
     """The random choices of one step."""
 
-    ids: tuple[str, ...]
-    """Chains, one per sample."""
+    chains: tuple[int, ...]
+    """Places of the samples' chains in the list that is drawn from."""
     crop_size: int
     crop_seeds: tuple[int, ...]
     """Seed of each sample's crop."""
     clamp: tuple[bool, ...]
     """Whether the backbone FAPE of a sample is clamped."""
     num_recycles: int
+    """The same for all samples, and so on all processes."""
     torch_seed: int
-    """For dropout."""
+    """For dropout and substituted residues."""
 
 
 def sampling_weights(lengths: Sequence[int], cluster_sizes: Sequence[int] | None) -> np.ndarray:
@@ -68,21 +70,27 @@ class CropSchedule:
 class StepSampler:
     """Draws the plan of any step."""
 
-    ids: tuple[str, ...]
     weights: np.ndarray
+    """Probability of each chain, float64 [chains]."""
     crops: CropSchedule
     batch_size: int
     max_recycles: int
     clamp_probability: float
     seed: int
 
+    @cached_property
+    def _cumulative(self) -> np.ndarray:
+        total = self.weights.cumsum()
+        return total / total[-1]
+
     def plan(self, step: int) -> StepPlan:
         """The plan of step ``step`` (from 1)."""
         rng = np.random.default_rng([self.seed, step])
         batch_size = self.batch_size * self.crops.batch_factor(step)
-        chosen = rng.choice(len(self.ids), size=batch_size, p=self.weights)
+        # The draw of Generator.choice with replacement, without the sum over millions of chains in each step.
+        chosen = self._cumulative.searchsorted(rng.random(batch_size), side="right")
         return StepPlan(
-            ids=tuple(self.ids[i] for i in chosen),
+            chains=tuple(int(i) for i in chosen),
             crop_size=self.crops.size(step),
             crop_seeds=tuple(int(s) for s in rng.integers(2**62, size=batch_size)),
             clamp=tuple(bool(c) for c in rng.random(batch_size) < self.clamp_probability),

@@ -1,7 +1,9 @@
 """lDDT-Calpha of the model on whole chains."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,6 +13,8 @@ from pipeline.folding.model import FoldingModel
 from pipeline.losses.plddt import predicted_plddt
 from pipeline.training.data import Crop, collate
 from pipeline.training.objective import CA_IN_ATOM14
+from pipeline.training.processes import Processes
+from pipeline.training.tables import read_rows
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,51 @@ class TargetScore:
 
 
 @torch.no_grad()
-def validate(model: FoldingModel, records: Sequence[ProteinRecord], device: torch.device) -> list[TargetScore]:
+def validate(
+    model: FoldingModel, records: Sequence[ProteinRecord], device: torch.device, processes: Processes | None = None
+) -> list[TargetScore]:
     """Fold each record from its sequence alone and score it against its coordinates.
 
     Chains are folded one by one at their full length with the largest number of recycles; the model's train/eval mode
-    is put back.
+    is put back. With several processes each folds its share (all of them, in step, where the model is sharded over
+    them) and all get all scores.
     """
+    count, rank = (1, 0) if processes is None or processes.sharded else (processes.count, processes.rank)
     was_training = model.training
     model.eval()
-    scores = []
-    for record in records:
+    scores = torch.zeros(len(records), 2, dtype=torch.float64)
+    for number in range(rank, len(records), count):
+        record = records[number]
         batch = collate([Crop(record)]).to(device)
         output = model(batch.aatype, batch.mask, batch.residue_index, model.config.data.max_recycles)
         ca = output.structure.positions[-1, 0, :, CA_IN_ATOM14].float().cpu().numpy()
-        score = lddt_ca(ca, record.ca_positions, None, record.ca_mask)
-        plddt = predicted_plddt(output.plddt_logits[0].float())
-        scores.append(TargetScore(record.id, len(record), score.score, float(plddt.mean())))
+        scores[number, 0] = lddt_ca(ca, record.ca_positions, None, record.ca_mask).score
+        scores[number, 1] = predicted_plddt(output.plddt_logits[0].float()).mean()
     model.train(was_training)
-    return scores
+    if count > 1:
+        scores = processes.sum(scores.to(processes.device)).cpu()
+    return [
+        TargetScore(record.id, len(record), score, plddt)
+        for record, (score, plddt) in zip(records, scores.tolist(), strict=True)
+    ]
+
+
+def mean_score(scores: Sequence[TargetScore]) -> float:
+    """Mean lDDT-Calpha over the chains for which it is defined; nan without any."""
+    defined = [score.lddt_ca for score in scores if not math.isnan(score.lddt_ca)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def best_step(history: Mapping[int, float]) -> int | None:
+    """Step of the best mean, the first of equal ones; None where no mean is defined."""
+    defined = {step: mean for step, mean in history.items() if not math.isnan(mean)}
+    return max(defined, key=lambda step: (defined[step], -step)) if defined else None
+
+
+def validation_history(path: Path, up_to_step: int) -> dict[int, float]:
+    """Mean lDDT-Calpha by step, from ``validation.csv``."""
+    by_step: dict[int, list[TargetScore]] = {}
+    for row in read_rows(path, up_to_step):
+        score, plddt = (float(row[name]) if row[name] else math.nan for name in ("lddt_ca", "mean_plddt"))
+        by_step.setdefault(int(row["step"]), []).append(TargetScore(row["target"], int(row["length"]), score, plddt))
+    return {step: mean_score(scores) for step, scores in by_step.items()}

@@ -1,5 +1,8 @@
 """Checkpoints: round trip, damage, what is kept."""
 
+import resource
+import signal
+
 import pytest
 import torch
 
@@ -30,6 +33,44 @@ def test_round_trip_and_keep(tmp_path):
     assert latest_checkpoint(tmp_path, step=2).step == 2
     with pytest.raises(CheckpointError, match="no checkpoint of step 1; there are: 2, 3"):
         latest_checkpoint(tmp_path, step=1)
+
+
+def test_the_best_is_spared(tmp_path):
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, checkpoint(step), keep=1, spare=2)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [2, 4]
+
+
+def test_one_changed_bit_is_noticed(tmp_path):
+    path = save_checkpoint(tmp_path, checkpoint(1), keep=5)
+    content = bytearray((path / "ema.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "ema.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors has not the checksum"):
+        read_checkpoint(path)
+    with (
+        pytest.warns(UserWarning, match="going back to the one before"),
+        pytest.raises(CheckpointError, match="none of 1 checkpoints can be read"),
+    ):
+        latest_checkpoint(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="the limit on the size of files is a Unix one")
+def test_what_cannot_be_written_keeps_the_last_good_one(tmp_path):
+    """No file of more than 1 kB, as on a disk that is full: an OSError, the checkpoint before it, no other trace."""
+    save_checkpoint(tmp_path, checkpoint(1), keep=1)
+    big = Checkpoint(step=2, trained={"w": torch.zeros(10_000)}, ema={}, optimizer={})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"trained\.safetensors"):
+            save_checkpoint(tmp_path, big, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert latest_checkpoint(tmp_path).step == 1
 
 
 @pytest.mark.parametrize("part", ["trained.safetensors", "optimizer.safetensors", "state.json"])

@@ -1,0 +1,75 @@
+"""The chains that a run draws from: a dataset, and beside it, if asked, one of predicted structures."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.dataset import DatasetError, StructureDataset
+from data_prep.record import ProteinRecord
+from pipeline.config import DataConfig
+from pipeline.training.sampler import sampling_weights
+
+
+@dataclass(frozen=True)
+class ChainSource:
+    """Training chains of one dataset."""
+
+    dataset: StructureDataset
+    ids: tuple[str, ...]
+    predicted: bool
+    """Predicted structures do not train the confidence."""
+
+
+class TrainingChains:
+    """Chains of one or two sources in one list, with the probability of each."""
+
+    def __init__(self, sources: list[tuple[ChainSource, float]], by_cluster: bool) -> None:
+        """``sources`` with the share of the samples that each gives."""
+        self.sources = [source for source, _ in sources]
+        self._first = np.cumsum([0, *(len(source.ids) for source in self.sources)])
+        rows = [[source.dataset.row(name) for name in source.ids] for source in self.sources]
+        self.lengths = np.array([row["length"] for part in rows for row in part])
+        weights = []
+        for part, (_, share) in zip(rows, sources, strict=True):
+            clusters = [row["cluster_size"] for row in part] if by_cluster else None
+            weights.append(share * sampling_weights([row["length"] for row in part], clusters))
+        self.weights: np.ndarray = np.concatenate(weights)
+        """float64 [chains], sum 1."""
+
+    def _place(self, chain: int) -> tuple[ChainSource, str]:
+        number = int(np.searchsorted(self._first, chain, side="right")) - 1
+        source = self.sources[number]
+        return source, source.ids[chain - self._first[number]]
+
+    def name(self, chain: int) -> str:
+        """Id of a chain in its dataset."""
+        return self._place(chain)[1]
+
+    def load(self, chain: int) -> tuple[ProteinRecord, bool]:
+        """The record of a chain, and whether it is a prediction."""
+        source, name = self._place(chain)
+        return source.dataset.load(name), source.predicted
+
+
+def training_chains(dataset: StructureDataset, config: DataConfig) -> TrainingChains:
+    """What the configuration says to draw from. Raises DatasetError: nothing to train on."""
+    ids = _train_ids(dataset)
+    own = ChainSource(dataset, ids[: config.overfit] if config.overfit else ids, predicted=False)
+    if not config.extra:
+        return TrainingChains([(own, 1.0)], config.cluster_sampling)
+    second = StructureDataset(config.extra)
+    extra = ChainSource(second, _train_ids(second), predicted=True)
+    return TrainingChains([(own, 1 - config.extra_fraction), (extra, config.extra_fraction)], config.cluster_sampling)
+
+
+def validation_records(dataset: StructureDataset, config: DataConfig, limit: int) -> list[ProteinRecord]:
+    """Chains to validate on: the first ``limit`` held-out ones (0: all), or the training chains of an overfit run."""
+    names = _train_ids(dataset)[: config.overfit] if config.overfit else dataset.ids("val")
+    return [dataset.load(name) for name in (names[:limit] if limit else names)]
+
+
+def _train_ids(dataset: StructureDataset) -> tuple[str, ...]:
+    ids = tuple(dataset.ids("train"))
+    if not ids:
+        raise DatasetError(f"{dataset.path}: no chain in the training split: see the options of pipeline.prepare")
+    return ids

@@ -1,0 +1,125 @@
+"""The processes of a run: one, or those that ``torchrun`` started; what they exchange and how the model is wrapped.
+
+Accelerate sets up the process group (nccl on GPUs, gloo on CPUs), wraps for data-parallel training and runs autocast.
+Sharding is PyTorch's own ``fully_shard`` (FSDP2), called directly: Accelerate offers it on accelerators only, and this
+way the tests run it on CPUs.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from torch import nn
+
+from pipeline.command import pick_device
+from pipeline.config import ConfigError, RunConfig
+from pipeline.folding.model import FoldingModel
+
+
+def launched_processes() -> int:
+    """How many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_restarted() -> bool:
+    """Whether ``torchrun --max-restarts`` started this process again after the loss of a worker."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+class Processes:
+    """This process among those of the run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Join the group. Raises ConfigError: an unknown device, or settings that do not go together."""
+        training, count = config.training, launched_processes()
+        if count > 1 and config.data.batch_size % count:
+            raise ConfigError(
+                f"configuration: data.batch_size = {config.data.batch_size} is not a multiple of the {count} processes"
+            )
+        if training.parallel == "fsdp2" and config.optimizer.clip == "sample":
+            raise ConfigError(
+                "configuration: optimizer.clip = 'sample' needs each sample's whole gradient on one process: "
+                "with training.parallel = 'fsdp2' use 'global'"
+            )
+        device = pick_device(training.device)
+        AcceleratorState._reset_state(not torch.distributed.is_initialized())  # of a run before this one
+        self.accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no" if training.precision == "fp32" else "bf16",
+        )
+        self.count = count
+        self.rank: int = self.accelerator.process_index
+        self.device = self.accelerator.device if count > 1 else device
+        if training.cpu_threads:
+            torch.set_num_threads(training.cpu_threads)  # after Accelerate, which sets it too
+        if training.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        self.sharded = training.parallel == "fsdp2" and count > 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def wrap(self, model: FoldingModel) -> nn.Module:
+        """What to call for a training step: the model itself, DDP around it, or the model with sharded parameters.
+
+        Sharded: one unit per trunk block and per stem layer; the root keeps the rest, the adapter's factors among it.
+        The layers of the stem hold references to them that are not registered, so each factor is sharded once.
+        """
+        if self.count == 1:
+            return model
+        if not self.sharded:
+            return self.accelerator.prepare_model(model, device_placement=False)
+        from torch.distributed.fsdp import fully_shard
+
+        for unit in (*model.trunk.blocks, *model.stem.esm.layers):
+            fully_shard(unit)
+        # The root too gives its parameters back after each forward pass: after one without a backward pass (validation
+        # with averaged weights) it would go on with those that it gathered then.
+        return fully_shard(model, reshard_after_forward=True)
+
+    @contextmanager
+    def accumulating(self, wrapped: nn.Module) -> Iterator[None]:
+        """Within the block backward passes leave gradients on their own process."""
+        if self.sharded:
+            wrapped.set_requires_gradient_sync(False)
+            try:
+                yield
+            finally:
+                wrapped.set_requires_gradient_sync(True)
+            return
+        with self.accelerator.no_sync(wrapped):
+            yield
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision of forward passes."""
+        return self.accelerator.autocast()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over the processes, on all of them; ``tensor`` itself with one."""
+        if self.count > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any process."""
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def gather(self, items: list) -> list:
+        """The items of all processes in the order of their ranks, on all of them. For small things and rare events."""
+        return gather_object(items) if self.count > 1 else items
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.count > 1:
+            self.accelerator.end_training()

@@ -1,0 +1,46 @@
+"""Tables that are cut back, and that outlive a crash in the middle of a line."""
+
+import csv
+
+import pytest
+
+from pipeline.training.tables import CsvLog, TableError, read_rows
+
+COLUMNS = ("step", "loss")
+
+
+def test_a_table_is_cut_back_to_the_step_of_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = CsvLog(path, COLUMNS, after_step=0)
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": step / 3})
+    log.close()
+    log = CsvLog(path, COLUMNS, after_step=2)
+    log.append({"step": 3, "loss": float("nan")})
+    log.close()
+    with path.open(newline="") as stream:
+        assert list(csv.reader(stream)) == [["step", "loss"], ["1", "0.333333333"], ["2", "0.666666667"], ["3", ""]]
+
+
+def test_a_row_is_in_the_file_when_append_returns(tmp_path):
+    log = CsvLog(tmp_path / "metrics.csv", COLUMNS, after_step=0)
+    log.append({"step": 1, "loss": 1.5})
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,1.5\n"
+
+
+def test_a_half_written_line_is_left_out(tmp_path):
+    """Of step 12 only the 1 was written: it must not be taken for step 1."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n1,0.5\n2,0.25\n1")
+    assert [row["step"] for row in read_rows(path, 100)] == ["1", "2"]
+    CsvLog(path, COLUMNS, after_step=1).close()
+    assert path.read_text() == "step,loss\n1,0.5\n"
+    assert read_rows(tmp_path / "none.csv", 100) == []
+
+
+def test_other_columns_are_an_error(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,lossy\n1,0.5\n")
+    with pytest.raises(TableError, match="has the columns step, lossy; expected step, loss"):
+        CsvLog(path, COLUMNS, after_step=1)
+    assert path.read_text() == "step,lossy\n1,0.5\n"
