@@ -13,7 +13,7 @@ import json
 import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -375,7 +375,8 @@ def describe_fields(kind: type = RunConfig) -> str:
             if is_dataclass(item.type):
                 walk(item.type, f"{prefix}{item.name}.")
                 continue
-            lines.append(f"  --{prefix}{item.name} (default {item.default!r})")
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            lines.append(f"  --{prefix}{item.name} (default {default!r})")
             text = " ".join(said.get(item.name, "").replace("``", "").split())
             lines.extend(textwrap.wrap(text, 100, initial_indent="        ", subsequent_indent="        "))
 

@@ -1,0 +1,1 @@
+"""What the language-model stages share: nlu, sft, dpo, lm_compare and mtbench."""

@@ -1,0 +1,107 @@
+"""What instruction tuning and preference optimisation share: base, adapter, trl's trainer, what is written."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from rich.console import Console
+from transformers import Trainer, TrainerCallback, set_seed
+
+from data_prep.structure_bytes import atomic_write
+from pipeline.config import ConfigError
+from pipeline.lm.adapters import adapter_config, count_parameters, export_as_lora
+from pipeline.lm.card import model_card
+from pipeline.lm.engine import Clock, finish, is_complete, quiet, run_trainer, total_steps
+from pipeline.lm.examples import texts_of
+from pipeline.lm.models import load_causal_lm, prepare_base
+from pipeline.lm.records import Record
+from pipeline.lm.run import LanguageRun
+from pipeline.lm.settings import DpoConfig, SftConfig
+from pipeline.lm.tokenizer import ensure_chat_template
+
+
+def train_causal(
+    stage: str,
+    config: SftConfig | DpoConfig,
+    path: Path,
+    console: Console,
+    examples: tuple[Sequence[Record], Sequence[Record]],
+    make_trainer: Callable[..., Trainer],
+    *,
+    resume: bool,
+    export_lora: bool,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Train a causal language model; returns what ``results.json`` holds.
+
+    Args:
+        stage: ``sft`` or ``dpo``.
+        config: resolved.
+        path: run directory.
+        console: where progress goes.
+        examples: training and held-out ones, converted.
+        make_trainer: called with run, model, processing_class, train_dataset, eval_dataset, peft_config, callbacks.
+        resume: go on with a run in ``path``.
+        export_lora: write the adapter as plain LoRA too.
+        callbacks: of the trainer.
+
+    Raises:
+        ConfigError, InputError: wrong settings or files.
+        StageFailed, Interrupted: see ``run_trainer``.
+    """
+    quiet()
+    run, (train, held_out) = LanguageRun(path), examples
+    if config.adapter.method == "head":
+        raise ConfigError("adapter 'head' is for a classifier: it has no meaning here")
+    if is_complete(config, run, resume):
+        console.print(f"{path}: complete already")
+        return run.results()
+    set_seed(config.training.seed)
+    place, tokenizer = prepare_base(
+        config.model, run.base, lambda: texts_of(train), classifier=False, reuse=run.exists()
+    )
+    templated = ensure_chat_template(tokenizer)
+    set_seed(config.training.seed)
+    model = load_causal_lm(config.model, place, tokenizer)
+    adapter = adapter_config(
+        config.adapter, model, task_type="CAUSAL_LM", total_steps=total_steps(config.training, len(train))
+    )
+    try:
+        trainer = make_trainer(
+            run=run,
+            model=model,
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list(list(train)),
+            eval_dataset=Dataset.from_list(list(held_out)),
+            peft_config=adapter,
+            callbacks=list(callbacks),
+        )
+    except ValueError as error:
+        raise ConfigError(f"this model or adapter does not fit: {str(error).splitlines()[0]}") from error
+    counts = count_parameters(trainer.model, ())
+    console.print(
+        f"{len(train):,} examples, {len(held_out):,} held out. {config.adapter.method}: {counts.adapter:,} trainable "
+        f"parameters of {counts.total:,}. Seed {config.training.seed}."
+    )
+    if templated and isinstance(train[0].get("prompt"), list):
+        console.print("The tokenizer has no chat template: a plain one is used and saved with it.")
+    clock = Clock()
+    rows = run_trainer(trainer, config, run, console, metric="loss", greater=False, at_start=True)
+    seconds = clock.seconds()
+    saved = run.adapter if adapter is not None else run.model
+    trainer.model.save_pretrained(str(saved))
+    tokenizer.save_pretrained(str(saved))
+    if export_lora:
+        export_as_lora(trainer.model, run.adapter, run.lora)
+    result = finish(
+        run, config, counts, rows, stage=stage, metric="loss", greater=False, seconds=seconds,
+        more={
+            "base": place, "data": config.data.train, "train_examples": len(train),
+            "validation_examples": len(held_out), "first": rows[0],
+            "needs_lorta": adapter is not None and str(adapter.peft_type) == "LORTA",
+        },
+    )  # fmt: skip
+    untrained = ["The base model was untrained: it has no knowledge and writes no sensible text."]
+    atomic_write(run.card, model_card(config, result, untrained if config.model.init_config else []).encode())
+    return result

@@ -1,0 +1,277 @@
+"""What every stage does around a trainer of Hugging Face: arguments, progress, tables, interruption, resuming.
+
+Checkpoints are the trainer's own (``RUN/checkpoints/checkpoint-N``): weights as safetensors, and the state of
+optimizer, schedule and random generators as ``.pt`` and ``.pth`` files, which are pickles; transformers reads them with
+``weights_only=True`` and an allow-list, so that nothing in them is run.
+"""
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from rich.console import Console
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+import lorta
+from data_prep.structure_bytes import atomic_write
+from pipeline.command import pick_device
+from pipeline.config import ConfigError, to_toml
+from pipeline.lm.adapters import ParameterCount
+from pipeline.lm.errors import InputError, StageFailed
+from pipeline.lm.run import LanguageRun
+from pipeline.lm.settings import StageConfig, TrainingSettings
+from pipeline.lm.tables import csv_text
+from pipeline.training.progress import interruptible, progress_of_steps
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+FIRST = ("step", "epoch", "loss")
+"""Columns that lead a table."""
+NOT_RESUMED = ("num_tokens",)
+"""Counters of trl's that start anew when a run is resumed."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run; what it had is saved."""
+
+
+def quiet() -> None:
+    """Warnings and bars of the libraries off; what matters is printed by the stages."""
+    import datasets
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def use_device(training: TrainingSettings) -> torch.device:
+    """The device of the run, checked; sets the threads of a CPU. Raises ConfigError."""
+    device = pick_device(training.device)
+    if device.index is not None:
+        raise ConfigError(f"device {training.device!r}: choose a GPU by CUDA_VISIBLE_DEVICES, and give --device cuda")
+    if training.cpu_threads:
+        torch.set_num_threads(training.cpu_threads)
+    return device
+
+
+def total_steps(training: TrainingSettings, examples: int) -> int:
+    """Optimizer steps of the run."""
+    return training.max_steps or math.ceil(training.epochs * math.ceil(examples / training.batch_size))
+
+
+def training_arguments(kind: type[Arguments], config: StageConfig, run: LanguageRun, **more: Any) -> Arguments:
+    """Arguments of a trainer from a configuration; ``kind`` is TrainingArguments or trl's class. Raises ConfigError."""
+    training, optimizer = config.training, config.optimizer
+    micro = training.micro_batch or training.batch_size
+    when = "steps" if training.evaluate_every else "epoch"
+    arguments = kind(
+        output_dir=str(run.checkpoints),
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=training.batch_size // micro,
+        per_device_eval_batch_size=training.eval_batch_size,
+        eval_strategy=when,
+        save_strategy=when,
+        eval_steps=training.evaluate_every or None,
+        save_steps=training.evaluate_every or 500,
+        save_total_limit=training.keep_checkpoints,
+        logging_steps=training.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        learning_rate=optimizer.lr,
+        weight_decay=optimizer.weight_decay,
+        adam_beta1=optimizer.beta1,
+        adam_beta2=optimizer.beta2,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(optimizer.schedule, optimizer.schedule),
+        warmup_steps=optimizer.warmup,
+        max_grad_norm=optimizer.clip_norm,
+        gradient_checkpointing=training.gradient_checkpointing,
+        seed=training.seed,
+        use_cpu=use_device(training).type == "cpu",
+        bf16=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **more,
+    )
+    if arguments.n_gpu > 1:
+        raise ConfigError("several GPUs are visible: choose one by CUDA_VISIBLE_DEVICES, or start with torchrun")
+    return arguments
+
+
+class Recorder(TrainerCallback):
+    """Tables after every log, progress, and a save when the user interrupts.
+
+    The tables are the trainer's own history, which its checkpoints hold: after resuming they are those of a run
+    without a break.
+    """
+
+    def __init__(self, run: LanguageRun, console: Console, save_best: Callable[[dict], None], interrupted) -> None:
+        self.run, self.console, self.save_best, self.interrupted = run, console, save_best, interrupted
+        self.stack = ExitStack()
+        self.stopped = False
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Start the progress."""
+        self.advance = self.stack.enter_context(progress_of_steps(self.console, state.global_step, state.max_steps))
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Count the step; evaluate the last one; save and stop when interrupted."""
+        losses = [row["loss"] for row in state.log_history[-3:] if "loss" in row]
+        self.advance({"step": state.global_step, "loss": losses[-1] if losses else math.nan})
+        if args.eval_strategy == "steps" and state.global_step == state.max_steps:
+            control.should_evaluate = control.should_save = True
+        if self.interrupted() and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = self.stopped = True
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs) -> None:
+        """AdaLoRA moves its ranks."""
+        lorta.after_step(model, state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Write the tables; a loss that is not finite ends the run."""
+        write_tables(self.run, state.log_history)
+        if logs and not math.isfinite(logs.get("loss", 0.0)):
+            raise StageFailed(f"the loss is {logs['loss']} at step {state.global_step}: lower --optimizer.lr")
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
+        """Keep the adapter of the best evaluation."""
+        self.save_best(evaluations(state.log_history))
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        """End the progress."""
+        self.stack.close()
+
+
+def evaluations(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluations of a trainer's history, names without the prefix ``eval_``."""
+    skip = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens")
+    return [
+        {key.removeprefix("eval_"): value for key, value in row.items() if key not in skip}
+        for row in history
+        if "eval_loss" in row
+    ]
+
+
+def write_tables(run: LanguageRun, history: Sequence[dict[str, Any]]) -> None:
+    """``metrics.csv`` and ``evaluations.csv`` from a trainer's history."""
+    losses = [{key: row[key] for key in row if key not in NOT_RESUMED} for row in history if "loss" in row]
+    for file, rows in ((run.metrics_file, losses), (run.evaluations_file, evaluations(history))):
+        # Checkpoints keep the history with sorted keys, so the order of the columns must not come from it.
+        atomic_write(file, csv_text(rows, first=(*FIRST, *sorted({key for row in rows for key in row}))))
+
+
+def best_row(rows: Sequence[dict[str, Any]], metric: str, greater: bool) -> dict[str, Any]:
+    """The evaluation with the best ``metric``, the first of equals."""
+    return (max if greater else min)(rows, key=lambda row: row[metric])
+
+
+def run_trainer(
+    trainer: Trainer,
+    config: StageConfig,
+    run: LanguageRun,
+    console: Console,
+    *,
+    metric: str,
+    greater: bool,
+    at_start: bool = False,
+) -> list[dict[str, Any]]:
+    """Train, from the last checkpoint if there is one; returns the evaluations (``at_start``: one before step 1 too).
+
+    Raises:
+        Interrupted: the user stopped it; the last step is saved.
+        StageFailed: the loss is no longer finite.
+        InputError: the checkpoint cannot be read.
+    """
+    trainer.remove_callback(PrinterCallback)
+    if not run.exists():
+        run.create(to_toml(config))  # not before: a setting that does not fit must leave no run behind
+
+    def save_best(rows: list[dict[str, Any]]) -> None:
+        if hasattr(trainer.model, "peft_config") and best_row(rows, metric, greater) is rows[-1]:
+            trainer.model.save_pretrained(str(run.best_adapter))
+
+    with interruptible() as interrupted:
+        recorder = Recorder(run, console, save_best, interrupted)
+        trainer.add_callback(recorder)
+        checkpoint = get_last_checkpoint(str(run.checkpoints)) if run.checkpoints.is_dir() else None
+        trainer.args.eval_on_start = at_start and checkpoint is None
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            recorder.stack.close()
+    if recorder.stopped:
+        raise Interrupted(f"interrupted at step {trainer.state.global_step}")
+    return evaluations(trainer.state.log_history)
+
+
+def is_complete(config: StageConfig, run: LanguageRun, resume: bool) -> bool:
+    """Whether the run is there and done, so that nothing is left to do; also whether it may be gone on with.
+
+    Raises:
+        InputError: there is a run, and it is not to be resumed; or it has another configuration.
+    """
+    if not run.exists():
+        return False
+    if not resume:
+        raise InputError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
+    if run.config_text() != to_toml(config):
+        raise InputError(f"{run.path}: was started with another configuration (see config.toml): take another --out")
+    return run.results_file.is_file()
+
+
+def finish(
+    run: LanguageRun,
+    config: StageConfig,
+    counts: ParameterCount,
+    rows: list[dict[str, Any]],
+    *,
+    stage: str,
+    metric: str,
+    greater: bool,
+    seconds: float,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """Write ``results.json``, the sign of a complete run; returns what is in it."""
+    packages = ("torch", "transformers", "peft", "trl")
+    best, last = best_row(rows, metric, greater), rows[-1]
+    result = {
+        "stage": stage,
+        "model": config.model.name or f"{config.model.init_config} (untrained)",
+        "method": config.adapter.method,
+        "rank": config.adapter.rank,
+        "seed": config.training.seed,
+        "metric": metric,
+        "greater_is_better": greater,
+        "best": best,
+        "last": last,
+        "parameters": asdict(counts),
+        "train_seconds": round(seconds, 1),
+        "versions": {name: version(name) for name in packages},
+        **more,
+    }
+    atomic_write(run.results_file, (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Wall clock."""
+        return time.perf_counter() - self.begun

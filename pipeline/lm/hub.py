@@ -1,0 +1,67 @@
+"""Names on the Hugging Face hub and local paths; no network is found out once, in seconds, not by retries."""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.lm.errors import InputError
+
+PROBE_SECONDS = 5.0
+
+
+def is_local(name: str) -> bool:
+    """Whether ``name`` is a file or directory here. Raises InputError for what can only be a path and is none."""
+    if Path(name).exists():
+        return True
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise InputError(f"{name}: no such file or directory")
+    return False
+
+
+def ask_hub() -> bool:
+    """Whether the hub can be asked; when it does not answer, Hugging Face's libraries are told to use their cache.
+
+    Their own retries without a network take minutes.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        constants.HF_HUB_OFFLINE = True
+        return False
+    return True
+
+
+@contextmanager
+def named(name: str, kind: str) -> Iterator[None]:
+    """Run a loader of Hugging Face's for ``name``; its failure is one InputError that says what to do.
+
+    Args:
+        name: hub name or path.
+        kind: what it is, for the message: model, tokenizer, dataset.
+    """
+    local = is_local(name)
+    online = local or ask_hub()
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        # Offline and unknown names end in a dozen exception classes of four libraries; all are of these three.
+        if local:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{name}: cannot be read as a {kind}: {reason[:300]}") from error
+        if not online:
+            raise InputError(
+                f"{kind} {name!r}: the hub cannot be reached and the cache does not have it: give a local directory or "
+                "file, or download it where there is a network (hf download) and set HF_HOME"
+            ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{kind} {name!r}: the hub does not give it: {reason[:300]}") from error

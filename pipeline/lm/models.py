@@ -1,0 +1,134 @@
+"""Base models: by hub name, from a directory, or untrained from a configuration."""
+
+import json
+from collections.abc import Callable, Iterable
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from pipeline.config import ConfigError
+from pipeline.lm.errors import InputError
+from pipeline.lm.hub import named
+from pipeline.lm.settings import ModelSettings
+from pipeline.lm.tokenizer import load_tokenizer, train_tokenizer
+
+
+def built_in_configs() -> list[str]:
+    """Names that ``model.init_config`` takes besides files."""
+    folder = resources.files("pipeline.lm") / "configs"
+    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    if name in built_in_configs():
+        return json.loads((resources.files("pipeline.lm") / "configs" / f"{name}.json").read_text())
+    path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
+    if not path.is_file():
+        raise InputError(f"model.init_config {name!r}: no such file, and not one of {', '.join(built_in_configs())}")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict) or "model_type" not in values:
+        raise InputError(f"{path}: not a configuration of transformers: it has no model_type")
+    return values
+
+
+def prepare_base(
+    settings: ModelSettings, folder: Path, texts: Callable[[], Iterable[str]], *, classifier: bool, reuse: bool
+) -> tuple[str, PreTrainedTokenizerBase]:
+    """The place to load the base model from, and its tokenizer.
+
+    With ``init_config`` that place is ``folder``, where the untrained model and its tokenizer are written, so that
+    whatever is trained on it can be loaded again. Torch's global generator decides its weights.
+
+    Args:
+        settings: which model.
+        folder: directory for an untrained one.
+        texts: training texts, for a tokenizer that has to be trained.
+        classifier: the model reads whole texts (an encoder's special tokens), else it continues them.
+        reuse: take what is in ``folder``.
+
+    Raises:
+        ConfigError, InputError: one line.
+    """
+    if bool(settings.name) == bool(settings.init_config):
+        raise ConfigError("give one of --model (a hub name or directory) and --init-config (an untrained model)")
+    if settings.name:
+        return settings.name, load_tokenizer(settings.tokenizer or settings.name)
+    if reuse:
+        return str(folder), load_tokenizer(str(folder))
+    values = _read_config(settings.init_config)
+    if settings.tokenizer:
+        tokenizer = load_tokenizer(settings.tokenizer)
+    else:
+        tokenizer = train_tokenizer(texts(), settings.vocabulary, encoder=classifier)
+    values |= {"vocab_size": len(tokenizer)}
+    values |= {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
+    try:
+        config = AutoConfig.for_model(values.pop("model_type"), **values)
+        kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+        model = kind.from_config(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model.init_config {settings.init_config!r}: no model of it: {reason[:300]}") from error
+    tokenizer.save_pretrained(folder)
+    # The body alone: a head of another task must not be found here.
+    (model.base_model if classifier else model).save_pretrained(folder)
+    return str(folder), tokenizer
+
+
+def _loading_options(settings: ModelSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {"dtype": getattr(torch, settings.dtype)}
+    if settings.four_bit:
+        if find_spec("bitsandbytes") is None:
+            raise ConfigError("model.four_bit needs bitsandbytes, which is not installed: pip install bitsandbytes")
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    return options
+
+
+def load_classifier(
+    settings: ModelSettings, place: str, tokenizer: PreTrainedTokenizerBase, labels: int
+) -> PreTrainedModel:
+    """The model with a new classification head of ``labels`` outputs (1: regression). Raises InputError."""
+    with named(place, "model"):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            place,
+            num_labels=labels,
+            problem_type="regression" if labels == 1 else "single_label_classification",
+            **_loading_options(settings),
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def load_causal_lm(settings: ModelSettings, place: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The language model. Raises InputError."""
+    with named(place, "model"):
+        model = AutoModelForCausalLM.from_pretrained(place, **_loading_options(settings))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Paths of the modules that belong to a classification head: all beside the body, and the body's pooler."""
+    prefix = model.base_model_prefix
+    heads = [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
+    pooler = getattr(getattr(model, prefix), "pooler", None)
+    return [f"{prefix}.pooler", *heads] if isinstance(pooler, nn.Module) else heads

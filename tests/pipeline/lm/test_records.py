@@ -1,0 +1,96 @@
+"""Files of examples: every format gives the same records; damage is named with file and line."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pipeline.lm.errors import InputError
+from pipeline.lm.records import limited, load_split, read_records, split_off, train_and_validation
+from pipeline.lm.settings import DataSettings
+
+RECORDS = [{"a": "one", "b": 'with "quotes", commas'}, {"a": "zwei ü", "b": "x"}]
+
+
+def test_all_formats_give_the_same_records(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps(RECORDS))
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(record) for record in RECORDS) + "\n\n")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), tmp_path / "x.parquet")
+    (tmp_path / "x.tsv").write_text("a\tb\n" + "".join(f"{r['a']}\t{r['b']}\n" for r in RECORDS))
+    (tmp_path / "x.csv").write_text('a,b\none,"with ""quotes"", commas"\r\nzwei ü,x\r\n')
+    (tmp_path / "bom.tsv").write_bytes(b"\xef\xbb\xbfa\tb\nc\td\n")
+    for name in ("x.json", "x.jsonl", "x.parquet", "x.tsv", "x.csv"):
+        assert read_records(tmp_path / name) == RECORDS, name
+    assert read_records(tmp_path / "bom.tsv") == [{"a": "c", "b": "d"}]
+
+
+def test_a_csv_cell_may_have_lines(tmp_path):
+    (tmp_path / "x.csv").write_text('a,b\n"one\ntwo",3\n4\n')
+    with pytest.raises(InputError, match="line 4: 1 columns"):
+        read_records(tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_text('a,b\n"one\ntwo",3\n')
+    assert read_records(tmp_path / "x.csv") == [{"a": "one\ntwo", "b": "3"}]
+
+
+def test_a_line_separator_inside_a_json_string_ends_no_line(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": "one\u2028two"}\n{"a": "x\\u0085y"}\n')
+    assert [record["a"] for record in read_records(tmp_path / "x.jsonl")] == ["one\u2028two", "x\x85y"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.json", b"[{]", "x.json, line 1: not JSON"),
+        ("x.jsonl", b'{"a": 1}\n{"a": \n', "x.jsonl, line 2: not JSON"),
+        ("x.jsonl", b'{"a": 1}\n[1]\n', "line 2: an example is an object with named fields, found list"),
+        ("x.json", b'["text"]', "entry 1: an example is an object"),
+        ("x.json", b"[]", "no examples"),
+        ("x.jsonl", b"\n", "no examples"),
+        ("x.tsv", b"a\tb\n1\t2\n3\n", "line 3: 1 columns, expected 2: a, b"),
+        ("x.tsv", b"a\tb\n", "no examples"),
+        ("x.json", b"\xff\xfe", "not UTF-8"),
+        ("x.parquet", b"PAR", "not Parquet"),
+        ("x.docx", b"", "ends in one of .jsonl"),
+    ],
+)
+def test_damage_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_records(tmp_path / name)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_splits_of_a_directory_and_of_one_file(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"a": "1"}\n{"a": "2"}\n')
+    (tmp_path / "dev.csv").write_text("a\n3\n")
+    assert train_and_validation(DataSettings(train=str(tmp_path))) == ([{"a": "1"}, {"a": "2"}], [{"a": "3"}])
+    one = str(tmp_path / "train.jsonl")
+    train, held_out = train_and_validation(DataSettings(train=one, validation_fraction=0.5))
+    assert sorted(r["a"] for r in train + held_out) == ["1", "2"] and len(held_out) == 1
+    assert load_split(one, "validation") is None
+    named = train_and_validation(DataSettings(train=one, validation=str(tmp_path / "dev.csv")))
+    assert named[1] == [{"a": "3"}]
+
+
+def test_what_cannot_be_split_or_found(tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"a": "1"}\n')
+    for settings, message in (
+        (DataSettings(train=str(tmp_path / "one.jsonl")), "leaves an empty set"),
+        (DataSettings(train=str(tmp_path)), "a file train.*"),
+        (DataSettings(train=str(tmp_path / "no.jsonl")), "no such file or directory"),
+        (DataSettings(), "give --data"),
+    ):
+        with pytest.raises(InputError, match=message.replace("*", r"\*")):
+            train_and_validation(settings)
+
+
+def test_the_split_is_fixed_and_disjoint():
+    records = [{"n": n} for n in range(50)]
+    first, again = split_off(records, 0.2), split_off(records, 0.2)
+    assert first == again
+    assert len(first[1]) == 10
+    assert sorted(r["n"] for part in first for r in part) == list(range(50))
+    assert limited(records, 3) == records[:3]
+    assert limited(records, 0) == records
