@@ -30,7 +30,7 @@ from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun
 from pipeline.lm.settings import StageConfig, TrainingSettings
 from pipeline.lm.tables import csv_text
-from pipeline.training.progress import interruptible, progress_of_steps
+from pipeline.training.progress import ProgressOfSteps, interruptible, memory_in_use
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -125,12 +125,18 @@ class Recorder(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Start the progress."""
-        self.advance = self.stack.enter_context(progress_of_steps(self.console, state.global_step, state.max_steps))
+        self.progress = ProgressOfSteps(self.console, state.global_step, state.max_steps)
+        self.stack.enter_context(self.progress.shown())
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Count the step; evaluate the last one; save and stop when interrupted."""
         losses = [row["loss"] for row in state.log_history[-3:] if "loss" in row]
-        self.advance({"step": state.global_step, "loss": losses[-1] if losses else math.nan})
+        self.progress.advance(
+            step=state.global_step,
+            loss=losses[-1] if losses else math.nan,
+            samples=args.train_batch_size * args.gradient_accumulation_steps,
+            memory=memory_in_use(args.device),
+        )
         if args.eval_strategy == "steps" and state.global_step == state.max_steps:
             control.should_evaluate = control.should_save = True
         if self.interrupted() and state.global_step < state.max_steps:
