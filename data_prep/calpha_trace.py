@@ -17,7 +17,7 @@ from data_prep.atom_arrays import ALLOWED_ATOMS, is_hydrogen
 from data_prep.atom_site import AtomSite
 from data_prep.components import ATOM_NAMES_EVERYWHERE
 from data_prep.conformers import conformer_rows
-from data_prep.decimals import read_decimals, read_integers
+from data_prep.decimals import read_decimals
 from data_prep.pdb_header import PdbHeader
 from data_prep.record import ProteinRecord
 from data_prep.residues import ATOM37_INDEX, RESNAMES, RESTYPES
@@ -187,8 +187,27 @@ def _sound_coordinates(words: np.ndarray) -> bool:
         return False
     if not (((words + _SIX) & _DIGITS_AND_POINT) == _THEIR_HIGH_HALF).all():  # ":" to "?" end up above "9"
         return False
-    leading = (words & np.uint64(0xFFFFFF)).astype(np.int64)
+    leading = (words & np.uint64(0xFFFFFF)).view(np.int64)
     return bool(_LEADING[leading & 0xFFFF].all() and _LEADING[leading >> 8].all())
+
+
+_SHARE_OF_DIGIT = 10.0 ** np.array([3, 2, 1, 0, 0, -1, -2, -3])  # of each character, the point among them
+
+
+def _coordinates(words: np.ndarray) -> np.ndarray:
+    """float64 [n, 3], angstrom, of uint64 [n, 3] that are ``_sound_coordinates``."""
+    cells = words.view(np.uint8).reshape(-1, 3, 8)
+    values = np.where(cells >= ord("0"), cells & 15, 0) @ (1000 * _SHARE_OF_DIGIT)
+    return np.copysign(values, 0.5 - (cells[..., :3] == ord("-")).any(axis=-1)) / 1000
+
+
+def _residue_numbers(cells: np.ndarray) -> np.ndarray | None:
+    """int64 [n] of uint8 [n, 4]; None where one is not blanks, a minus or none, digits."""
+    pairs = cells[:, :3].astype(np.int64) + 256 * cells[:, 1:].astype(np.int64)
+    if not _LEADING[pairs].all() or (cells[:, 3] < ord("0")).any() or (cells == ord("+")).any():
+        return None
+    values = np.where(cells >= ord("0"), cells & 15, 0) @ np.array([1000, 100, 10, 1])
+    return np.where((cells[:, :3] == ord("-")).any(axis=-1), -values, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,9 +373,11 @@ def _trace(atoms: _Atoms, method: str | None, sha256: str) -> CalphaTrace | None
     cells = np.empty((len(start), 4), dtype=np.uint8)
     cells[:, 0] = first >> np.uint64(40)
     cells[:, 1:] = np.ascontiguousarray(atoms.number[start]).view(np.uint8).reshape(-1, 4)[:, :3]
-    number, stated = read_integers(cells)
+    number = _residue_numbers(cells)
+    if number is None:
+        return None
     place = number * 256 + codes
-    if not stated.all() or not (place[1:] > place[:-1]).all():
+    if not (place[1:] > place[:-1]).all():
         return None
 
     warnings: list[str] = []
@@ -378,8 +399,7 @@ def _trace(atoms: _Atoms, method: str | None, sha256: str) -> CalphaTrace | None
     rows, where = np.flatnonzero(is_ca), residue[is_ca]
     size = len(aatype)
     positions, mask = np.zeros((size, 3), dtype=np.float32), np.zeros(size, dtype=bool)
-    cells = np.ascontiguousarray(atoms.coordinates[rows]).view(np.uint8).reshape(-1, 3, 8)
-    positions[where] = np.rint(read_decimals(cells, 3, np.nan)[0] * 1000) / 1000
+    positions[where] = _coordinates(np.ascontiguousarray(atoms.coordinates[rows]))
     mask[where] = True
     heavy = slice(None) if bits.all() else bits != 0
     steps = np.ones(size, dtype=np.int64)

@@ -54,6 +54,8 @@ def calibrate(plddt: np.ndarray, lddt: np.ndarray) -> Calibration:
     plddt, lddt = np.asarray(plddt, dtype=np.float64), np.asarray(lddt, dtype=np.float64)
     if plddt.shape != lddt.shape or plddt.ndim != 1 or not (np.isfinite(plddt) & np.isfinite(lddt)).all():
         raise ValueError(f"plddt {plddt.shape} and lddt {lddt.shape}: expected two finite arrays of one length")
+    if not len(plddt):
+        return Calibration(0, None, None, None, ())
     number = np.clip((plddt / (100 / BINS)).astype(np.int64), 0, BINS - 1)
     bins = tuple(
         CalibrationBin(
@@ -70,7 +72,7 @@ def calibrate(plddt: np.ndarray, lddt: np.ndarray) -> Calibration:
         n=len(plddt),
         pearson=_correlation(plddt, lddt),
         spearman=_correlation(_ranks(plddt), _ranks(lddt)),
-        ece=sum(gaps) / len(plddt) if len(plddt) else None,
+        ece=sum(gaps) / len(plddt),
         bins=bins,
     )
 

@@ -67,6 +67,10 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--resume goes on with the run in the directory of --out: add --out DIR")
     if options.report and options.out is None:
         raise UsageError("--report writes report.html into the directory of --out: add --out DIR")
+    if options.plots and options.out is None:
+        raise UsageError("--plots writes a directory plots into that of --out: add --out DIR")
+    if options.plot_target and not options.plots:
+        raise UsageError("--plot-target chooses what --plots draws: add --plots")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise UsageError(f"--out {options.out} is a file: expected a directory")
     settings = Settings(options.match, options.min_identity, options.chain_map, options.all_atom, options.superposition)
@@ -94,9 +98,21 @@ def _run(options: argparse.Namespace) -> int:
             from evaluation.report import write_report
 
             written.append(write_report(options.out, rows, summary))
+        if options.plots:
+            written += _plots(options, rows, summary)
         for path in written:
             console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     return _exit_status(rows, options.strict)
+
+
+def _plots(options: argparse.Namespace, rows: "Sequence[Row]", summary: dict) -> list[Path]:
+    from evaluation.plots import write_plots  # loads Matplotlib
+
+    scored = {row.target for row in rows if row.score is not None}
+    for name in options.plot_target:
+        if name not in scored:
+            print(f"warning: --plot-target {name}: no target of this name has a score: not drawn", file=sys.stderr)
+    return write_plots(options.out / "plots", rows, summary, [name for name in options.plot_target if name in scored])
 
 
 def _exit_status(rows: "Sequence[Row]", strict: bool) -> int:
@@ -130,6 +146,19 @@ def _parser() -> argparse.ArgumentParser:
         "chosen target its residues, distance differences and the structures in 3D",
     )
     parser.add_argument(
+        "--plots",
+        action="store_true",
+        help="also write the drawings as files into DIR/plots: histogram, lDDT against length, pLDDT against lDDT, and "
+        "the residues and distance differences of a target (the worst, unless --plot-target names others)",
+    )
+    parser.add_argument(
+        "--plot-target",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="with --plots: draw the residues of this target; may be given several times",
+    )
+    parser.add_argument(
         "--all-atom",
         action="store_true",
         help="also lDDT over all heavy atoms (lddt_all), symmetric side chains resolved",
@@ -158,7 +187,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=MODES,
         default="auto",
         help="pair residues by the author's number and insertion code, by position along the sequence (label), or by "
-        "alignment; auto takes number unless another way pairs more residues of the same name (default: %(default)s)",
+        "alignment; auto takes number unless another way pairs a larger share with residues of the same name, and says "
+        "what it took (default: %(default)s)",
     )
     parser.add_argument(
         "--chain-map",

@@ -184,7 +184,7 @@ def _number_keys(truth: CalphaTrace, prediction: CalphaTrace, shift: int) -> tup
     ]
     masks = truth.ca_mask, prediction.ca_mask
     present = [key[mask] for key, mask in zip(keys, masks, strict=True)]
-    if all(len(np.unique(one)) == len(one) for one in present):
+    if all((one[1:] > one[:-1]).all() or len(np.unique(one)) == len(one) for one in present):
         return keys[0], keys[1]
     _, name = np.unique(np.concatenate(keys), return_inverse=True)
     keys = np.split(name * (len(name) + 1), [len(truth)])
