@@ -54,7 +54,10 @@ class _Lines:
         # The many records that state nothing of interest here are passed over at once.
         passed_over = self.is_atom | (first == _word(b"ANIS")) | (first == _word(b"CONE"))
         remark = (six == _word(b"REMARK")) & (head != _word(b"REMARK  "))
-        self.others = np.flatnonzero(~(passed_over | remark)).tolist()
+        others = np.flatnonzero(~(passed_over | remark))
+        places = zip(others.tolist(), self.start[others].tolist(), self.end[others].tolist(), strict=True)
+        self.others = [(number, data[start:end]) for number, start, end in places]
+        """All other lines, with their numbers."""
 
     def __getitem__(self, number: int) -> bytes:
         return self.data[self.start[number] : self.end[number]]
@@ -77,16 +80,15 @@ def parse_pdb(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedS
     columns, and where more than ``MAX_DAMAGED_FRACTION`` of the ATOM records of a model are damaged.
     """
     lines = _Lines(data)
-    others = [(number, lines[number]) for number in lines.others]
-    models = _models(lines, others)
+    models = _models(lines)
     if not models:
         raise StructureError(path, "no ATOM records")
-    header = PdbHeader(line for _, line in others)
+    header = PdbHeader(line for _, line in lines.others)
     sequences, parents = header.sequences(), header.parents()
     parsed = []
     for position in choose_models(path, [number for _, _, number in models], model):
         first, stop, number = models[position]
-        ters = [(n, line) for n, line in others if first <= n < stop and line.startswith(b"TER")]
+        ters = [(n, line) for n, line in lines.others if line.startswith(b"TER") and first <= n < stop]
         atoms, warnings = _read_model(path, lines, np.flatnonzero(lines.is_atom[first:stop]) + first, ters)
         parsed.append(
             ParsedStructure(
@@ -105,15 +107,17 @@ def parse_pdb(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedS
     return parsed
 
 
-def _models(lines: _Lines, others: list[tuple[int, bytes]]) -> list[tuple[int, int, int]]:
+def _models(lines: _Lines) -> list[tuple[int, int, int]]:
     """(first line, line after the last, number) of each model that has ATOM records; its order if none is stated."""
-    starts = [(number, line) for number, line in others if line[:6].rstrip() == b"MODEL"]
+    starts = [
+        (number, line) for number, line in lines.others if line.startswith(b"MODEL") and line[:6].rstrip() == b"MODEL"
+    ]
     if not starts:
         return [(0, len(lines.start), 1)] if lines.is_atom.any() else []
     models = []
     for order, (start, line) in enumerate(starts, start=1):
         stop = starts[order][0] if order < len(starts) else len(lines.start)
-        closing = next((n for n, line in others if start <= n < stop and line.startswith(b"ENDMDL")), stop)
+        closing = next((n for n, line in lines.others if start <= n < stop and line.startswith(b"ENDMDL")), stop)
         text = line[6:].strip()
         if lines.is_atom[start:closing].any():
             models.append((start, closing, int(text) if text.isdigit() else order))

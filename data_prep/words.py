@@ -52,7 +52,8 @@ class Words:
         if (keys == keys[0]).all():
             return cls.constant(cells[0].tobytes().decode("latin-1").strip(), rows)
         first, code = _first_rows(keys)
-        values = [cell.tobytes().decode("latin-1").strip() for cell in cells[first]]
+        text = cells[first].tobytes().decode("latin-1")
+        values = [text[start : start + width].strip() for start in range(0, len(text), width)]
         words = cls(code, tuple(values))
         return words if len(set(values)) == len(values) else words.map(str)
 
