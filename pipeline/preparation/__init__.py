@@ -1,0 +1,1 @@
+"""The parts of the command ``pipeline.prepare``: its options and what it prints."""

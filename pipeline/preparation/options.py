@@ -1,0 +1,166 @@
+"""The command line of ``pipeline.prepare``, and the settings that it stands for."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from data_prep.build import BuildError, read_lines
+from data_prep.confidence import ConfidenceSettings
+from data_prep.filters import METHODS, FilterSettings
+from data_prep.ingest import IngestSettings
+from data_prep.recipes import RECIPES
+from data_prep.splits import SplitSettings
+
+EXAMPLE = """examples:
+  python -m pipeline.prepare --pdb-dir structures/ --out data/ --max-resolution 3 --val-fraction 0.1
+  python -m pipeline.prepare --pdb-dir structures/ --out data/ --recipe esmfold --val-from 2019-01-01 --dry-run
+  python -m pipeline.prepare --verify data/
+  python -m pipeline.train --data data/ --out run/
+
+on a cluster of machines with one file system, the same options each time:
+  python -m pipeline.prepare --pdb-dir structures/ --out data/ --shard 1/8     (... to 8/8, in any order)
+  python -m pipeline.prepare --pdb-dir structures/ --out data/ --merge
+
+exit status: 0 done; 1 --strict and a file was unusable, or --verify found damage; 2 nothing was done; 130 interrupted
+"""
+FILTERS: tuple[tuple[str, type, str, str], ...] = (
+    ("min_length", int, "N", "shortest sequence"),
+    ("max_length", int, "N", "longest sequence"),
+    ("min_observed", int, "N", "fewest residues with an alpha carbon"),
+    ("min_ca_fraction", float, "X", "smallest share of residues with an alpha carbon"),
+    ("min_backbone_fraction", float, "X", "smallest share of those with N, CA and C"),
+    ("max_coincident_fraction", float, "X", "largest share of alpha carbons at the very place of another"),
+    ("max_unknown_fraction", float, "X", "largest share of unknown residues (X)"),
+    ("max_residue_fraction", float, "X", "largest share of one residue type"),
+    ("max_resolution", float, "A", "worst resolution in angstrom; drops chains that state none"),
+    ("released_from", str, "DATE", "first release on this day or later; drops chains that state no date"),
+    ("released_before", str, "DATE", "first release before this day; drops chains that state no date"),
+    ("max_ca_jump", float, "A", "longest distance in angstrom of consecutive alpha carbons"),
+    ("max_clash_fraction", float, "X", "largest share of atoms within 1.7 A of another protein chain of the file"),
+)
+FLAGS = (
+    ("keep_unstated_resolution", "with --max-resolution, keep chains that state none (NMR, predictions)"),
+    ("unique_sequences", "of chains with identical sequences keep the best resolved one"),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.prepare",
+        description="Read PDB, mmCIF and BinaryCIF files (plain or .gz, subdirectories included), keep their protein "
+        "chains, split them into training and validation by whole sequence clusters, and write a dataset with a "
+        "report. Damaged files are listed with their reason in DATASET/ledger.csv and never stop the run. An "
+        "interrupted run goes on where it was when it is repeated.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--pdb-dir", type=Path, metavar="DIR", help="directory of structure files, or one such file")
+    parser.add_argument("--out", type=Path, metavar="DATASET", help="directory to write")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="read only these paths (in DIR), one per line")
+    parser.add_argument("--ids", type=Path, metavar="FILE", help="keep only these record ids (<stem>_<chain>)")
+    parser.add_argument(
+        "--model", type=_model, metavar="N|all", help="model to read, or a record of each (default: a file's first)"
+    )
+    run = parser.add_argument_group("how to run")
+    run.add_argument("--jobs", type=int, default=_cpu_count(), metavar="N", help="processes (default: %(default)s)")
+    run.add_argument("--overwrite", action="store_true", help="replace DATASET if it is one; discard unfinished work")
+    run.add_argument("--strict", action="store_true", help="exit 1 if any file could not be used")
+    run.add_argument(
+        "--dry-run", action="store_true", help="say what would be read, how long and how big; write nothing"
+    )
+    run.add_argument("--shard", metavar="I/N", help="only read the Ith of N parts of the files, for a later --merge")
+    run.add_argument("--merge", action="store_true", help="finish what all --shard runs have read")
+    run.add_argument("--verify", type=Path, metavar="DATASET", help="check a dataset against its checksums, and exit")
+    chains = parser.add_argument_group("which chains")
+    chains.add_argument(
+        "--recipe", choices=sorted(RECIPES), default="none", help="defaults from the literature (see below)"
+    )
+    default = FilterSettings()
+    for name, kind, metavar, text in FILTERS:
+        value = getattr(default, name)
+        shown = "no limit" if value is None else value
+        chains.add_argument(_option(name), type=kind, metavar=metavar, help=f"{text} (default: {shown})")
+    chains.add_argument("--method", metavar="M,...", help=f"kinds of experiment to keep, of {', '.join(METHODS)}")
+    for name, text in FLAGS:
+        chains.add_argument(_option(name), action=argparse.BooleanOptionalAction, help=text)
+    predictions = parser.add_argument_group("predicted structures")
+    predictions.add_argument("--plddt-bfactor", action="store_true", help="the B-factor column holds pLDDT")
+    predictions.add_argument("--min-plddt", type=float, metavar="X", help="mask residues below (default: 50)")
+    predictions.add_argument("--min-mean-plddt", type=float, metavar="X", help="drop chains below (default: no limit)")
+    split = parser.add_argument_group("split")
+    split.add_argument(
+        "--identity", type=float, default=0.3, metavar="X",
+        help="chains that are linked at this sequence identity (of the shorter chain) stay together (default: 0.3)",
+    )  # fmt: skip
+    split.add_argument(
+        "--val-fraction", type=float, default=0.1, metavar="X", help="share of the chains to validate on (default: 0.1)"
+    )
+    split.add_argument("--val-ids", type=Path, metavar="FILE", help="validate on these record ids, one per line")
+    split.add_argument("--test-ids", type=Path, metavar="FILE", help="keep these record ids for a test")
+    split.add_argument("--val-from", metavar="DATE", help="validate on chains released from this day on, if unrelated")
+    split.add_argument("--seed", type=int, default=0, help="seed of the draw of validation clusters (default: 0)")
+    split.add_argument(
+        "--clustering", choices=("auto", "exhaustive", "mmseqs"), default="auto",
+        help="align every pair, or let MMseqs2 find the similar ones (auto: above 3,000 sequences, if installed)",
+    )  # fmt: skip
+    recipes = "\n".join(f"  {name:9s} {recipe.source}\n{_changes(name)}" for name, recipe in RECIPES.items())
+    parser.epilog = f"recipes (any of their values can be given on the command line):\n{recipes}\n\n{EXAMPLE}"
+    return parser
+
+
+def _model(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number or all") from None
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _changes(recipe: str) -> str:
+    values = RECIPES[recipe].filters
+    options = [_option(name) if value is True else f"{_option(name)} {value}" for name, value in values.items()]
+    lines = [" ".join(options[i : i + 3]) for i in range(0, len(options), 3)]
+    return "\n".join(f"            {line}" for line in lines)
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """``2/8`` as numbers. Raises ``BuildError``."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise BuildError(f"--shard {text}: expected I/N with I from 1 to N, as 2/8")
+    return int(match[1]), int(match[2])
+
+
+def reading_settings(args: argparse.Namespace) -> IngestSettings:
+    """What is read and kept. Raises ``ValueError`` for a value that cannot be, ``BuildError`` for a file of ids."""
+    names = [name for name, *_ in (*FILTERS, *FLAGS)]
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.method is not None:
+        changes["methods"] = tuple(args.method.split(","))
+    filters = RECIPES[args.recipe].settings(**changes)
+    limits = {"min_plddt": args.min_plddt, "min_mean_plddt": args.min_mean_plddt}
+    given = {name: value for name, value in limits.items() if value is not None}
+    if given and not args.plddt_bfactor:
+        raise BuildError(f"{_option(next(iter(given)))}: needs --plddt-bfactor, for files that are predictions")
+    confidence = ConfidenceSettings(**given) if args.plddt_bfactor else None
+    return IngestSettings(filters, args.model, None if args.ids is None else read_lines(args.ids), confidence)
+
+
+def split_settings(args: argparse.Namespace) -> SplitSettings:
+    """How chains are split. Errors as of ``reading_settings``."""
+    lists = {name: getattr(args, name) for name in ("val_ids", "test_ids")}
+    ids = {name: None if path is None else read_lines(path) for name, path in lists.items()}
+    return SplitSettings(args.identity, args.val_fraction, val_from=args.val_from, seed=args.seed, **ids)
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
