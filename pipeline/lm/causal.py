@@ -13,7 +13,7 @@ from pipeline.config import ConfigError
 from pipeline.lm.adapters import adapter_config, count_parameters, export_as_lora
 from pipeline.lm.card import model_card
 from pipeline.lm.engine import Clock, finish, is_complete, quiet, run_trainer, total_steps
-from pipeline.lm.examples import texts_of
+from pipeline.lm.examples import prompt_form, texts_of
 from pipeline.lm.models import load_causal_lm, prepare_base
 from pipeline.lm.records import Record
 from pipeline.lm.run import LanguageRun
@@ -99,6 +99,7 @@ def train_causal(
         more={
             "base": place, "data": config.data.train, "train_examples": len(train),
             "validation_examples": len(held_out), "first": rows[0],
+            "prompt": prompt_form(train[0]),
             "needs_lorta": adapter is not None and str(adapter.peft_type) == "LORTA",
         },
     )  # fmt: skip

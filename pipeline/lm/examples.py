@@ -101,6 +101,12 @@ def _text(record: Record, key: str) -> str:
     return record[key]
 
 
+def prompt_form(example: Record) -> str:
+    """``alpaca`` for a converted example with Alpaca's prompt, else ``chat``: how to ask a model tuned on it."""
+    prompt = example.get("prompt")
+    return "alpaca" if isinstance(prompt, str) and prompt.startswith(ALPACA.partition("{")[0]) else "chat"
+
+
 def convert(records: Sequence[Record], shape: Callable[[Record], Record], source: str) -> list[Record]:
     """All records in one shape. Raises InputError that names the record; so do records of two shapes."""
     converted = []

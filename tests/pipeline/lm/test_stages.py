@@ -294,7 +294,7 @@ def subprocess_error(code: str, lines: int = 1, **environment: str) -> str:
 
 
 def test_without_the_extra_the_line_to_install_it():
-    commands = {"nlu": ["--task", "rte"], "sft": [], "dpo": [], "lm_compare": []}
+    commands = {"nlu": ["--task", "rte"], "sft": [], "dpo": [], "lm_compare": [], "mtbench": []}
     code = (
         "import importlib, importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name in ('trl', 'peft') else find(name, *a)\n"

@@ -1,0 +1,124 @@
+"""Single-answer grading (Zheng et al., section 3.1) by any judge that answers a chat: an endpoint or a local model."""
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.lm.errors import StageFailed
+from pipeline.lm.mtbench.files import Question
+
+Judge = Callable[[str, str], str]
+"""(system message, user message) -> answer."""
+
+RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
+RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
+WITHOUT_RATING = -1.0
+"""FastChat's score of a judgment that holds no rating."""
+
+WITH_REFERENCE = ("math", "reasoning", "coding")
+"""Categories that are judged against a reference answer."""
+
+ATTEMPTS = 4
+TIMEOUT_SECONDS = 120.0
+
+
+def endpoint_judge(url: str, model: str, key: str = "", *, first_wait: float = 2.0) -> Judge:
+    """A judge behind an OpenAI-compatible endpoint.
+
+    Args:
+        url: base, such as ``https://api.openai.com/v1`` or ``http://localhost:8000/v1``.
+        model: its name there.
+        key: bearer token; empty: none is sent.
+        first_wait: seconds before the second attempt, doubled for each further one.
+
+    The judge raises StageFailed in one line when the endpoint refuses, or does not answer in ``ATTEMPTS`` attempts.
+    """
+    place = url.rstrip("/") + "/chat/completions"
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    def judge(system: str, prompt: str) -> str:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 2048}
+        request = urllib.request.Request(place, json.dumps(body).encode(), headers)
+        wait, problem = first_wait, ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(wait)
+                wait *= 2
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
+                    return json.load(reply)["choices"][0]["message"]["content"]
+            except urllib.error.HTTPError as error:
+                problem = f"{error.code} {error.reason}: {error.read(300).decode(errors='replace').strip()}"
+                if error.code != 429 and error.code < 500:
+                    break
+            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                problem = f"{type(error).__name__}: {error}"
+        raise StageFailed(f"the judge at {place} gives no judgment: {' '.join(problem.split())}; what is done is kept")
+
+    return judge
+
+
+def judge_prompt(
+    prompts: dict[str, dict[str, str]], question: Question, answers: Sequence[str], turn: int
+) -> tuple[str, str, str]:
+    """Name of FastChat's prompt, system message and user message for grading ``turn`` (1 or 2)."""
+    math = question.category in WITH_REFERENCE and len(question.reference) >= turn
+    name = ("single-math-v1" if math else "single-v1") + ("-multi-turn" if turn == 2 else "")
+    prompt = prompts[name]
+    values = {"question": question.turns[0], "answer": answers[0]}
+    for number, text in enumerate(question.turns, 1):
+        values[f"question_{number}"] = text
+    for number, text in enumerate(answers, 1):
+        values[f"answer_{number}"] = text
+    for number, text in enumerate(question.reference, 1):
+        values[f"ref_answer_{number}"] = text
+    return name, prompt["system_prompt"], prompt["prompt_template"].format(**values)
+
+
+def rating(judgment: str) -> float:
+    """The score in a judgment, ``WITHOUT_RATING`` when there is none."""
+    found = RATING.search(judgment) or RATING_BACKUP.search(judgment)
+    return float(found.group(1)) if found else WITHOUT_RATING
+
+
+def grade(
+    judge: Judge,
+    judge_name: str,
+    prompts: dict[str, dict[str, str]],
+    question: Question,
+    record: dict[str, Any],
+    turn: int,
+) -> dict[str, Any]:
+    """FastChat's judgment record of one turn of one answer."""
+    name, system, prompt = judge_prompt(prompts, question, record["choices"][0]["turns"], turn)
+    judgment = judge(system, prompt)
+    return {
+        "question_id": question.question_id,
+        "model": record["model_id"],
+        "judge": [judge_name, name],
+        "user_prompt": prompt,
+        "judgment": judgment,
+        "score": rating(judgment),
+        "turn": turn,
+        "tstamp": time.time(),
+    }
+
+
+def summarise(questions: Sequence[Question], judgments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean score per category and over all, by turn and together; judgments without a rating are counted apart."""
+    category = {question.question_id: question.category for question in questions}
+    rows = []
+    for name in (*dict.fromkeys(category.values()), "all"):
+        own = [j for j in judgments if name in ("all", category.get(j["question_id"]))]
+        rated = [j for j in own if j["score"] != WITHOUT_RATING]
+        row: dict[str, Any] = {"category": name}
+        for column, turns in (("turn_1", (1,)), ("turn_2", (2,)), ("mean", (1, 2))):
+            scores = [j["score"] for j in rated if j["turn"] in turns]
+            row[column] = round(sum(scores) / len(scores), 3) if scores else None
+        rows.append(row | {"judgments": len(own), "without_rating": len(own) - len(rated)})
+    return rows

@@ -1,0 +1,81 @@
+"""The model that answers, and a local model that judges."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+import lorta  # noqa: F401 - its tuner is registered with PEFT
+from pipeline.lm.errors import InputError
+from pipeline.lm.examples import Message
+from pipeline.lm.hub import named
+from pipeline.lm.mtbench.answers import chat_prompt, generate
+from pipeline.lm.mtbench.judge import Judge
+from pipeline.lm.run import LanguageRun
+from pipeline.lm.tokenizer import ensure_chat_template, load_tokenizer
+
+JUDGMENT_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What answers."""
+
+    name: str
+    base: str
+    """Hub name or directory of the model."""
+    adapter: str
+    """Directory of its adapter; empty: none."""
+    tokenizer: str
+    prompt: str
+    """``chat`` or ``alpaca``."""
+    dtype: str = "float32"
+
+
+def subject(run: Path | None, model: str | None, adapter: Path | None, prompt: str | None) -> Subject:
+    """The model of a run, or a model with perhaps an adapter. Raises InputError."""
+    if run is None:
+        if adapter is not None and not (adapter / "adapter_config.json").is_file():
+            raise InputError(f"{adapter}: not the directory of an adapter: it has no adapter_config.json")
+        folder = str(adapter) if adapter and (adapter / "tokenizer_config.json").is_file() else model
+        return Subject(Path(model).name, model, str(adapter or ""), folder, prompt or "chat")
+    directory = LanguageRun(run)
+    if not directory.results_file.is_file():
+        raise InputError(f"{run}: not a complete run of pipeline.sft or pipeline.dpo: it has no results.json")
+    results = directory.results()
+    if results["stage"] not in ("sft", "dpo"):
+        raise InputError(f"{run}: a run of pipeline.{results['stage']}, which writes no text")
+    whole = directory.model.is_dir()
+    place = directory.model if whole else directory.adapter
+    dtype = tomllib.loads(directory.config_text())["model"]["dtype"]
+    return Subject(
+        run.resolve().name, str(place) if whole else results["base"], "" if whole else str(place), str(place),
+        prompt or results["prompt"], dtype,
+    )  # fmt: skip
+
+
+def load_for_chat(about: Subject, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model with its adapter, and tokenizer with a chat template. Raises InputError."""
+    tokenizer = load_tokenizer(about.tokenizer)
+    ensure_chat_template(tokenizer)
+    with named(about.base, "model"):
+        model = AutoModelForCausalLM.from_pretrained(about.base, dtype=about.dtype)
+    if about.adapter:
+        with named(about.adapter, "adapter"):
+            model = PeftModel.from_pretrained(model, about.adapter)
+    return model.to(device).eval(), tokenizer
+
+
+def local_judge(name: str, device: torch.device) -> Judge:
+    """A chat model on this machine as judge. Raises InputError."""
+    model, tokenizer = load_for_chat(Subject(name, name, "", name, "chat", "auto"), device)
+
+    def judge(system: str, prompt: str) -> str:
+        messages: list[Message] = [{"role": "user", "content": f"{system}\n\n{prompt}" if system else prompt}]
+        text = chat_prompt(tokenizer, messages, "chat")
+        return generate(model, tokenizer, text, temperature=0.0, max_new_tokens=JUDGMENT_TOKENS)[0]
+
+    return judge

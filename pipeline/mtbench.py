@@ -1,0 +1,137 @@
+"""MT-Bench: answers of a language model to 80 questions of two turns, and their grades if there is a judge.
+
+python -m pipeline.mtbench --run RUN --out OUT
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from data_prep.structure_bytes import atomic_write
+from pipeline.command import make_console, pick_device, run_command
+from pipeline.config import ConfigError
+from pipeline.lm.errors import InputError, StageFailed, require_extra
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.mtbench",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Let a model answer MT-Bench and have the answers graded, in FastChat's files.\n\n"
+            "examples:\n"
+            "  python -m pipeline.mtbench --run RUN --out OUT                        # a run of pipeline.sft or .dpo\n"
+            "  python -m pipeline.mtbench --model DIR --adapter ADAPTER --out OUT\n"
+            "  OPENAI_API_KEY=... python -m pipeline.mtbench --run RUN --out OUT \\\n"
+            "      --judge-url https://api.openai.com/v1 --judge-model gpt-4\n"
+            "  python -m pipeline.mtbench --run RUN --out OUT --judge-local meta-llama/Llama-3.1-8B-Instruct\n\n"
+            "OUT/model_answer/ID.jsonl has the answers, OUT/model_judgment/JUDGE_single.jsonl the judgments,\n"
+            "OUT/scores.md and scores.json the means. The same command again goes on where it stopped; with a judge\n"
+            "added, the answers are kept and graded. Compare only what one judge has graded."
+        ),
+        allow_abbrev=False,
+    )
+    p.add_argument("--out", type=Path, required=True, help="directory to write, or to go on with")
+    p.add_argument("--run", type=Path, help="run directory of pipeline.sft or pipeline.dpo")
+    p.add_argument("--model", help="in place of a run: hub name or directory of the model")
+    p.add_argument("--adapter", type=Path, help="directory of an adapter for --model")
+    p.add_argument("--model-id", help="name in the answer file (default: name of the run or model)")
+    p.add_argument("--prompt", choices=["chat", "alpaca"], help="form of the prompts (default: that of the run)")
+    p.add_argument("--questions", type=Path, metavar="FILE.jsonl", help="other questions, in FastChat's form")
+    p.add_argument("--limit", type=int, help="only the first questions")
+    p.add_argument("--max-new-tokens", type=int, default=1024, help="tokens of an answer (default 1024, FastChat's)")
+    p.add_argument("--seed", type=int, default=0, help="of the sampled answers")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    p.add_argument("--judge-url", metavar="URL", help="base of an OpenAI-compatible endpoint, with /v1")
+    p.add_argument("--judge-model", metavar="NAME", help="the judge's name at the endpoint")
+    p.add_argument("--judge-key", metavar="VARIABLE", default="OPENAI_API_KEY", help="variable that has its key")
+    p.add_argument("--judge-local", metavar="MODEL", help="a local chat model as judge: hub name or directory")
+    return p
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for options that do not go together."""
+    if bool(arguments.run) == bool(arguments.model):
+        raise ConfigError("give one of --run and --model")
+    if arguments.run and arguments.adapter:
+        raise ConfigError("--adapter goes with --model: a run has its own")
+    if bool(arguments.judge_url) != bool(arguments.judge_model):
+        raise ConfigError("--judge-url and --judge-model go together")
+    if arguments.judge_url and arguments.judge_local:
+        raise ConfigError("give one of --judge-url and --judge-local")
+    if arguments.max_new_tokens < 1 or (arguments.limit is not None and arguments.limit < 1):
+        raise ConfigError("--max-new-tokens and --limit are at least 1")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments = parser().parse_args(argv)
+
+    def body(arguments: argparse.Namespace) -> int:
+        require_extra("pipeline.mtbench")
+        check(arguments)
+        device = pick_device(arguments.device)
+        from pipeline.lm.engine import quiet
+        from pipeline.lm.mtbench.answers import answer
+        from pipeline.lm.mtbench.files import GrowingFile, judge_prompts, read_questions
+        from pipeline.lm.mtbench.judge import endpoint_judge, grade, summarise
+        from pipeline.lm.mtbench.loading import load_for_chat, local_judge, subject
+        from pipeline.lm.tables import markdown
+
+        quiet()
+        console = make_console()
+        questions = read_questions(arguments.questions)[: arguments.limit]
+        about = subject(arguments.run, arguments.model, arguments.adapter, arguments.prompt)
+        model_id = (arguments.model_id or about.name).replace("/", "--")
+        answers = GrowingFile(arguments.out / "model_answer" / f"{model_id}.jsonl")
+        left = [q for q in questions if (q.question_id,) not in answers.done(("question_id",))]
+        if left:
+            model, tokenizer = load_for_chat(about, device)
+            cuts = 0
+            for number, question in enumerate(left, 1):
+                record, cut = answer(
+                    model, tokenizer, question, model_id=model_id, form=about.prompt,
+                    max_new_tokens=arguments.max_new_tokens, seed=arguments.seed,
+                )  # fmt: skip
+                answers.add(record)
+                cuts += cut
+                console.print(f"answered {len(questions) - len(left) + number}/{len(questions)} ({question.category})")
+            if cuts:
+                console.print(f"{cuts} prompts were longer than the model's context; their beginning was cut off.")
+        console.print(f"Wrote {answers.path}: {len(answers.rows)} answers of two turns")
+        if not arguments.judge_url and not arguments.judge_local:
+            console.print(
+                "No grades: that needs a judge. Again with --judge-url URL --judge-model NAME (an OpenAI-compatible "
+                "endpoint), or --judge-local MODEL; the answers are kept."
+            )
+            return 0
+        judge_name = (arguments.judge_model or arguments.judge_local).replace("/", "--")
+        if arguments.judge_url:
+            judge = endpoint_judge(arguments.judge_url, arguments.judge_model, os.environ.get(arguments.judge_key, ""))
+        else:
+            judge = local_judge(arguments.judge_local, device)
+        judgments = GrowingFile(arguments.out / "model_judgment" / f"{judge_name}_single.jsonl")
+        prompts, by_id = judge_prompts(), {row["question_id"]: row for row in answers.rows}
+        done = judgments.done(("model", "question_id", "turn"))
+        for question in questions:
+            for turn in range(1, len(question.turns) + 1):
+                if (model_id, question.question_id, turn) not in done:
+                    judgments.add(grade(judge, judge_name, prompts, question, by_id[question.question_id], turn))
+            console.print(f"graded question {question.question_id} ({question.category})")
+        rows = summarise(questions, [row for row in judgments.rows if row["model"] == model_id])
+        summary = {"model": model_id, "judge": judge_name, "prompt": about.prompt, "scores": rows}
+        atomic_write(arguments.out / "scores.json", (json.dumps(summary, indent=1) + "\n").encode())
+        table = markdown(list(rows[0]), [["" if cell is None else cell for cell in row.values()] for row in rows])
+        atomic_write(arguments.out / "scores.md", f"Judge: {judge_name}. Model: {model_id}.\n\n{table}".encode())
+        console.print(table)
+        console.print(f"Wrote {judgments.path}, {arguments.out}/scores.md, scores.json")
+        return 0
+
+    return run_command(body, arguments, usage_errors=(InputError,), failures=(StageFailed,))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""MT-Bench: FastChat's files, two turns, prompts of the judge, an endpoint on this machine, going on after a stop."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+
+from pipeline import mtbench, sft
+from pipeline.lm.errors import InputError, StageFailed
+from pipeline.lm.mtbench.answers import TEMPERATURES, chat_prompt, generate
+from pipeline.lm.mtbench.files import GrowingFile, judge_prompts, read_questions
+from pipeline.lm.mtbench.judge import (
+    WITH_REFERENCE,
+    WITHOUT_RATING,
+    endpoint_judge,
+    judge_prompt,
+    rating,
+    summarise,
+)
+from pipeline.lm.tokenizer import ensure_chat_template, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """An untrained Llama with a context of 64 tokens, without a chat template."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tokenizer = train_tokenizer(["The cat waits by the river ."] * 5, 300, encoder=False)
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class Stub(BaseHTTPRequestHandler):
+    """An OpenAI-compatible endpoint that rates 7, keeps what it was asked, and can fail at first."""
+
+    asked: list[dict] = []  # noqa: RUF012
+    failures: list[int] = []  # noqa: RUF012
+    reply = "Good. Rating: [[7]]"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        Stub.asked.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
+        code = Stub.failures.pop(0) if Stub.failures else 200
+        self.send_response(code)
+        self.end_headers()
+        answer = {"choices": [{"message": {"content": Stub.reply}}]} if code == 200 else {"error": "no\nway"}
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def endpoint():
+    server = HTTPServer(("127.0.0.1", 0), Stub)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    Stub.asked, Stub.failures, Stub.reply = [], [], "Good. Rating: [[7]]"
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+
+
+def bench(*words: object, code: int = 0) -> None:
+    assert mtbench.main([*map(str, words), "--device", "cpu"]) == code
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_bundled_files_are_mt_bench():
+    questions = read_questions()
+    assert len(questions) == 80 and [q.question_id for q in questions] == list(range(81, 161))
+    assert {q.category for q in questions} == set(TEMPERATURES)
+    assert all(len(q.turns) == 2 for q in questions)
+    judged = [q for q in questions if q.category in WITH_REFERENCE]
+    assert len(judged) == 30
+    assert all(len(q.reference) == 2 for q in judged)
+    assert judged[0].reference[0].startswith("If you have just overtaken the second person")
+
+
+def test_answers_judgments_and_going_on(model, endpoint, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    words = ("--model", model, "--out", out, "--max-new-tokens", 4)
+    bench(*words, "--limit", 1)
+    assert "No grades: that needs a judge" in capsys.readouterr().out
+    file = out / "model_answer" / "tiny.jsonl"
+    first = lines(file)[0]
+    assert set(first) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
+    assert (first["question_id"], first["model_id"], first["choices"][0]["index"]) == (81, "tiny", 0)
+    assert len(first["choices"][0]["turns"]) == 2
+    with file.open("a") as stream:  # a kill in the middle of a line
+        stream.write('{"question_id": 82, "ans')
+    monkeypatch.setenv("KEY", "secret")
+    judge = ("--judge-url", endpoint, "--judge-model", "stub/judge", "--judge-key", "KEY")
+    bench(*words, "--limit", 2, *judge)
+    answers = lines(file)
+    assert [row["question_id"] for row in answers] == [81, 82]
+    assert answers[0] == first
+    judgments = lines(out / "model_judgment" / "stub--judge_single.jsonl")
+    assert [(row["question_id"], row["turn"], row["score"]) for row in judgments] == [
+        (81, 1, 7.0), (81, 2, 7.0), (82, 1, 7.0), (82, 2, 7.0),
+    ]  # fmt: skip
+    assert judgments[1]["judge"] == ["stub--judge", "single-v1-multi-turn"]
+    asked = Stub.asked[0]
+    assert (asked["path"], asked["model"], asked["temperature"]) == ("/v1/chat/completions", "stub/judge", 0)
+    assert asked["key"] == "Bearer secret"
+    assert answers[0]["choices"][0]["turns"][0] in asked["messages"][1]["content"]
+    scores = json.loads((out / "scores.json").read_text())["scores"]
+    assert scores[-1] == {
+        "category": "all", "turn_1": 7.0, "turn_2": 7.0, "mean": 7.0, "judgments": 4, "without_rating": 0,
+    }  # fmt: skip
+    assert "secret" not in (out / "scores.md").read_text() + file.read_text()
+    bench(*words, "--limit", 2, *judge)
+    assert len(Stub.asked) == 4  # nothing was asked twice
+
+
+def test_a_judge_that_fails_for_a_while_and_for_good(endpoint):
+    judge = endpoint_judge(endpoint, "stub", first_wait=0.001)
+    Stub.failures = [503, 429]
+    assert judge("s", "p") == "Good. Rating: [[7]]"
+    assert len(Stub.asked) == 3
+    Stub.failures = [401]
+    with pytest.raises(StageFailed, match="401") as caught:
+        judge("s", "p")
+    assert len(Stub.asked) == 4 and "\n" not in str(caught.value)
+    Stub.failures = [500] * 9
+    with pytest.raises(StageFailed, match="500"):
+        judge("s", "p")
+    assert len(Stub.asked) == 8
+    nobody = endpoint_judge("http://127.0.0.1:9/v1", "stub", first_wait=0.001)
+    with pytest.raises(StageFailed, match="refused"):
+        nobody("s", "p")
+
+
+def test_the_judges_prompts_hold_question_answer_and_reference():
+    prompts = judge_prompts()
+    questions = {q.question_id: q for q in read_questions()}
+    name, system, text = judge_prompt(prompts, questions[81], ["one {x}", "two"], 1)
+    assert (name, system) == ("single-v1", "You are a helpful assistant.")
+    assert "[The Start of Assistant's Answer]\none {x}\n[The End" in text and "two" not in text.split("Answer]")[-1]
+    name, system, text = judge_prompt(prompts, questions[81], ["one", "two"], 2)
+    assert name == "single-v1-multi-turn" and "second user question" in system
+    assert text.index("one") < text.index(questions[81].turns[1]) < text.index("two")
+    math = next(q for q in questions.values() if q.category == "math")
+    name, _, text = judge_prompt(prompts, math, ["one", "two"], 2)
+    assert name == "single-math-v1-multi-turn" and math.reference[1] in text
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [("Rating: [[8]]", 8.0), ("[[7.5]] and [[2]]", 7.5), ("Rating: [3]", 3.0), ("eight", WITHOUT_RATING)],
+)
+def test_ratings(text, score):
+    assert rating(text) == score
+
+
+def test_means_leave_out_what_has_no_rating():
+    questions = [q for q in read_questions() if q.category in ("math", "stem")]
+    ids = {q.category: q.question_id for q in questions}
+    judgments = [
+        {"question_id": ids["math"], "turn": 1, "score": 4.0},
+        {"question_id": ids["math"], "turn": 2, "score": WITHOUT_RATING},
+        {"question_id": ids["stem"], "turn": 1, "score": 8.0},
+    ]
+    rows = {row["category"]: row for row in summarise(questions, judgments)}
+    assert (rows["math"]["turn_1"], rows["math"]["turn_2"], rows["math"]["without_rating"]) == (4.0, None, 1)
+    assert (rows["all"]["mean"], rows["all"]["judgments"]) == (6.0, 3)
+
+
+def test_prompts_of_both_forms(model):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    assert ensure_chat_template(tokenizer)
+    talk = [{"role": r, "content": c} for r, c in (("user", "A?"), ("assistant", "b"), ("user", "C?"))]
+    chat = chat_prompt(tokenizer, talk, "chat")
+    assert chat == "### User:\nA?\n\n### Assistant:\nb</s>\n\n### User:\nC?\n\n### Assistant:\n"
+    alpaca = chat_prompt(tokenizer, talk, "alpaca")
+    assert alpaca.endswith("### Instruction:\nA?\n\n### Response: b\n\n### Instruction:\nC?\n\n### Response:")
+
+
+def test_long_prompts_keep_their_end(model):
+    tokenizer, tiny = AutoTokenizer.from_pretrained(model), LlamaForCausalLM.from_pretrained(model).eval()
+    short, long = "The cat", "The dog waits by the river . " * 40 + "The cat"
+    text, cut = generate(tiny, tokenizer, short, temperature=0.0, max_new_tokens=4)
+    assert not cut and isinstance(text, str)
+    assert generate(tiny, tokenizer, long, temperature=0.0, max_new_tokens=4)[1]
+
+
+def test_a_run_answers_in_the_form_that_it_was_tuned_on(alpaca, small_config, tmp_path, capsys):
+    run = tmp_path / "tuned"
+    words = ["--data", alpaca, "--init-config", small_config, "--out", run, "--max-steps", 1, "--device", "cpu"]
+    assert sft.main([str(word) for word in [*words, "--model.max_length", 64, "--data.limit", 8]]) == 0
+    assert json.loads((run / "results.json").read_text())["prompt"] == "alpaca"
+    bench("--run", run, "--out", tmp_path / "out", "--limit", 1, "--max-new-tokens", 3)
+    assert lines(tmp_path / "out" / "model_answer" / "tuned.jsonl")[0]["model_id"] == "tuned"
+
+
+def test_a_local_model_judges(model, tmp_path):
+    words = ("--model", model, "--out", tmp_path, "--limit", 1, "--max-new-tokens", 2, "--judge-local", model)
+    bench(*words)
+    (file,) = (tmp_path / "model_judgment").iterdir()
+    assert [row["turn"] for row in lines(file)] == [1, 2]
+
+
+def test_mistakes(model, tmp_path, capsys):
+    out = ("--out", tmp_path / "out")
+    (tmp_path / "q.jsonl").write_text('{"question_id": 1}\n')
+    for words, message in (
+        (("--model", model, "--run", tmp_path), "give one of --run and --model"),
+        (("--model", model, "--judge-url", "http://x"), "go together"),
+        (("--run", tmp_path), "no results.json"),
+        (("--model", model, "--adapter", tmp_path), "no adapter_config.json"),
+        (("--model", model, "--questions", tmp_path / "q.jsonl"), "question 1: question_id, category and turns"),
+    ):
+        bench(*words, *out, code=2)
+        error = capsys.readouterr().err
+        assert message in error and len(error.strip().splitlines()) == 1
+    (tmp_path / "a.jsonl").write_text("{]\n")
+    with pytest.raises(InputError, match="not JSON lines"):
+        GrowingFile(tmp_path / "a.jsonl")
