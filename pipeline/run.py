@@ -3,6 +3,7 @@
 RUN/config.toml          the resolved configuration
 RUN/run.json             versions, dataset, parameters by part, hash of the stem's weights
 RUN/metrics.csv          a row per optimizer step: the same again for the same configuration
+RUN/summary.json         at the end: steps, speed, memory, the best round of validation
 RUN/timing.csv           a row per optimizer step: what depends on the machine
 RUN/validation.csv       a row per validation chain and round
 RUN/checkpoints/         step_*/ (see training/checkpoint.py)
@@ -44,6 +45,7 @@ class RunDirectory:
         self.path = path
         self.config_file = path / "config.toml"
         self.info_file = path / "run.json"
+        self.summary_file = path / "summary.json"
         self.metrics_file = path / "metrics.csv"
         self.timing_file = path / "timing.csv"
         self.validation_file = path / "validation.csv"
@@ -68,6 +70,17 @@ class RunDirectory:
         if model.adapter is not None:
             lorta.save(model.stem.esm, self.adapter)
         atomic_write(self.config_file, to_toml(config).encode())
+
+    def save_summary(self, summary: Mapping[str, Any]) -> None:
+        """What a finished run says of itself."""
+        atomic_write(self.summary_file, (json.dumps(summary, indent=2) + "\n").encode())
+
+    def summary(self) -> dict[str, Any]:
+        """Content of ``summary.json``. Raises RunError when there is none."""
+        try:
+            return json.loads(self.summary_file.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise RunError(f"{self.summary_file}: cannot be read ({error}): was the run trained to its end?") from error
 
     def save_adapter(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put ``adapter_tensors`` in place of the weights in ``adapter/``, whose settings ``create`` has written."""

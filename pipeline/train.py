@@ -31,7 +31,6 @@ from pipeline.training.loop import Interrupted, TrainingError, train
 from pipeline.training.processes import Processes, is_restarted
 from pipeline.training.proof import GradientPathError
 from pipeline.training.tables import TableError
-from pipeline.training.validation import best_step
 
 NAMED_OPTIONS = {
     "esm": ("stem", "name"),
@@ -161,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
             return EXIT_INTERRUPTED
         finally:
             processes.close()
-        best = best_step(summary.validation)
+        best = summary.best_step
         why = " (validation got no better)" if summary.stopped_early else ""
         console.print(
             f"Trained to step {summary.step}{why}: {summary.seconds_per_step:.2f} s per step (median), "

@@ -26,7 +26,7 @@ from pipeline.training.progress import (
     report_parameters,
     report_proof,
 )
-from pipeline.training.proof import PartCount, count_parts, frozen_hash, prove_gradient_path
+from pipeline.training.proof import count_parts, frozen_hash, prove_gradient_path
 from pipeline.training.tables import CsvLog, read_rows
 from pipeline.training.trainer import StepResult, Trainer
 from pipeline.training.validation import TargetScore, best_step, mean_score, validate, validation_history
@@ -48,9 +48,10 @@ class TrainingSummary:
     """What a finished run says of itself."""
 
     step: int
-    parts: Sequence[PartCount]
     validation: dict[int, float]
     """Mean lDDT-Calpha by step."""
+    best_step: int | None
+    """Step of the best round; None without validation."""
     stopped_early: bool
     seconds_per_step: float
     """Median."""
@@ -110,7 +111,7 @@ def train(
         console.print(f"Resuming {run.path} at step {trainer.step}")
     records = validation_records(dataset, config.data, config.training.validation_limit)
     with closing(Session(trainer, run, records, terms, console)) as session:
-        return session.run_to_the_end(parts)
+        return session.run_to_the_end()
 
 
 class Session:
@@ -138,8 +139,10 @@ class Session:
         validated = step or -1
         self.history = validation_history(run.validation_file, validated)
         self.saved = step if step else -1
-        self.seconds: list[float] = []
-        self.waiting: list[float] = []
+        timing = read_rows(run.timing_file, step)
+        self.seconds = [float(row["seconds"]) for row in timing]
+        self.waiting = [float(row["waiting"]) for row in timing]
+        self.memory = max((float(row["memory_mb"]) for row in timing), default=0.0)
         self.progress = ProgressOfSteps(console, step, self.config.max_steps)
         self.processes.wait()  # all have read the tables before the first one cuts them back
         columns = ("step", "loss", *terms, "grad_norm", "lr", "recycles", "skipped")
@@ -148,7 +151,7 @@ class Session:
         self.timing = CsvLog(run.timing_file, TIMING, step) if main else None
         self.validation = CsvLog(run.validation_file, VALIDATION, validated) if main else None
 
-    def run_to_the_end(self, parts: Sequence[PartCount]) -> TrainingSummary:
+    def run_to_the_end(self) -> TrainingSummary:
         """Train until the last step, or until validation gets no better."""
         total, stopped_early = self.config.max_steps, False
         with interruptible() as interrupted, self.progress.shown():
@@ -169,16 +172,22 @@ class Session:
                     raise Interrupted(f"interrupted at step {step} of {total}")
             if self.saved != self.trainer.step:
                 self.save()  # max_steps = 0: an untrained run that can predict
+        return self._summary(stopped_early)
+
+    def _summary(self, stopped_early: bool) -> TrainingSummary:
         seconds = sum(self.seconds)
-        return TrainingSummary(
+        summary = TrainingSummary(
             step=self.trainer.step,
-            parts=parts,
             validation=self.history,
+            best_step=best_step(self.history),
             stopped_early=stopped_early,
             seconds_per_step=float(np.median(self.seconds)) if self.seconds else 0.0,
             share_waiting=sum(self.waiting) / seconds if seconds else 0.0,
-            memory_mb=memory_in_use(self.trainer.device),
+            memory_mb=max(self.memory, memory_in_use(self.trainer.device)),
         )
+        if self.processes.is_main:
+            self.run.save_summary(asdict(summary))
+        return summary
 
     def step(self, batches: StepBatches, waited: float, stop: bool) -> bool:
         """One step and its rows; returns whether any process was asked to stop."""

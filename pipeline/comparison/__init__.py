@@ -1,0 +1,1 @@
+"""The comparison of adapters: arms, their results, tables and figures."""

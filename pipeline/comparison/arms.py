@@ -1,0 +1,132 @@
+"""Arms of a comparison: an adapter and a seed each, trained by the train command in a process of its own."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.dataset import StructureDataset
+from data_prep.structure_bytes import atomic_write
+from pipeline.command import EXIT_INTERRUPTED, pick_device
+from pipeline.run import RunDirectory, load_run
+from pipeline.training.validation import validate
+
+WITHOUT_RANK = ("none", "full")
+TRAIN_SCORES = "train_scores.csv"
+
+
+class ArmError(ValueError):
+    """An arm that cannot be understood; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What differs between arms."""
+
+    method: str
+    rank: int = 0
+    alpha: float | None = None
+    """None: that of the configuration."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        parts = [
+            self.method,
+            *([str(self.rank)] if self.rank else []),
+            *([] if self.alpha is None else [f"{self.alpha:g}"]),
+        ]
+        return ":".join(parts)
+
+    @property
+    def folder(self) -> str:
+        """As a file name."""
+        return self.name.replace(":", "_")
+
+    def options(self) -> list[str]:
+        """For the train command."""
+        words = ["--adapter", self.method]
+        words += ["--rank", str(self.rank)] if self.rank else []
+        return words if self.alpha is None else [*words, "--adapter.alpha", repr(self.alpha)]
+
+
+def parse_adapters(text: str) -> list[Adapter]:
+    """``none,lora:1,lorta:8,lorta:8:256`` to adapters: method, rank, alpha. Raises ArmError."""
+    adapters = []
+    for word in text.split(","):
+        method, *numbers = word.strip().split(":")
+        if not method or len(numbers) > 2 or (method in WITHOUT_RANK and numbers):
+            raise ArmError(f"--adapters: {word!r} is not METHOD:RANK or METHOD:RANK:ALPHA, or none or full alone")
+        if method not in WITHOUT_RANK and not numbers:
+            raise ArmError(f"--adapters: {word!r} needs a rank, as in {method}:8")
+        try:
+            rank = int(numbers[0]) if numbers else 0
+            adapters.append(Adapter(method, rank, float(numbers[1]) if len(numbers) == 2 else None))
+        except ValueError:
+            raise ArmError(f"--adapters: {word!r}: rank and alpha are numbers") from None
+    if len({adapter.name for adapter in adapters}) < len(adapters):
+        raise ArmError(f"--adapters: {text!r} names an adapter twice")
+    return adapters
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training run of the comparison."""
+
+    adapter: Adapter
+    seed: int
+    path: Path
+    """Its run directory."""
+
+    @property
+    def log(self) -> Path:
+        """What its training printed."""
+        return self.path.with_name(f"{self.path.name}.log")
+
+    def is_done(self) -> bool:
+        """Whether it was trained to its end and scored."""
+        return (self.path / TRAIN_SCORES).is_file()
+
+    def train(self, data: Path, options: Sequence[str]) -> str:
+        """Train it, or go on where it stood; what it prints goes to its log. Returns what went wrong, empty if nothing.
+
+        Raises KeyboardInterrupt when the training was interrupted.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        words = ["--data", str(data), "--out", str(self.path), "--auto-resume", "--seed", str(self.seed)]
+        command = [sys.executable, "-m", "pipeline.train", *words, *self.adapter.options(), *options]
+        with self.log.open("a") as log:
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        if code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        if not code:
+            return ""
+        last = self.log.read_text().strip().splitlines()[-1:]
+        return last[0].removeprefix("error: ") if last else f"exit code {code}"
+
+    def score_training_chains(self, dataset: StructureDataset, count: int, device: str) -> None:
+        """Fold the first ``count`` training chains at full length, as validation does; this ends the arm."""
+        target = pick_device(device)
+        model, _ = load_run(self.path)
+        scores = validate(model.to(target), [dataset.load(name) for name in dataset.ids("train")[:count]], target)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("target", "length", "lddt_ca"))
+        writer.writerows((score.target, score.length, f"{score.lddt_ca:.9g}") for score in scores)
+        atomic_write(self.path / TRAIN_SCORES, text.getvalue().encode())
+
+    def adapter_bytes(self) -> int:
+        """Size of the adapter alone on disk; 0 without one."""
+        return sum(file.stat().st_size for file in RunDirectory(self.path).adapter.glob("*.safetensors"))
+
+    def alpha(self) -> float | None:
+        """The scale of its adapter; None without one."""
+        file = RunDirectory(self.path).adapter / "adapter_config.json"
+        if not file.is_file():
+            return None
+        settings = json.loads(file.read_text())["config"]
+        return settings.get("alpha")
