@@ -35,12 +35,8 @@ class Adapter:
     @property
     def name(self) -> str:
         """As on the command line."""
-        parts = [
-            self.method,
-            *([str(self.rank)] if self.rank else []),
-            *([] if self.alpha is None else [f"{self.alpha:g}"]),
-        ]
-        return ":".join(parts)
+        rank = f":{self.rank}" if self.rank else ""
+        return f"{self.method}{rank}" + ("" if self.alpha is None else f":{self.alpha:g}")
 
     @property
     def folder(self) -> str:

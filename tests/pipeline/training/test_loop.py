@@ -1,0 +1,138 @@
+"""Bad steps, early stopping, freezing, overfitting, groups of learning rates: what the loop decides."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from pipeline.config import ConfigError, OptimizerConfig, preset_layer, resolve
+from pipeline.folding.model import build_model
+from pipeline.training import loop, trainer
+from pipeline.training.freezing import freeze
+from pipeline.training.guard import SpikeGuard
+from pipeline.training.optimizer import make_optimizer, set_learning_rate
+from pipeline.training.validation import TargetScore
+from tests.pipeline.training.small import SMALL, table
+
+
+def test_a_loss_that_is_no_number_is_saved_and_stops_the_run_or_is_skipped(train_here, tmp_path, monkeypatch, capsys):
+    seeds, fold_objective = set(), trainer.fold_objective
+
+    def broken(output, batch, clamp, config):
+        """The third step's second sample has no finite pLDDT loss."""
+        objective = fold_objective(output, batch, clamp, config)
+        if torch.initial_seed() not in seeds:
+            return objective
+        terms = objective.terms | {"plddt": objective.terms["plddt"] * torch.tensor([1.0, math.nan, 1.0, 1.0])}
+        return replace(objective, loss=objective.loss * math.nan, terms=terms)
+
+    original = loop.Trainer.train_step
+
+    def train_step(self, batches, **options):
+        if self.step == 2:
+            seeds.update(micro.torch_seed for micro in batches.micro_batches)
+        return original(self, batches, **options)
+
+    monkeypatch.setattr(trainer, "fold_objective", broken)
+    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+    run = tmp_path / "run"
+    assert train_here(run, *SMALL, "--max-steps", "4") == 1
+    error = capsys.readouterr().err
+    assert "step 3: the loss is nan (plddt of " in error
+    assert "--resume --training.bad_step skip" in error
+    assert len(table(run / "metrics.csv")) == 2
+    report = json.loads((run / "bad_steps" / "step_00000003.json").read_text())
+    assert [sample["bad"] for sample in report["samples"]] == [[], ["plddt"], [], []]
+    with safe_open(run / "bad_steps" / "step_00000003.0.0.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["ids"]) == [sample["id"] for sample in report["samples"]]
+        assert file.get_tensor("atom37_positions").shape == (4, 20, 37, 3)
+    before = load_file(run / "checkpoints" / "step_00000002" / "trained.safetensors")
+    assert (
+        train_here(run, "--resume", "--training.bad_step", "skip", "--max-steps", "4", "--checkpoint-every", "1") == 0
+    )
+    rows = table(run / "metrics.csv")
+    assert [row["skipped"] for row in rows] == ["0", "0", "1", "0"]
+    assert rows[2]["loss"] == ""
+    after = load_file(run / "checkpoints" / "step_00000003" / "trained.safetensors")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_spikes_are_measured_against_the_median():
+    guard = SpikeGuard(3.0, [])
+    for _ in range(19):
+        assert guard.limit() == math.inf
+        guard.add(2.0)
+    guard.add(50.0)
+    assert guard.limit() == 6.0
+    assert SpikeGuard(0.0, [1.0] * 50).limit() == math.inf
+
+
+def test_early_stopping_keeps_the_best(train_here, tmp_path, monkeypatch):
+    """Means 0.1, 0.5, 0.4, 0.3 in rounds 0, 2, 4, 6: with patience 2 the run ends after step 6 and keeps step 2."""
+    scores = iter((0.1, 0.5, 0.4, 0.3))
+    monkeypatch.setattr(loop, "validate", lambda *_: [TargetScore("a", 50, next(scores), 50.0)])
+    run = tmp_path / "run"
+    options = ("--training.patience", "2", "--training.validate_every", "2", "--training.keep_checkpoints", "1")
+    assert train_here(run, *SMALL, *options, "--max-steps", "20") == 0
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000002", "step_00000006"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["step"], summary["best_step"], summary["stopped_early"]) == (6, 2, True)
+
+
+def test_overfit_frozen_per_sample(train_here, tmp_path):
+    """Two chains to train and validate on; a frozen part stays as it is; clipping per sample takes one at a time."""
+    run = tmp_path / "run"
+    options = ("--overfit", "2", "--training.freeze", '["trunk.structure_module.*"]', "--optimizer.clip", "sample")
+    assert train_here(run, *SMALL, *options, "--max-steps", "2", "--optimizer.clip_norm", "0.1") == 0
+    assert len({row["target"] for row in table(run / "validation.csv")}) == 2
+    trained = load_file(run / "checkpoints" / "step_00000002" / "trained.safetensors")
+    assert not any(name.startswith("trunk.structure_module.") for name in trained)
+    assert json.loads((run / "run.json").read_text())["parameters"]["structure module"]["trainable"] < 1000
+    from pipeline.run import load_run
+
+    assert load_run(run)[1] == 2
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(resolve(preset_layer("tiny")))
+
+
+def test_what_matches_nothing_is_named(model):
+    with pytest.raises(ConfigError, match=r"no parameter matches 'trunk\.block\.\*'"):
+        freeze(model, ["trunk.block.*"])
+
+
+def test_groups_of_the_optimizer(model):
+    config = OptimizerConfig(lr=1e-3, stem_lr=2e-3, heads_lr=4e-3, stem_weight_decay=0.5, warmup_steps=10)
+    optimizer = make_optimizer(model, config)
+    rate = set_learning_rate(optimizer, config, 5, 100)
+    assert rate == pytest.approx(5e-4)
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert {name: group["lr"] for name, group in groups.items()} == pytest.approx(
+        {"trunk": 5e-4, "stem": 1e-3, "heads": 2e-3}
+    )
+    assert [groups[name]["weight_decay"] for name in ("trunk", "stem", "heads")] == [0.0, 0.5, 0.0]
+    assert sum(p.numel() for p in groups["stem"]["params"]) == 728  # the adapter
+    assert {id(p) for p in groups["heads"]["params"]} == {
+        id(p)
+        for name, p in model.named_parameters()
+        if name.startswith(("distogram_head", "lddt_head")) and p.requires_grad
+    }
+
+
+def test_without_weight_decay_the_steps_are_those_of_adam():
+    start, gradient = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.3, 1e-4, -2.0])
+    results = []
+    for kind in (torch.optim.Adam, torch.optim.AdamW):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = kind([parameter], lr=0.1, **({"weight_decay": 0.0} if kind is torch.optim.AdamW else {}))
+        for _ in range(3):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        results.append(parameter.detach())
+    assert torch.equal(*results)
