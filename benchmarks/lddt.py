@@ -1,21 +1,27 @@
-"""Speed and memory of ``evaluation.lddt.lddt_ca`` against other formulations, as ratios within one process.
+"""Speed and memory of ``evaluation.lddt`` against other programs, as ratios within one process.
 
     python benchmarks/lddt.py --out lddt.json
-    python benchmarks/lddt.py --files structures/ --out lddt.json      # and whole runs of the evaluator
+    python benchmarks/lddt.py --preds preds/ --truth truth/ --pairs pairs.csv     # and whole runs of the evaluator
 
 The rivals get arrays in memory and do the same work: one score over alpha carbons. ``dense`` is AlphaFold's
-formulation in NumPy (all N x N distances); ``biotite`` is ``biotite.structure.lddt``, when it is installed. Calls
-alternate, so that a busy machine slows all of them alike; the table shows medians.
+formulation in NumPy (all N x N distances); ``biotite`` is ``biotite.structure.lddt`` (pip install -e ".[bench]").
+``openstructure`` is the program ``lddt -c`` of the Debian package openstructure, where it is installed: it reads two
+files of alpha carbons, and its time includes its start. Calls alternate, so that a busy machine slows all of them
+alike; the table shows medians. ``lddt_all``, over all heavy atoms, is measured at 3,000 residues, about 24,000 atoms.
 
-``lddt_all``, over all heavy atoms, is measured at 3,000 residues, about 24,000 atoms. With ``--files`` every structure
-file of a directory is scored against itself, from reading to rows, beside gemmi merely parsing the same files:
-processor time of one process.
+With ``--preds`` and ``--truth`` every pair is scored as the command does it, from reading to rows, beside gemmi merely
+parsing the same two files: processor time of this process, for each pair the least of several rounds, since other work
+on the machine only ever adds to it.
 """
 
 import argparse
 import json
+import re
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -30,9 +36,10 @@ from data_prep.residues import RESTYPE_ATOM37_MASK
 from evaluation.all_atom import lddt_all
 from evaluation.evaluate import Settings, evaluate
 from evaluation.lddt import lddt_ca
-from evaluation.targets import Target, structure_files
+from evaluation.targets import pair
 
 SIZES = (100, 300, 1000, 3000)
+COMPOUNDS = "/var/cache/openstructure/compounds.chemlib"  # where the Debian package keeps what its program must load
 
 
 def compact_walk(length: int, generator: np.random.Generator) -> np.ndarray:
@@ -72,11 +79,39 @@ def rivals(pred: np.ndarray, true: np.ndarray) -> dict[str, Callable[[], float]]
     return calls | {"biotite": lambda: float(structure.lddt(reference, coordinates))}
 
 
+def openstructure(pred: np.ndarray, true: np.ndarray, directory: Path) -> dict[str, Callable[[], float]]:
+    """The call of OpenStructure's program on files of these alpha carbons; nothing where it is not installed."""
+    program = shutil.which("lddt")
+    if program is None:
+        return {}
+    for name, positions in (("pred", pred), ("true", true)):
+        lines = [
+            f"ATOM  {i:5d}  CA  ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           C  \n"
+            for i, (x, y, z) in enumerate(positions.tolist(), start=1)
+        ]
+        (directory / f"{name}.pdb").write_text("".join(lines) + "END\n")
+    command = [program, "-c", "-x", "-l", COMPOUNDS, str(directory / "pred.pdb"), str(directory / "true.pdb")]
+
+    def call() -> float:
+        done = subprocess.run(command, capture_output=True, text=True)
+        found = re.search(r"Global LDDT score: ([0-9.]+)", done.stdout)
+        if found is None:
+            raise SystemExit(f"error: {' '.join(command)}: exit {done.returncode}, no score: {done.stderr.strip()}")
+        return float(found[1])
+
+    return {"openstructure": call}
+
+
 def measure(length: int, seconds: float, generator: np.random.Generator) -> dict:
     """Medians in milliseconds, ratios to ours, peak memory in MiB, for one size."""
+    with tempfile.TemporaryDirectory() as directory:
+        return _measure(length, seconds, generator, Path(directory))
+
+
+def _measure(length: int, seconds: float, generator: np.random.Generator, directory: Path) -> dict:
     true = compact_walk(length, generator)
     pred = (true + generator.normal(size=true.shape)).round(3)
-    calls = rivals(pred, true)
+    calls = rivals(pred, true) | openstructure(pred, true, directory)
     scores = {name: call() for name, call in calls.items()}  # warms up, and checks that all do the same work
     if max(scores.values()) - min(scores.values()) > 1e-3:
         raise SystemExit(f"error: the implementations disagree at {length} residues: {scores}")
@@ -93,7 +128,7 @@ def measure(length: int, seconds: float, generator: np.random.Generator) -> dict
         "repeats": len(times["ours"]),
         "milliseconds": medians,
         "ratio_to_ours": {name: median / medians["ours"] for name, median in medians.items()},
-        "peak_mib": {name: peak_mib(call) for name, call in calls.items()},
+        "peak_mib": {name: peak_mib(call) for name, call in calls.items() if name != "openstructure"},
     }
 
 
@@ -124,31 +159,33 @@ def measure_all_atom(length: int, generator: np.random.Generator) -> dict:
     }
 
 
-def measure_files(directory: Path) -> dict:
-    """Processor seconds of whole runs over the files of a directory, each scored against itself."""
+def measure_pairs(preds: Path, truth: Path, table: Path | None, rounds: int) -> dict:
+    """Processor seconds of whole runs over pairs of files, and of gemmi's parsing of them."""
     import gemmi
 
-    files = structure_files(directory)
-    targets = [Target(path.name, path, path) for path in files]
+    targets = [target for target in pair(preds, truth, table).targets if target.prediction and target.truth]
 
-    def parse() -> None:
-        for path in files:
-            for _ in range(2):  # the prediction and the truth
-                gemmi.read_structure(str(path))
+    def parse(target) -> None:
+        gemmi.read_structure(str(target.prediction))
+        gemmi.read_structure(str(target.truth))
 
-    runs: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable] = {
         "gemmi parses": parse,
-        "lddt_ca": lambda: list(evaluate(targets, Settings())),
-        "with --all-atom": lambda: list(evaluate(targets, Settings(all_atom=True))),
-        "with --superposition": lambda: list(evaluate(targets, Settings(superposition=True))),
+        "lddt_ca": lambda target: list(evaluate([target], Settings())),
+        "with --all-atom": lambda target: list(evaluate([target], Settings(all_atom=True))),
+        "with --superposition": lambda target: list(evaluate([target], Settings(superposition=True))),
     }
-    seconds = {}
-    for name, call in runs.items():
-        start = time.process_time()
-        call()
-        seconds[name] = time.process_time() - start
+    least = {name: np.full(len(targets), np.inf) for name in calls}
+    for _ in range(rounds):
+        for i, target in enumerate(targets):
+            for name, call in calls.items():
+                start = time.process_time()
+                call(target)
+                least[name][i] = min(least[name][i], time.process_time() - start)
+    seconds = {name: float(values.sum()) for name, values in least.items()}
     return {
-        "files": len(files),
+        "pairs": len(targets),
+        "rounds": rounds,
         "seconds": seconds,
         "ratio_to_gemmi": {name: value / seconds["gemmi parses"] for name, value in seconds.items()},
     }
@@ -161,8 +198,13 @@ def main() -> None:
         "--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="residues (default: %(default)s)"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="of measuring per size (default: %(default)s)")
-    parser.add_argument("--files", type=Path, metavar="DIR", help="also score each structure file there against itself")
+    parser.add_argument("--preds", type=Path, metavar="DIR", help="also score whole files: predictions")
+    parser.add_argument("--truth", type=Path, metavar="DIR", help="their truths")
+    parser.add_argument("--pairs", type=Path, metavar="FILE.csv", help="which belong together, as of evaluation.lddt")
+    parser.add_argument("--rounds", type=int, default=5, help="over the whole files (default: %(default)s)")
     options = parser.parse_args()
+    if (options.preds is None) != (options.truth is None):
+        parser.error("--preds and --truth go together")
     generator = np.random.default_rng(0)
     results = [measure(length, options.seconds, generator) for length in options.sizes]
 
@@ -173,27 +215,30 @@ def main() -> None:
         table.add_column(name, justify="right")
     for result in results:
         cells = [
-            f"{result['milliseconds'][name]:.2f} ({result['ratio_to_ours'][name]:.1f}x), {result['peak_mib'][name]:.1f}"
+            f"{result['milliseconds'][name]:.2f} ({result['ratio_to_ours'][name]:.1f}x)"
+            + (f", {result['peak_mib'][name]:.1f}" if name in result["peak_mib"] else "")
             for name in names
         ]
         table.add_row(str(result["residues"]), *cells)
     Console().print(table)
-    if "biotite" not in names:
-        print("biotite is not installed: pip install biotite adds it to the table")
+    for name, how in (("biotite", 'pip install -e ".[bench]"'), ("openstructure", "apt-get install openstructure")):
+        if name not in names:
+            print(f"{name} is not installed: {how} adds it to the table")
     atoms = measure_all_atom(3000, generator)
     cost = f"{atoms['seconds']:.2f} s, {atoms['peak_mib']:.0f} MiB"
     print(f"lddt_all: {atoms['atoms']} atoms, {atoms['pairs']} pairs: {cost}")
-    files = None if options.files is None else measure_files(options.files)
-    if files is not None:
-        print(f"{files['files']} files against themselves, processor seconds (times gemmi's parsing):")
-        for name, seconds in files["seconds"].items():
-            print(f"  {name}: {seconds:.2f} ({files['ratio_to_gemmi'][name]:.1f}x)")
+    pairs = None
+    if options.preds is not None:
+        pairs = measure_pairs(options.preds, options.truth, options.pairs, options.rounds)
+        print(f"{pairs['pairs']} pairs of files, processor seconds (times gemmi's parsing):")
+        for name, seconds in pairs["seconds"].items():
+            print(f"  {name}: {seconds:.2f} ({pairs['ratio_to_gemmi'][name]:.1f}x)")
     if options.out is not None:
         versions = {"python": sys.version.split()[0]} | {
             name: version(name) for name in ("numpy", "lorta-fold", *(["biotite"] if "biotite" in names else []))
         }
         options.out.write_text(
-            json.dumps({"versions": versions, "results": results, "all_atom": atoms, "files": files}, indent=2) + "\n"
+            json.dumps({"versions": versions, "results": results, "all_atom": atoms, "pairs": pairs}, indent=2) + "\n"
         )
         print(f"wrote {options.out}")
 

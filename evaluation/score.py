@@ -286,7 +286,8 @@ def _how(correspondence: Correspondence) -> str:
     """How residues were paired otherwise than by number, in words."""
     if correspondence.mode == "label":
         return "paired by sequence position"
-    words = f"the sequences were aligned (most numbers of the prediction are the truth's {correspondence.shift:+d})"
+    shift = f"are the truth's {correspondence.shift:+d}" if correspondence.shift else "are equal"
+    words = f"the sequences were aligned (most numbers of the prediction {shift})"
     if correspondence.off_shift:
         words += f"; {correspondence.off_shift} residue(s) could as well stand where that shift puts them: letters tie"
     return words
