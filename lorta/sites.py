@@ -121,10 +121,15 @@ LAYOUTS = (
         classes=("GPTNeoXAttention", "BloomAttention"),
     ),
     Layout(
-        "trunk of ESMFold",
+        "trunk of ESMFold, over the sequence",
         {"q": "proj", "k": "proj", "v": "proj", "o": "o_proj"},
         order="by head",
         classes=("SequenceAttention", "EsmFoldSelfAttention"),
+    ),
+    Layout(
+        "trunk of ESMFold, over rows and columns",
+        {"q": "linear_q", "k": "linear_k", "v": "linear_v", "o": "linear_o"},
+        classes=("GatedAttention",),
     ),
 )
 

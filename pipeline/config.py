@@ -21,12 +21,20 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+import lorta
+import lorta.config
+
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 DropoutRate = Annotated[float, Field(ge=0, lt=0.5)]
+
+ADAPTER_METHODS = ("none", "full", *lorta.METHODS)
+"""What ``adapter.method`` can be."""
+TRUNK_METHODS = ("none", "full", *lorta.config.METHODS)
+"""What ``trunk_adapter.method`` can be: the trunk's fused operations take updates of weights, not inserted modules."""
 
 
 class ConfigError(ValueError):
@@ -55,14 +63,39 @@ class StemConfig(Strict):
 
 
 @dataclass(frozen=True)
+class InitConfig(Strict):
+    """A whole model to start from, instead of ESM-2 and a random trunk."""
+
+    weights: str = ""
+    """``esmfold_v1``, or a local file or directory: fair-esm's .pt, a Hugging Face EsmForProteinFolding, our
+    .safetensors, or a run (its averaged weights, adapters merged). It decides stem.name, trunk.* and heads.*."""
+
+
+@dataclass(frozen=True)
 class AdapterConfig(Strict):
     """How the stem is adapted."""
 
-    method: Literal["lorta", "lora", "none", "full"] = "lorta"
-    """``none`` freezes the stem, ``full`` trains all of it."""
+    method: Literal[ADAPTER_METHODS] = "lorta"
+    """``none`` freezes the stem, ``full`` trains all of it; else a method of docs/adapters.md."""
     rank: PositiveInt = 8
+    """Of the methods that have one."""
     alpha: PositiveFloat | Literal["default", "paper"] = "default"
     """Scale of the update, s = alpha / rank. ``default``: that of ``lorta``; ``paper``: Table 6 of the LoRTA paper."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Further settings of the method (docs/adapters.md), e.g. --adapter.settings.size 32 for a bottleneck."""
+
+
+@dataclass(frozen=True)
+class TrunkAdapterConfig(Strict):
+    """What trains of the trunk's blocks, its recycling and the way from the stem to it."""
+
+    method: Literal[TRUNK_METHODS] = "full"
+    """``full`` trains all of it. ``none`` freezes it, and any other method adds an adapter of that kind to its
+    attention; both are for a trunk that has learned already (init.weights). Structure module and heads train anyway."""
+    rank: PositiveInt = 8
+    alpha: PositiveFloat | Literal["default"] = "default"
+    settings: dict[str, Any] = field(default_factory=dict)
+    """As adapter.settings."""
 
 
 @dataclass(frozen=True)
@@ -242,9 +275,11 @@ class RunConfig(Strict):
     ``esmfold`` have the published shapes and recipes.
     """
 
+    init: InitConfig = field(default_factory=InitConfig)
     stem: StemConfig = field(default_factory=StemConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    trunk_adapter: TrunkAdapterConfig = field(default_factory=TrunkAdapterConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -258,9 +293,49 @@ class RunConfig(Strict):
         ):
             if width % head:
                 raise ValueError(f"{name}: {width} is not a multiple of {head}")
+        for name, adapter in (("adapter", self.adapter), ("trunk_adapter", self.trunk_adapter)):
+            try:
+                adapter_settings(adapter, seed=None)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        if self.trunk_adapter.method != "full" and not self.init.weights:
+            raise ValueError(
+                f"trunk_adapter.method = {self.trunk_adapter.method!r} keeps the trunk's weights as they are, and they "
+                "are random: give init.weights (--init-from), or leave it at 'full'"
+            )
+        if self.init.weights and self.stem.init == "random":
+            raise ValueError("stem.init = 'random', but init.weights has a stem of its own: leave one of them out")
         if self.data.initial_crop_size > self.data.crop_size:
             sizes = f"{self.data.initial_crop_size} and data.crop_size {self.data.crop_size}"
             raise ValueError(f"data.initial_crop_size {sizes}: the first must not be larger")
+
+
+def adapter_settings(
+    config: AdapterConfig | TrunkAdapterConfig, *, seed: int | None, alpha: float | None = None
+) -> lorta.LortaConfig | lorta.InsertConfig | None:
+    """The settings of an adapter for ``lorta``; None where there is no adapter.
+
+    Args:
+        config: of the stem's or the trunk's adapter.
+        seed: of the initial factors.
+        alpha: in place of the configuration's.
+
+    Raises:
+        ValueError: settings that the method does not have or cannot take.
+    """
+    if config.method in ("none", "full"):
+        if config.settings:
+            raise ValueError(f"settings are those of an adapter, and method is {config.method!r}")
+        return None
+    settings: dict[str, Any] = {"method": config.method, "seed": seed, **config.settings}
+    if config.method in lorta.config.METHODS:
+        settings["r"] = config.rank
+        alpha = config.alpha if alpha is None and isinstance(config.alpha, float) else alpha
+        if alpha is not None:
+            settings["alpha"] = alpha
+    elif config.alpha != "default":
+        raise ValueError(f"alpha is not a setting of {config.method!r}")
+    return lorta.config_for(**settings)
 
 
 def preset_names() -> list[str]:

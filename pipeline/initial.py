@@ -14,7 +14,7 @@ import torch
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.folding.model import FoldingModel
-from pipeline.folding.stem import pretrained_file
+from pipeline.folding.stem import canonical_name, pretrained_file
 from pipeline.folding.weights import UNUSED, WeightsError, model_from_state
 from pipeline.weights import Converted, needs_stem, read, read_config
 
@@ -143,6 +143,8 @@ def check_agreement(wanted: Mapping[str, Any], shape: Mapping[str, Any], source:
         if key not in shape:
             continue
         name, has = f"{prefix}{key}", shape[key]
+        if name == "stem.name":
+            value = canonical_name(value)
         if isinstance(has, Mapping) and isinstance(value, Mapping):
             check_agreement(value, has, source, f"{name}.")
         elif value != has:

@@ -7,13 +7,14 @@ RUN/summary.json         at the end: steps, speed, memory, the best round of val
 RUN/timing.csv           a row per optimizer step: what depends on the machine
 RUN/validation.csv       a row per validation chain and round
 RUN/checkpoints/         step_*/ (see training/checkpoint.py)
-RUN/adapter/             the adapter alone, with its averaged weights
+RUN/adapter/             the stem's adapter alone, with its averaged weights
+RUN/trunk_adapter/       sequence/ and triangle/: the adapters on the trunk's attention, where there are some
 RUN/bad_steps/           batches of steps that were not applied (see training/guard.py)
 RUN/stem.safetensors     the stem's weights, only where they are random
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from safetensors.torch import load_file
 import lorta
 from data_prep.structure_bytes import atomic_write
 from lorta.storage import TENSOR_FILE
-from pipeline.config import RunConfig, file_layer, resolve, to_toml
+from pipeline.config import RunConfig, file_layer, merge, resolve, to_toml
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
+from pipeline.folding.weights import State, check_state
+from pipeline.initial import check_agreement, read_source, shape_layer, source_config
 from pipeline.training.checkpoint import latest_checkpoint
 from pipeline.training.freezing import freeze
 from pipeline.training.sharding import like, local, whole
@@ -51,6 +54,7 @@ class RunDirectory:
         self.validation_file = path / "validation.csv"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
+        self.trunk_adapter = path / "trunk_adapter"
         self.bad_steps = path / "bad_steps"
         self.stem_file = path / "stem.safetensors"
 
@@ -61,14 +65,14 @@ class RunDirectory:
     def create(self, config: RunConfig, info: Mapping[str, Any], model: FoldingModel) -> None:
         """Start a run: facts, what is kept of the model at step 0, and last the configuration, which makes it one.
 
-        Kept are the adapter and, where they are random and exist nowhere else, the stem's weights.
+        Kept are the adapters and, where they are random and exist nowhere else, the stem's weights.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         atomic_write(self.info_file, (json.dumps(info, indent=2) + "\n").encode())
         if config.stem.init == "random":
             write_tensors(self.stem_file, base_stem_parameters(model))
-        if model.adapter is not None:
-            lorta.save(model.stem.esm, self.adapter)
+        for name, root in model.adapted().items():
+            lorta.save(root, self.adapter_folder(name))
         atomic_write(self.config_file, to_toml(config).encode())
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
@@ -82,9 +86,14 @@ class RunDirectory:
         except (OSError, json.JSONDecodeError) as error:
             raise RunError(f"{self.summary_file}: cannot be read ({error}): was the run trained to its end?") from error
 
-    def save_adapter(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put ``adapter_tensors`` in place of the weights in ``adapter/``, whose settings ``create`` has written."""
-        write_tensors(self.adapter / TENSOR_FILE, tensors, {"format": "pt"})
+    def adapter_folder(self, name: str) -> Path:
+        """Where the adapter of this name (``FoldingModel.adapters``) is."""
+        return self.adapter if name == "stem" else self.trunk_adapter / name
+
+    def save_adapters(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Put ``adapter_tensors`` in place of the weights in the folders, whose settings ``create`` has written."""
+        for name, own in tensors.items():
+            write_tensors(self.adapter_folder(name) / TENSOR_FILE, own, {"format": "pt"})
 
     def config(self) -> RunConfig:
         """The configuration of the run. Raises RunError when there is none."""
@@ -111,18 +120,26 @@ def stem_hash(model: FoldingModel) -> str:
     return parameter_hash(base_stem_parameters(model).items())
 
 
+def frozen_hash(model: FoldingModel) -> str:
+    """Hash of all parameters on this process that do not train; it must never change during a run."""
+    return parameter_hash((name, local(p)) for name, p in model.named_parameters() if not p.requires_grad)
+
+
 def trained_parameters(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
     """Parameters that train, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def adapter_tensors(model: FoldingModel, averages: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The adapter's state with the averaged weights of those factors that train; empty without an adapter."""
-    if model.adapter is None:
-        return {}
+def adapter_tensors(model: FoldingModel, averages: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """The adapters' states by their names, with the averaged weights of those factors that train."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    own = model.adapter.state_dict(keep_vars=True)
-    return {key: averages.get(names.get(id(tensor), ""), whole(tensor)) for key, tensor in own.items()}
+    return {
+        where: {
+            key: averages.get(names.get(id(tensor), ""), whole(tensor))
+            for key, tensor in adapter.state_dict(keep_vars=True).items()
+        }
+        for where, adapter in model.adapters().items()
+    }
 
 
 @torch.no_grad()
@@ -138,17 +155,85 @@ def load_parameters(model: FoldingModel, tensors: Mapping[str, torch.Tensor], so
         local(parameter).copy_(local(like(tensors[name], parameter)))
 
 
-def load_run(path: str | Path, *, step: int | None = None, esm_weights: str = "") -> tuple[FoldingModel, int]:
+def base_weights(source: str, esm_weights: str = "") -> tuple[State, Path]:
+    """Weights of a whole model in our layout, and the path that they were read from.
+
+    Args:
+        source: as ``init.weights``: a published name, a file or directory that ``pipeline.initial.read_source`` takes,
+            or a run directory, which gives its averaged weights with the adapters merged.
+        esm_weights: the stem's own weights, where they are not in ``source``.
+
+    Raises:
+        RunError: a run whose adapter cannot be merged.
+        WeightsError, StemError, ConfigError, CheckpointError: as ``read_source`` and ``load_run``.
+    """
+    if not RunDirectory(Path(source)).exists():
+        converted, path = read_source(source, esm_weights)
+        return converted.state, path
+    model, _ = load_run(source, esm_weights=esm_weights)
+    roots = list(model.adapted().values())
+    try:
+        for root in roots:
+            lorta.merge(root)
+    except ValueError as error:
+        raise RunError(f"{source}: a run starts from another one's merged weights, and here {error}") from error
+    for root in roots:
+        lorta.detach(root)
+    model.trunk_adapters.clear()
+    return model.state_dict(), Path(source)
+
+
+def base_config(source: str) -> RunConfig:
+    """The configuration of the model that ``base_weights`` reads. Raises WeightsError, ConfigError."""
+    run = RunDirectory(Path(source))
+    return run.config() if run.exists() else source_config(source)
+
+
+def with_initial_shape(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Layers of a configuration, with the shape of the model that ``init.weights`` names below them.
+
+    Raises:
+        ConfigError: a layer that says another shape, with the field.
+        WeightsError, RunError: no such model.
+    """
+    wanted: Mapping[str, Any] = {}
+    for layer in layers:
+        wanted = merge(wanted, layer)
+    source = wanted.get("init", {}).get("weights", "")
+    if not source:
+        return list(layers)
+    own = base_config(source)
+    check_agreement(wanted, shape_layer(own, only_shape=True), source)
+    return [shape_layer(own), *layers]
+
+
+def initial_model(config: RunConfig) -> FoldingModel:
+    """The model of a run at step 0, with the weights that ``config.init`` or ``config.stem`` name.
+
+    Raises:
+        WeightsError, StemError, ConfigError, RunError, CheckpointError: weights that cannot be had or do not fit.
+    """
+    if not config.init.weights:
+        return build_model(config)
+    state, path = base_weights(config.init.weights, config.stem.weights)
+    check_state(config, state, path)
+    return build_model(config, state)
+
+
+def load_run(
+    path: str | Path, *, step: int | None = None, esm_weights: str = "", init_from: str = ""
+) -> tuple[FoldingModel, int]:
     """The model of a run with its averaged weights, in eval mode on the CPU, and the step it was trained to.
 
     Args:
         path: run directory.
         step: a checkpoint's step, 0 for the untrained model; None for the newest checkpoint.
         esm_weights: where the stem's pretrained weights are now; empty: where training found them.
+        init_from: where the whole model that training started from is now; empty: where training found it.
 
     Raises:
-        RunError: not a run, no checkpoint yet, or a stem other than the one that was trained with.
-        StemError, CheckpointError: weights that cannot be had or read.
+        RunError: not a run, no checkpoint yet, or other base weights than it was trained with.
+        StemError, WeightsError, CheckpointError: weights that cannot be had or read.
     """
     run = RunDirectory(Path(path))
     config = run.config()
@@ -156,12 +241,21 @@ def load_run(path: str | Path, *, step: int | None = None, esm_weights: str = ""
         if config.stem.init == "random":
             raise RunError(f"{path}: was trained with a random stem, which is in the run: do not give --esm-weights")
         config = replace(config, stem=replace(config.stem, weights=esm_weights))
-    model = build_model(config)
+    if init_from:
+        if not config.init.weights:
+            raise RunError(f"{path}: did not start from a whole model: do not give --init-from")
+        config = replace(config, init=replace(config.init, weights=init_from))
+    model = initial_model(config)
     freeze(model, config.training.freeze)
     if config.stem.init == "random":
         load_stem(model, run)
-    if config.adapter.method != "full" and stem_hash(model) != run.info()["stem_sha256"]:
+    recorded = run.info()
+    if config.adapter.method != "full" and stem_hash(model) != recorded["stem_sha256"]:
         raise RunError(f"{path}: the stem's weights are not those that the run was trained with: see --esm-weights")
+    if config.init.weights and frozen_hash(model) != recorded["frozen_sha256"]:
+        raise RunError(
+            f"{path}: the weights of {config.init.weights} are not those that the run started from: see --init-from"
+        )
     if step != 0:
         checkpoint = latest_checkpoint(run.checkpoints, step)
         if checkpoint is None:

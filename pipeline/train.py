@@ -16,6 +16,8 @@ import torch
 from data_prep.dataset import DatasetError, StructureDataset
 from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import (
+    ADAPTER_METHODS,
+    TRUNK_METHODS,
     ConfigError,
     RunConfig,
     describe_fields,
@@ -26,7 +28,8 @@ from pipeline.config import (
     resolve,
 )
 from pipeline.folding.stem import ESM2_SHAPES, StemError
-from pipeline.run import RunDirectory, RunError
+from pipeline.folding.weights import WeightsError
+from pipeline.run import RunDirectory, RunError, with_initial_shape
 from pipeline.training.loop import Interrupted, TrainingError, train
 from pipeline.training.processes import Processes, is_restarted
 from pipeline.training.proof import GradientPathError
@@ -36,8 +39,11 @@ NAMED_OPTIONS = {
     "esm": ("stem", "name"),
     "esm_weights": ("stem", "weights"),
     "esm_init": ("stem", "init"),
+    "init_from": ("init", "weights"),
     "adapter": ("adapter", "method"),
     "rank": ("adapter", "rank"),
+    "trunk_adapter": ("trunk_adapter", "method"),
+    "trunk_rank": ("trunk_adapter", "rank"),
     "max_steps": ("training", "max_steps"),
     "checkpoint_every": ("training", "checkpoint_every"),
     "seed": ("training", "seed"),
@@ -60,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
             "  python -m pipeline.train --data DATASET --out RUN --preset tiny --seed 1\n"
             "  python -m pipeline.train --data DATASET --out RUN --resume\n"
             "  python -m pipeline.train --data DATASET --out RUN --preset paper --trunk.blocks 8 --optimizer.lr 5e-4\n"
+            "  python -m pipeline.train --data DATASET --out RUN --init-from esmfold_v1 --adapter lorta "
+            "--trunk-adapter lorta\n"
             "  torchrun --nproc-per-node 8 --max-restarts 3 -m pipeline.train --data DATASET --out RUN --preset paper"
         ),
         epilog=(
@@ -83,8 +91,20 @@ def parser() -> argparse.ArgumentParser:
         "--esm-weights", metavar="FILE", help="pretrained weights: fair-esm's .pt or a Hugging Face directory"
     )
     p.add_argument("--esm-init", choices=["pretrained", "random"], help="random: an untrained stem, no weights needed")
-    p.add_argument("--adapter", choices=["lorta", "lora", "none", "full"], help="how the stem is adapted")
+    p.add_argument(
+        "--init-from",
+        metavar="MODEL",
+        help="a whole model to start from: esmfold_v1, fair-esm's .pt, a Hugging Face directory, our .safetensors or a "
+        "run directory; the shapes are then its own",
+    )
+    p.add_argument("--adapter", metavar="METHOD", help=f"how the stem is adapted: {', '.join(ADAPTER_METHODS)}")
     p.add_argument("--rank", type=int, help="rank of the adapter")
+    p.add_argument(
+        "--trunk-adapter",
+        metavar="METHOD",
+        help=f"how the trunk is: full (default) trains it, none freezes it, or {', '.join(TRUNK_METHODS[2:])}",
+    )
+    p.add_argument("--trunk-rank", type=int, metavar="RANK", help="rank of the trunk's adapter")
     p.add_argument("--max-steps", type=int, help="optimizer steps")
     p.add_argument("--checkpoint-every", type=int, metavar="STEPS")
     p.add_argument("--seed", type=int)
@@ -112,7 +132,7 @@ def configuration(arguments: argparse.Namespace, dotted: list[str], run: RunDire
     layers = [preset_layer(arguments.preset)] if arguments.preset else []
     if arguments.config:
         layers.append(file_layer(arguments.config))
-    config = resolve(*layers, dotted_layer(dotted), named)
+    config = resolve(*with_initial_shape([*layers, dotted_layer(dotted), named]))
     return _same_run(run, config, "--auto-resume") if run.exists() else config
 
 
@@ -177,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(
         body,
         arguments,
-        usage_errors=(StemError, RunError, DatasetError, ConfigError, TableError),
+        usage_errors=(StemError, WeightsError, RunError, DatasetError, ConfigError, TableError),
         failures=(TrainingError, GradientPathError),
     )
 

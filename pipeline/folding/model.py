@@ -1,15 +1,17 @@
 """The folding model: ESM-2 stem, combination of its layers, trunk, structure module, heads (Lin et al. 2023)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 import lorta
-from pipeline.config import AdapterConfig, ConfigError, RunConfig
+from lorta.insert import Insert
+from pipeline.config import ConfigError, RunConfig, StemConfig
+from pipeline.folding.adapters import attach_to_stem, attach_to_trunk, merged
 from pipeline.folding.heads import AlignedErrorHead, DistogramHead, PlddtHead
 from pipeline.folding.initialization import linear
 from pipeline.folding.stem import Stem, build_stem
@@ -19,9 +21,8 @@ from pipeline.folding.trunk import FoldingTrunk
 AA_EMBEDDINGS = 23
 """ESMFold's residue vocabulary: the 21 values of aatype and two that it reserves for padding and masking."""
 
-PAPER_ALPHA = {("lora", 1): 128.0, ("lorta", 1): 2.0, ("lorta", 8): 256.0, ("lorta", 64): 128.0}
-"""alpha of the folding experiment, LoRTA paper (arXiv 2410.04060), Table 6 and appendix D.4. The table prints the row
-"LoRA r=1" twice; the one with alpha 2 is LoRTA r=1."""
+PARTS = ("stem", "adapter", "stem to trunk", "trunk", "trunk adapter", "structure module", "heads")
+"""Of the model, in the order of the forward pass."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class FoldingModel(nn.Module):
         )
         # Last, so that the other parameters' random draws are the same with and without.
         self.ptm_head = AlignedErrorHead(config.trunk.c_z, config.heads.pae_bins) if config.heads.pae else None
+        self.trunk_adapters = nn.ModuleDict()
+        self._adapted: dict[str, nn.Module] = {}
 
     def forward(
         self,
@@ -108,17 +111,45 @@ class FoldingModel(nn.Module):
             pae_logits=None if self.ptm_head is None else self.ptm_head(pair),
         )
 
+    def set_trainable(self) -> None:
+        """Attach the adapters of the configuration and set ``requires_grad`` of every parameter; once.
+
+        Raises ConfigError where an adapter does not fit.
+        """
+        seed = self.config.training.seed
+        self.stem.requires_grad_(False)
+        if self.ptm_head is not None:
+            self.ptm_head.requires_grad_(False)  # no loss term reaches it: it serves converted weights
+        if self.config.adapter.method == "full":
+            self.stem.esm.requires_grad_(True)
+            # Nothing here reads the logits; the head's weight is the token embedding, which does train.
+            for name, parameter in self.stem.esm.lm_head.named_parameters():
+                parameter.requires_grad_(name == "weight")
+        elif self.config.adapter.method != "none":
+            attach_to_stem(self.stem.esm, self.config.adapter, seed)
+            self._adapted["stem"] = self.stem.esm
+        if self.config.trunk_adapter.method == "full":
+            return
+        for part, _, parameter in self.named_parts():
+            if part in ("stem to trunk", "trunk"):
+                parameter.requires_grad_(False)
+        if self.config.trunk_adapter.method != "none":
+            views = attach_to_trunk(self.trunk, self.config.trunk_adapter, seed)
+            self._adapted |= views
+            for name, view in views.items():
+                self.trunk_adapters[name] = lorta.adapter_set(view)
+
     @property
     def stem_trains(self) -> bool:
         """Whether anything inside the stem, adapter included, has a gradient."""
         return any(parameter.requires_grad for parameter in self.stem.parameters())
 
     def named_parts(self) -> Iterator[tuple[str, str, nn.Parameter]]:
-        """(part, name, parameter) of every parameter; parts: stem, adapter, trunk, structure module, heads."""
+        """(part, name, parameter) of every parameter; the parts are those of ``PARTS``."""
         adapter = {id(p) for p in self.adapter_parameters()}
         for name, parameter in self.named_parameters():
             if id(parameter) in adapter:
-                part = "adapter"
+                part = "trunk adapter" if name.startswith("trunk_adapters.") else "adapter"
             elif name.startswith("stem."):
                 part = "stem"
             elif name.startswith("trunk.structure_module.") or name.startswith("trunk.trunk2sm"):
@@ -132,16 +163,25 @@ class FoldingModel(nn.Module):
             yield part, name, parameter
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """The factors of the adapter; empty without one."""
-        adapter = self.adapter
-        return [] if adapter is None else list(adapter.parameters())
+        """All numbers of the adapters, those that a method keeps fixed included; empty without one."""
+        return [parameter for adapter in self.adapters().values() for parameter in adapter.parameters()]
+
+    def adapters(self) -> dict[str, lorta.Adapter | Insert]:
+        """The adapters by what they are on: ``stem``, and of the trunk ``sequence`` and ``triangle`` attention."""
+        return {name: lorta.adapter_set(root)["default"] for name, root in self._adapted.items()}
+
+    def adapted(self) -> dict[str, nn.Module]:
+        """The modules that ``lorta``'s functions take for these adapters, by the same names."""
+        return dict(self._adapted)
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Within the block all adapters are in the weights. ValueError for an adapter that cannot be merged."""
+        return merged(list(self._adapted.values()))
 
     @property
-    def adapter(self) -> lorta.Adapter | None:
+    def adapter(self) -> lorta.Adapter | Insert | None:
         """The adapter on the stem, if there is one."""
-        if self.config.adapter.method in ("none", "full"):
-            return None
-        return lorta.adapter_set(self.stem)["default"]
+        return self.adapters().get("stem")
 
 
 def sinusoidal_positions(index: torch.Tensor, channels: int) -> torch.Tensor:
@@ -155,49 +195,33 @@ def sinusoidal_positions(index: torch.Tensor, channels: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def adapter_alpha(config: AdapterConfig) -> float | None:
-    """alpha of the configuration; None leaves it to ``lorta``. Raises ConfigError where the paper gives none."""
-    if config.alpha == "default" or config.method in ("none", "full"):
-        return None
-    if config.alpha == "paper":
-        try:
-            return PAPER_ALPHA[config.method, config.rank]
-        except KeyError:
-            known = ", ".join(f"{method} rank {rank}" for method, rank in PAPER_ALPHA)
-            raise ConfigError(
-                f"configuration: adapter.alpha = 'paper': Table 6 has no {config.method} rank {config.rank} "
-                f"(it has {known}): give adapter.alpha a number"
-            ) from None
-    return config.alpha
+def build_model(config: RunConfig, base: Mapping[str, torch.Tensor] | None = None) -> FoldingModel:
+    """The model of a run at step 0: weights loaded, adapters attached, ``requires_grad`` set.
 
+    The initial weights depend on ``config.training.seed`` and ``base`` alone.
 
-def build_model(config: RunConfig) -> FoldingModel:
-    """The model of a run at step 0: stem weights loaded, adapter attached, ``requires_grad`` set.
-
-    The initial weights depend on ``config.training.seed`` alone.
+    Args:
+        config: of the run.
+        base: weights of the whole model in our layout (``folding/weights.py``), checked against ``config``; what it
+            leaves out keeps its random values. None: the stem has the weights that ``config.stem`` says, the rest is
+            random. ``pipeline.run.initial_model`` reads what ``config.init`` names.
 
     Raises:
         StemError: the stem's weights cannot be had.
-        ConfigError: no alpha for this adapter.
+        ConfigError: adapters that do not fit, or no alpha for one; ``config.init`` names weights and none are given.
     """
+    if bool(config.init.weights) != (base is not None):
+        raise ConfigError(
+            f"configuration: init.weights = {config.init.weights!r}, and base weights were "
+            f"{'not ' if base is None else ''}given"
+        )
     seed = config.training.seed
-    alpha = adapter_alpha(config.adapter)
-    stem = build_stem(config.stem, seed)
+    stem = build_stem(config.stem, seed) if base is None else build_stem(StemConfig(config.stem.name, "random"), seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FoldingModel(config, stem)
-    stem.requires_grad_(False)
-    if model.ptm_head is not None:
-        model.ptm_head.requires_grad_(False)  # no loss term reaches it: it serves converted weights
-    method = config.adapter.method
-    if method == "full":
-        stem.esm.requires_grad_(True)
-        # Nothing here reads the logits; the head's weight is the token embedding, which does train.
-        for name, parameter in stem.esm.lm_head.named_parameters():
-            parameter.requires_grad_(name == "weight")
-    elif method != "none":
-        options: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
-        if config.adapter.alpha == "paper":
-            options["init"] = "official"  # Table 6 was found with the official codes' initial factors
-        lorta.attach(stem.esm, lorta.LortaConfig(method=method, r=config.adapter.rank, seed=seed, **options))
+    if base is not None:
+        own = model.state_dict()
+        model.load_state_dict({name: value for name, value in base.items() if name in own}, strict=False)
+    model.set_trainable()
     return model

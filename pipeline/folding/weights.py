@@ -12,7 +12,6 @@ names for ESM-2. Our layout is the middle of every conversion. Three kinds of te
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -347,8 +346,7 @@ def model_from_state(config: RunConfig, state: Mapping[str, torch.Tensor], sourc
     check_state(config, state, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        plain = replace(config, adapter=replace(config.adapter, method="none"))
-        model = FoldingModel(plain, Stem(config.stem.name))
+        model = FoldingModel(config, Stem(config.stem.name))  # which attaches nothing by itself
     own = {name: value for name, value in state.items() if not name.startswith(UNUSED)}
     model.load_state_dict(own, strict=False)
     return model.eval()

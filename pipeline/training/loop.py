@@ -12,7 +12,7 @@ from rich.console import Console
 from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
 from pipeline.config import RunConfig
-from pipeline.run import RunDirectory, adapter_tensors, load_stem, stem_hash
+from pipeline.run import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, stem_hash
 from pipeline.training.chains import training_chains, validation_records
 from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from pipeline.training.feed import StepBatches
@@ -26,7 +26,7 @@ from pipeline.training.progress import (
     report_parameters,
     report_proof,
 )
-from pipeline.training.proof import count_parts, frozen_hash, prove_gradient_path
+from pipeline.training.proof import count_parts, prove_gradient_path
 from pipeline.training.tables import CsvLog, read_rows
 from pipeline.training.trainer import StepResult, Trainer
 from pipeline.training.validation import TargetScore, best_step, mean_score, validate, validation_history
@@ -101,8 +101,11 @@ def train(
     report_proof(prove_gradient_path(trainer.model, rehearsal, config.training.seed), console)
     if not resumed and processes.is_main:
         counts = {part.part: {"total": part.total, "trainable": part.trainable} for part in parts}
-        facts = {"processes": processes.count, "stem_sha256": stem_hash(trainer.model), "parameters": counts}
+        hashes = {"stem_sha256": stem_hash(trainer.model), "frozen_sha256": frozen_hash(trainer.model)}
+        facts = {"processes": processes.count, **hashes, "parameters": counts}
         run.create(config, info | facts, trainer.model)
+    elif resumed and run.info()["frozen_sha256"] != frozen_hash(trainer.model):
+        raise RunError(f"{run.path}: the weights that do not train differ from those that the run started with")
     trainer.start()
     if resumed:
         found = latest_checkpoint(run.checkpoints)
@@ -244,20 +247,19 @@ class Session:
         if self.processes.any(frozen_hash(trainer.model) != self.frozen):
             raise TrainingError(f"step {trainer.step}: frozen parameters have changed; this checkpoint is not written")
         checkpoint = trainer.checkpoint()
-        adapter = adapter_tensors(trainer.model, checkpoint.ema)
-        problem = self._write(checkpoint, adapter) if self.processes.is_main else None
+        adapters = adapter_tensors(trainer.model, checkpoint.ema)
+        problem = self._write(checkpoint, adapters) if self.processes.is_main else None
         if self.processes.any(problem is not None):
             raise problem or TrainingError(f"step {trainer.step}: the first process could not save")
         self.saved = trainer.step
 
-    def _write(self, checkpoint: Checkpoint, adapter: Mapping[str, torch.Tensor]) -> OSError | None:
+    def _write(self, checkpoint: Checkpoint, adapters: Mapping[str, Mapping[str, torch.Tensor]]) -> OSError | None:
         try:
             for table in (self.metrics, self.timing, self.validation):
                 table.sync()
             best = best_step(self.history) if self.config.patience else None
             save_checkpoint(self.run.checkpoints, checkpoint, self.config.keep_checkpoints, spare=best)
-            if adapter:
-                self.run.save_adapter(adapter)
+            self.run.save_adapters(adapters)
         except OSError as error:
             return error
         return None

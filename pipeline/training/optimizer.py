@@ -8,12 +8,12 @@ from pipeline.config import OptimizerConfig
 from pipeline.folding.model import FoldingModel
 from pipeline.training.schedule import learning_rate
 
-GROUP_OF_PART = {"stem": "stem", "adapter": "stem", "heads": "heads"}
+GROUP_OF_PART = {"stem": "stem", "adapter": "stem", "trunk adapter": "stem", "heads": "heads"}
 """All other parts are in the group ``trunk``."""
 
 
 def make_optimizer(model: FoldingModel, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Groups ``trunk``, ``stem`` (adapter, or the stem where all of it trains) and ``heads``, empty ones left out.
+    """Groups ``trunk``, ``stem`` (adapters, or the stem where all of it trains) and ``heads``, empty ones left out.
 
     Without weight decay, the default, the steps are those of Adam.
     """

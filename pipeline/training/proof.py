@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.folding.model import FoldingModel
+import lorta
+from lorta.insert import Insert
+from pipeline.folding.model import PARTS, FoldingModel
 from pipeline.folding.stem import parameter_hash
-from pipeline.training.sharding import local
 
 
 class GradientPathError(RuntimeError):
@@ -30,13 +31,12 @@ class PartCount:
 
 def count_parts(model: FoldingModel) -> list[PartCount]:
     """Parameters by part, in the order of the forward pass."""
-    order = ("stem", "adapter", "stem to trunk", "trunk", "structure module", "heads")
-    total = dict.fromkeys(order, 0)
-    trainable = dict.fromkeys(order, 0)
+    total = dict.fromkeys(PARTS, 0)
+    trainable = dict.fromkeys(PARTS, 0)
     for part, _, parameter in model.named_parts():
         total[part] += parameter.numel()
         trainable[part] += parameter.numel() if parameter.requires_grad else 0
-    return [PartCount(part, total[part], trainable[part]) for part in order if total[part]]
+    return [PartCount(part, total[part], trainable[part]) for part in PARTS if total[part]]
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,24 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
         seed: of the random values that the zero factors get for the second pass.
 
     Returns:
-        One row per factor of the adapter; empty without an adapter.
+        One row per factor of the adapters; empty without one.
 
     Raises:
         GradientPathError: a factor without a finite non-zero gradient where it should have one, a frozen parameter
             with a gradient, or frozen parameters that changed.
     """
-    adapter = model.adapter
+    factors = factors_of(model)
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
     before = parameter_hash(model.named_parameters())
     loss().backward()
-    first = _factor_gradients(model)
+    first = _norms(factors)
     for name, parameter in frozen:
         if parameter.grad is not None:
             raise GradientPathError(f"frozen parameter {name} got a gradient")
     # The stem's output must carry gradient even though factors other than the zero ones have none yet.
     proofs: list[FactorProof] = []
-    if adapter is not None:
-        zero = set(adapter.zero_factors)
-        factors = adapter.factors()
+    if factors:
+        zero = {f"{where}{name}" for where, adapter in _by_prefix(model) for name in adapter.zero_factors}
         saved = {name: factors[name].detach().clone() for name in zero}
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -87,7 +86,7 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
                 factors[name].copy_(noise.to(factors[name]))
         model.zero_grad(set_to_none=True)
         loss().backward()
-        second = _factor_gradients(model)
+        second = _norms(factors)
         with torch.no_grad():
             for name, value in saved.items():
                 factors[name].copy_(value)
@@ -105,12 +104,14 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
     return proofs
 
 
-def _factor_gradients(model: FoldingModel) -> dict[str, float]:
-    if model.adapter is None:
-        return {}
-    return {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in model.adapter.factors().items()}
+def _by_prefix(model: FoldingModel) -> list[tuple[str, lorta.Adapter | Insert]]:
+    return [("" if name == "stem" else f"{name}.", adapter) for name, adapter in model.adapters().items()]
 
 
-def frozen_hash(model: FoldingModel) -> str:
-    """Hash of all parameters on this process that do not train; it must never change during a run."""
-    return parameter_hash((name, local(p)) for name, p in model.named_parameters() if not p.requires_grad)
+def factors_of(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
+    """Trainable factors of all adapters by name; those on the trunk start with what they are on."""
+    return {f"{where}{name}": p for where, adapter in _by_prefix(model) for name, p in adapter.factors().items()}
+
+
+def _norms(factors: dict[str, torch.nn.Parameter]) -> dict[str, float]:
+    return {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in factors.items()}

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from pipeline.config import RunConfig
-from pipeline.folding.model import FoldingModel, build_model
-from pipeline.run import load_parameters, trained_parameters
+from pipeline.folding.model import FoldingModel
+from pipeline.run import initial_model, load_parameters, trained_parameters
 from pipeline.training.chains import TrainingChains
 from pipeline.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from pipeline.training.ema import ExponentialMovingAverage
@@ -52,7 +52,7 @@ class Trainer:
         self.processes = processes
         self.device = processes.device
         self.chains = chains
-        self.model: FoldingModel = build_model(config).to(self.device)
+        self.model: FoldingModel = initial_model(config).to(self.device)
         self.model.train()
         self.feed = Feed(
             chains,

@@ -208,16 +208,21 @@ def test_trunk_attention_splits_as_its_layout_says(owner, perturb):
             rows[:, index] -= delta.view(4, 6, 24)
 
 
-def test_only_the_sequence_attention_of_the_trunk_is_found():
-    """Its triangle attention reads weights directly, so an adapter there would do nothing."""
+def test_both_kinds_of_attention_of_the_trunk_are_found():
+    """Of different shapes: one tensor spans those of one kind (``pipeline.folding.adapters``)."""
     from pipeline.folding.trunk import TrunkBlock, TrunkConfig
 
-    blocks = nn.ModuleList(
-        TrunkBlock(TrunkConfig(c_s=24, c_z=16, sequence_head_width=6, pair_head_width=8)) for _ in range(2)
-    )
+    config = {"c_s": 24, "c_z": 16, "sequence_head_width": 6, "pair_head_width": 8}
+    blocks = nn.ModuleList(TrunkBlock(TrunkConfig(**config, triangle_attention=third)) for third in (False, True))
+    sequence = ("proj:q", "proj:k", "proj:v", "o_proj")
+    triangle = ("linear_q", "linear_k", "linear_v", "linear_o")
     assert [site.name for site in find_sites(blocks)] == [
-        f"{layer}.seq_attention.{name}" for layer in range(2) for name in ("proj:q", "proj:k", "proj:v", "o_proj")
+        *(f"0.seq_attention.{name}" for name in sequence),
+        *(f"1.seq_attention.{name}" for name in sequence),
+        *(f"1.tri_att_start.mha.{name}" for name in triangle),
+        *(f"1.tri_att_end.mha.{name}" for name in triangle),
     ]
+    assert {(site.heads, site.residual_width) for site in find_sites(blocks)} == {(4, 24), (2, 16)}
 
 
 def test_adapted_key_heads_stand_for_their_group(hf):

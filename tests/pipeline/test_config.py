@@ -15,7 +15,7 @@ from pipeline.config import (
     resolve,
     to_toml,
 )
-from pipeline.folding.model import adapter_alpha
+from pipeline.folding.adapters import adapter_alpha
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -104,4 +104,4 @@ def test_help_says_every_field_and_what_is_written_of_it():
     assert "--trunk.structure_module.trans_scale (default 10.0)" in text
     assert "angstrom per internal unit of length." in text
     assert all(len(line) <= 110 for line in text.splitlines())
-    assert dotted_layer([text.split()[0], "x"]) == {"stem": {"name": "x"}}
+    assert dotted_layer([text.split()[0], "x"]) == {"init": {"weights": "x"}}

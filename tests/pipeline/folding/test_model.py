@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.config import RunConfig, preset_layer, resolve
-from pipeline.folding.model import PAPER_ALPHA, adapter_alpha, build_model, sinusoidal_positions
+from pipeline.folding.adapters import PAPER_ALPHA, adapter_alpha
+from pipeline.folding.model import build_model, sinusoidal_positions
 from pipeline.training.proof import GradientPathError, count_parts, prove_gradient_path
 
 SMALL = {
