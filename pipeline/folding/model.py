@@ -128,6 +128,9 @@ class FoldingModel(nn.Module):
         elif self.config.adapter.method != "none":
             attach_to_stem(self.stem.esm, self.config.adapter, seed)
             self._adapted["stem"] = self.stem.esm
+            for name, factor in self.adapter.factors().items():
+                if "lm_head" in name:  # BitFit's: nothing here reads the logits
+                    factor.requires_grad_(False)
         if self.config.trunk_adapter.method == "full":
             return
         for part, _, parameter in self.named_parts():

@@ -78,6 +78,7 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
     proofs: list[FactorProof] = []
     if factors:
         zero = {f"{where}{name}" for where, adapter in _by_prefix(model) for name in adapter.zero_factors}
+        zero &= set(factors)
         saved = {name: factors[name].detach().clone() for name in zero}
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -110,7 +111,8 @@ def _by_prefix(model: FoldingModel) -> list[tuple[str, lorta.Adapter | Insert]]:
 
 def factors_of(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
     """Trainable factors of all adapters by name; those on the trunk start with what they are on."""
-    return {f"{where}{name}": p for where, adapter in _by_prefix(model) for name, p in adapter.factors().items()}
+    factors = {f"{where}{name}": p for where, adapter in _by_prefix(model) for name, p in adapter.factors().items()}
+    return {name: parameter for name, parameter in factors.items() if parameter.requires_grad}
 
 
 def _norms(factors: dict[str, torch.nn.Parameter]) -> dict[str, float]:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from pipeline.config import TRUNK_METHODS, ConfigError
+from pipeline.config import ADAPTER_METHODS, TRUNK_METHODS, ConfigError
 from pipeline.folding.model import build_model
+from pipeline.run import load_parameters, trained_parameters
 from pipeline.training.proof import count_parts, factors_of, prove_gradient_path
 from tests.pipeline.folding.test_weights import tiny_config, tiny_model
 
@@ -124,3 +125,28 @@ def test_what_the_trunk_cannot_do_is_refused(base):
         adapted(base, "houlsby")
     with pytest.raises(ConfigError, match=r"init\.weights = 'given', and base weights were not given"):
         build_model(tiny_config(init={"weights": "given"}, stem={"init": "pretrained"}))
+
+
+@pytest.mark.parametrize("method", ADAPTER_METHODS)
+def test_every_method_on_the_stem_takes_a_step_and_is_read_back(base, method):
+    settings = {"drop": 1} if method == "adapterdrop" else {}
+    given = {"init": {"weights": "given"}, "stem": {"init": "pretrained"}}
+    config = tiny_config(**given, adapter={"method": method, "rank": 2, "settings": settings})
+    model = build_model(config, base).eval()
+    plain = build_model(tiny_config(**given), base).eval()
+    torch.testing.assert_close(outcome(model), outcome(plain), rtol=1e-5, atol=1e-3)
+    proofs = prove_gradient_path(model, lambda: outcome(model), seed=0)
+    assert bool(proofs) == (method not in ("none", "full"))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    stem = {n: p for n, p in trained_parameters(model).items() if n.startswith("stem.")}
+    assert bool(stem) == (method != "none")
+    optimizer = torch.optim.Adam([*stem.values(), model.esm_s_combine], lr=1e-2)
+    for _ in range(2):  # a factor that does not start at zero has a gradient from the second step on
+        optimizer.zero_grad()
+        outcome(model).backward()
+        optimizer.step()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {*stem, "esm_s_combine"}
+    again = build_model(config, base).eval()
+    load_parameters(again, trained_parameters(model), "here")
+    torch.testing.assert_close(outcome(again), outcome(model), rtol=0, atol=0)
