@@ -39,8 +39,8 @@ def damaged_files(directory: Path) -> list[str]:
         listed.add(name)
         try:
             found = sha256(directory / name)
-        except OSError as error:
-            problems.append(f"{directory / name}: cannot be read ({error.strerror})")
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            problems.append(f"{directory / name}: cannot be read ({getattr(error, 'strerror', None) or error})")
             continue
         if found != digest:
             problems.append(f"{directory / name}: its content has changed since it was written (checksum differs)")

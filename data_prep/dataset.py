@@ -221,6 +221,9 @@ class StructureDataset:
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DatasetError(f"{self.path}: its index.parquet cannot be read ({reason})") from None
+        absent = [name for name in INDEX_SCHEMA.names if name not in self.table.schema.names]
+        if absent:
+            raise DatasetError(f"{self.path}: its index.parquet has no column {absent[0]}")
         self._shards: dict[int, ShardReader] = {}
 
     @cached_property

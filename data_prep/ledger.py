@@ -38,12 +38,17 @@ def write_ledger(path: str | os.PathLike, rows: Iterable[LedgerRow]) -> None:
 
 
 def read_ledger(path: str | os.PathLike) -> list[LedgerRow]:
-    """Rows of a ``ledger.csv``; columns that this version does not know are ignored."""
+    """Rows of a ``ledger.csv``; columns that this version does not know are ignored.
+
+    Raises ``ValueError`` where it is none, or damaged.
+    """
     known = {field.name for field in fields(LedgerRow)}
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [
-            LedgerRow(**{name: value for name, value in row.items() if name in known}) for row in csv.DictReader(file)
-        ]
+        try:
+            table = list(csv.DictReader(file))
+            return [LedgerRow(**{name: value for name, value in row.items() if name in known}) for row in table]
+        except (csv.Error, TypeError) as error:
+            raise ValueError(f"{path}: is not a ledger, or damaged ({error})") from None
 
 
 def reasons(rows: Sequence[LedgerRow], examples: int = 3) -> list[tuple[str, str, int, list[str]]]:

@@ -84,11 +84,15 @@ class ShardReader:
         try:
             self._file = safe_open(os.fspath(path), framework="numpy")
             self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+            self._n_residues = self._slices["atom_mask"].get_shape()[0]
+            self._n_atoms = self._slices["positions"].get_shape()[0]
+        except (SafetensorError, KeyError) as error:
             raise ValueError(f"damaged: {error}") from None
 
     def arrays(self, residues: slice, atoms: slice) -> dict[str, Any]:
-        """The array fields of the ``ProteinRecord`` at these ranges of the shard."""
+        """The array fields of the ``ProteinRecord`` at these ranges of the shard, which must be inside it."""
+        if residues.stop > self._n_residues or atoms.stop > self._n_atoms:
+            raise ValueError(f"damaged: it ends before residue {residues.stop} or atom {atoms.stop}")
         mask = np.unpackbits(self._slices["atom_mask"][residues], axis=1, count=N_ATOMS).astype(bool)
         positions = np.zeros((*mask.shape, 3), dtype=np.float32)
         positions[mask] = from_thousandths(self._slices["positions"][atoms])

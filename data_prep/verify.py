@@ -20,10 +20,16 @@ def problems(path: str | os.PathLike) -> list[str]:
     if len(set(ids)) < len(ids):
         found.append(f"{path}: index.parquet lists an id twice")
     if len(ids) != dataset.description.get("records"):
-        found.append(f"{path}: index.parquet has {len(ids)} rows, dataset.json says {dataset.description['records']}")
+        found.append(
+            f"{path}: index.parquet has {len(ids)} rows, dataset.json says {dataset.description.get('records')}"
+        )
     for record_id in ids:
         found += _record_problems(dataset, record_id)
-    accepted = {row.id for row in read_ledger(Path(path) / "ledger.csv") if row.status == "accepted"}
+    try:
+        ledger = read_ledger(Path(path) / "ledger.csv")
+    except (OSError, ValueError) as error:
+        return [*found, str(error)]
+    accepted = {row.id for row in ledger if row.status == "accepted"}
     if accepted and accepted != set(ids):
         different = sorted(accepted ^ set(ids))
         found.append(f"{path}: ledger.csv and index.parquet disagree about {len(different)} ids, as {different[0]}")

@@ -243,6 +243,12 @@ def test_verify_finds_what_changed(demo, tmp_path, capsys):
         shard.write_bytes(damage)
         assert main(["--verify", str(copy)]) == 1
         assert "cannot be loaded" in capsys.readouterr().out
+    for name in ("ledger.csv", "index.parquet", "SHA256SUMS", "dataset.json"):
+        sound = (demo / name).read_bytes()
+        for damaged in (sound[:-40], sound[:300], b"", b"a,b\n1,2\n", sound.replace(b"file", b"fi\0e"), sound[::-1]):
+            (copy / name).write_bytes(damaged)
+            assert main(["--verify", str(copy)]) in (1, 2), (name, damaged[:40])
+        (copy / name).write_bytes(sound)
     assert main(["--verify", str(tmp_path)]) == 2
 
 
