@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     split.add_argument("--seed", type=int, default=0, help="seed of the draw of validation clusters (default: 0)")
     split.add_argument(
         "--clustering", choices=("auto", "exhaustive", "mmseqs"), default="auto",
-        help="align every pair, or let MMseqs2 find the similar ones (auto: above 3,000 sequences, if installed)",
+        help="align every pair, or let MMseqs2 find the similar ones (auto: above 8,000 sequences, if installed)",
     )  # fmt: skip
     recipes = "\n".join(f"  {name:9s} {recipe.source}\n{_changes(name)}" for name, recipe in RECIPES.items())
     parser.epilog = f"recipes (any of their values can be given on the command line):\n{recipes}\n\n{EXAMPLE}"

@@ -15,7 +15,7 @@ from data_prep.ledger import LedgerRow, reasons
 def print_left_out(console: Console, ledger: Sequence[LedgerRow]) -> None:
     """Why files and chains were left out, with examples; nothing where none was."""
     table = Table("left out", "because", "how many", "for example", title_justify="left")
-    for status, reason, count, examples in reasons(ledger):
+    for status, reason, count, examples in reasons(ledger, examples=10):
         table.add_row(status, escape(reason), str(count), escape(", ".join(examples)))
     if table.row_count:
         console.print(table)
