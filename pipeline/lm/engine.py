@@ -81,6 +81,7 @@ def training_arguments(kind: type[Arguments], config: StageConfig, run: Language
         max_steps=training.max_steps or -1,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=training.batch_size // micro,
+        train_sampling_strategy="group_by_length" if training.group_by_length else "random",
         per_device_eval_batch_size=training.eval_batch_size,
         eval_strategy=when,
         save_strategy=when,

@@ -92,6 +92,8 @@ class TrainingSettings(Strict):
     """Examples per optimizer step and process."""
     micro_batch: NonNegativeInt = 0
     """Examples per forward pass, a divisor of batch_size; 0: all of them."""
+    group_by_length: bool = False
+    """Batches of examples of about the same length, in random order: less padding to compute."""
     eval_batch_size: PositiveInt = 32
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations, which are also checkpoints; 0: after every epoch."""
