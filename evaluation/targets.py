@@ -282,10 +282,22 @@ def _by_stem(directory: Path, whose: str) -> dict[str, list[Path]]:
     stems: dict[str, list[Path]] = defaultdict(list)
     for path in structure_files(directory):
         stems[structure_stem(path)].append(path)
+    listed = _listed(directory) if any(len(files) > 1 for files in stems.values()) else set()
+    for stem, files in stems.items():
+        stems[stem] = [path for path in files if path.name in listed] or files
     if not stems:
         expected = "expected names that end in .pdb, .ent, .cif or .mmcif, plain or .gz"
         raise UsageError(f"{whose}: no structure files in {directory}: {expected}")
     return dict(stems)
+
+
+def _listed(directory: Path) -> set[str]:
+    """Files that ``predictions.csv`` names: where a prediction was written as PDB and mmCIF, the one to take."""
+    try:
+        with (directory / "predictions.csv").open(newline="", encoding="utf-8-sig") as file:
+            return {row.get("file") or "" for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return set()
 
 
 def _split_chain(stem: str, truths: Iterable[str]) -> tuple[str | None, str | None]:

@@ -4,157 +4,35 @@ python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS
 """
 
 import argparse
-import csv
-import io
 import re
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from Bio.SeqIO.FastaIO import SimpleFastaParser
-from rich.progress import track
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.record import ProteinRecord
-from data_prep.residues import RESTYPES, sequence_to_aatype
-from data_prep.structure_bytes import atomic_write
-from data_prep.structure_io import write_mmcif, write_pdb
-from pipeline.command import make_console, pick_device, run_command
-from pipeline.folding.geometry import atom14_to_atom37
-from pipeline.folding.model import FoldingModel
+from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, pick_device, run_command
+from pipeline.config import ConfigError
 from pipeline.folding.stem import StemError
-from pipeline.losses.plddt import predicted_plddt
-from pipeline.run import RunError, load_run
+from pipeline.folding.weights import WeightsError
+from pipeline.prediction.directory import PredictionDirectory, Shard
+from pipeline.prediction.engine import Plan, run
+from pipeline.prediction.files import SUFFIXES
+from pipeline.prediction.fold import PredictionError
+from pipeline.prediction.loading import Loaded, Source, load
+from pipeline.prediction.modelcif_file import Origin
+from pipeline.prediction.progress import FoldingProgress
+from pipeline.prediction.rows import SEPARATOR, PredictionRow, rejected_row
+from pipeline.prediction.sequences import InputError, Query, Rejected, dataset_queries, read_fasta
+from pipeline.prediction.worker import Output
+from pipeline.run import RunError
 
-PREDICTIONS_FILE = "predictions.csv"
-
-
-class InputError(ValueError):
-    """Sequences that cannot be folded; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """A sequence to fold."""
-
-    name: str
-    """Safe as a file name."""
-    sequence: str
-    """One-letter codes; anything but the 20 is folded as unknown (X)."""
-    residue_index: np.ndarray
-    """int [N]."""
-
-
-@dataclass(frozen=True)
-class PredictionRow:
-    """One line of predictions.csv."""
-
-    name: str
-    file: str
-    length: int
-    mean_plddt: float
-    unknown_residues: int
-    seconds: float
-
-
-def read_fasta(path: Path) -> list[Query]:
-    """Sequences of a FASTA file, named by the first word of their headers, made safe for files and unique.
-
-    Lower case is read as upper case; gaps (``-`` and ``.``), white space and a final ``*`` are dropped.
-
-    Raises:
-        InputError: no such file, not FASTA, or a record that has no sequence or letters that are none.
-    """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as FASTA: {error}") from error
-    if not text.lstrip().startswith(">"):
-        raise InputError(f"{path}: not FASTA: the first line must start with '>'")
-    queries: list[Query] = []
-    taken: set[str] = set()
-    for header, raw in SimpleFastaParser(io.StringIO(text)):
-        sequence = re.sub(r"[\s.-]", "", raw).upper().removesuffix("*")
-        word = header.split()[0] if header.split() else f"sequence_{len(queries) + 1}"
-        if not sequence:
-            raise InputError(f"{path}: record {word!r} has no sequence")
-        odd = sorted(set(re.sub(r"[A-Z]", "", sequence)))
-        if odd:
-            raise InputError(f"{path}: record {word!r} has {''.join(odd)!r} in its sequence: one-letter codes expected")
-        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", word).strip(".") or f"sequence_{len(queries) + 1}"
-        unique, number = name, 1
-        while unique.lower() in taken:  # file systems may not tell upper from lower case
-            number += 1
-            unique = f"{name}_{number}"
-        taken.add(unique.lower())
-        queries.append(Query(unique, sequence, np.arange(len(sequence))))
-    return queries
-
-
-def dataset_queries(dataset: StructureDataset, split: str) -> list[Query]:
-    """Sequences of a split of a dataset, numbered as their chains are. Raises InputError for an empty split."""
-    names = dataset.ids(split)
-    if not names:
-        raise InputError(f"{dataset.path}: no chain in split {split!r}")
-    records = [dataset.load(name) for name in names]
-    return [Query(record.id, record.sequence, record.residue_index) for record in records]
-
-
-@torch.no_grad()
-def fold(model: FoldingModel, query: Query, device: torch.device) -> ProteinRecord:
-    """Fold one sequence: all heavy atoms in angstrom, pLDDT (0-100) as B-factors, chain A."""
-    aatype = torch.from_numpy(sequence_to_aatype(query.sequence))[None].to(device)
-    residue_index = torch.from_numpy(query.residue_index.astype(np.int64))[None].to(device)
-    mask = torch.ones(aatype.shape, device=device)
-    output = model(aatype, mask, residue_index, model.config.data.max_recycles)
-    positions, atom_mask = atom14_to_atom37(aatype, output.structure.positions[-1].float())
-    plddt = predicted_plddt(output.plddt_logits.float())[0].cpu().numpy()
-    atom_mask = atom_mask[0].bool().cpu().numpy()
-    n = len(query.sequence)
-    return ProteinRecord(
-        id=query.name,
-        chain_id="A",
-        sequence="".join(letter if letter in RESTYPES else "X" for letter in query.sequence),
-        residue_index=query.residue_index.astype(np.int32),
-        atom37_positions=positions[0].cpu().numpy() * atom_mask[..., None],
-        atom37_mask=atom_mask,
-        b_factors=np.where(atom_mask, plddt[:, None], 0.0).astype(np.float32),
-        auth_seq_id=query.residue_index.astype(np.int32) + 1,
-        insertion_code=np.full(n, "", dtype="<U1"),
-    )
-
-
-def predict(
-    model: FoldingModel, queries: Sequence[Query], out: Path, file_format: str, device: torch.device
-) -> Iterator[PredictionRow]:
-    """Fold and write one query after the other."""
-    write = {"pdb": write_pdb, "mmcif": write_mmcif}[file_format]
-    suffix = {"pdb": ".pdb", "mmcif": ".cif"}[file_format]
-    for query in queries:
-        started = time.perf_counter()
-        record = fold(model, query, device)
-        if not np.isfinite(record.atom37_positions).all():
-            raise PredictionError(f"{query.name}: the model gave coordinates that are not finite; nothing was written")
-        path = out / f"{query.name}{suffix}"
-        write(path, [record])
-        plddt = record.b_factors[:, 1]
-        yield PredictionRow(
-            name=query.name,
-            file=path.name,
-            length=len(query.sequence),
-            mean_plddt=round(float(plddt.mean()), 2),
-            unknown_residues=record.sequence.count("X"),
-            seconds=round(time.perf_counter() - started, 3),
-        )
-
-
-class PredictionError(RuntimeError):
-    """A prediction that failed; the message is one line."""
+MAX_RESIDUES = 1024
+SHOWN = 20
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,24 +41,78 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m pipeline.predict",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Fold sequences with a trained run. Writes a structure per sequence, with pLDDT (0-100) in the\n"
-            "B-factor column, and predictions.csv.\n\n"
+            "Fold sequences with a trained run or with ESMFold's published weights. Writes each structure as PDB and\n"
+            "ModelCIF with pLDDT (0-100) in the B-factor column, the predicted aligned error where the model has it,\n"
+            "and predictions.csv: lengths, confidence, seconds, and warnings of what to look at first.\n\n"
+            "The same command again goes on where it was: what is done is not folded again."
+        ),
+        epilog=(
             "examples:\n"
             "  python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS\n"
-            "  python -m pipeline.predict --run RUN --data DATASET --split val --out PREDS"
+            "  python -m pipeline.predict --run RUN --data DATASET --split val --out PREDS\n"
+            "  python -m pipeline.predict --run esmfold_v1 --weights ESMFOLD_DIR --fasta SEQS.fasta.gz --out PREDS\n"
+            "  python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS --shard 3/16    # one of 16 jobs;\n"
+            "  python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS                 # then all in one\n"
+            "  python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS --device cuda:0,cuda:1\n\n"
+            "sequences: lower case is upper case; gaps and a final * are left out; U and O are folded as C and K;\n"
+            "B, J, Z and X as unknown, without atoms; A:B is a complex of two chains. A record with anything else is\n"
+            "listed in predictions.csv as rejected, and the others go on.\n\n"
+            "exit codes: 0 everything is folded; 1 some sequences were rejected or failed (see predictions.csv);\n"
+            "2 wrong usage, or nothing that can be folded."
         ),
     )
-    p.add_argument("--run", type=Path, required=True, help="run directory of pipeline.train")
+    p.add_argument("--run", required=True, help="run directory of pipeline.train; or esmfold_v1, esmfold_v0")
     source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--fasta", type=Path, help="sequences; files are named by the first word of each header")
+    source.add_argument(
+        "--fasta", type=Path, help="sequences, plain or .gz, - for standard input; the first word of a header is a name"
+    )
     source.add_argument("--data", type=Path, help="dataset of pipeline.prepare; files are named by the chains' ids")
     p.add_argument("--split", default="val", help="split of --data: train, val or test (default: val)")
     p.add_argument("--out", type=Path, required=True, help="directory for the structures")
-    p.add_argument("--format", choices=["pdb", "mmcif"], default="pdb", help="default: pdb")
-    p.add_argument("--checkpoint", type=int, metavar="STEP", help="a kept step, 0: untrained (default: the newest)")
-    p.add_argument("--esm-weights", default="", metavar="FILE", help="the stem's pretrained weights, if they moved")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    p.add_argument("--format", choices=list(SUFFIXES), default="both", help="files to write (default: both)")
+    p.add_argument("--recycles", type=int, metavar="N", help="passes after the first (default: the model's own)")
+    p.add_argument("--overwrite", action="store_true", help="delete the predictions in --out, and begin anew")
+    p.add_argument("--resume", action="store_true", help="go on with what is in --out; always so, unless --overwrite")
+    weights = p.add_argument_group("model")
+    weights.add_argument("--checkpoint", type=int, metavar="STEP", help="a kept step, 0: untrained (default: newest)")
+    weights.add_argument("--weights", default="", metavar="FILE", help="local file or directory of a published model")
+    weights.add_argument(
+        "--esm-weights", default="", metavar="FILE", help="the stem's pretrained weights, if elsewhere"
+    )
+    machine = p.add_argument_group("machine")
+    machine.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, mps; several: cuda:0,cuda:1 (default: auto)"
+    )
+    machine.add_argument("--shard", metavar="I/N", help="fold part I of N alone, for arrays of jobs")
+    machine.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="for each device beyond the weights, as 20G (default: 80%% of what is free)",
+    )
+    machine.add_argument(
+        "--batch-residues", type=int, default=MAX_RESIDUES, metavar="N",
+        help=f"residues folded together, if memory is enough; 1: one sequence at a time (default: {MAX_RESIDUES})",
+    )  # fmt: skip
+    machine.add_argument("--cpu-threads", type=int, default=0, metavar="N", help="default: that of the run")
     return p
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``512M``, ``20G``, ``1.5GiB``. Raises ConfigError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if not match or float(match[1]) == 0:
+        raise ConfigError(f"--max-memory {text}: a size such as 512M or 20G is expected")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def select(records: Sequence[Query | Rejected], shard: Shard | None) -> list[Query | Rejected]:
+    """The records of a part: dealt out longest first, so that all parts take as long; rejected ones to the first."""
+    if shard is None:
+        return list(records)
+    queries = [record for record in records if isinstance(record, Query)]
+    dealt = sorted(queries, key=lambda query: (-query.length, query.name))[shard.number - 1 :: shard.count]
+    names = {query.name for query in dealt}
+    return [r for r in records if (r.name in names if isinstance(r, Query) else shard.number == 1)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,50 +120,120 @@ def main(argv: list[str] | None = None) -> int:
 
     def body(arguments: argparse.Namespace) -> int:
         console = make_console()
-        device = pick_device(arguments.device)
-        if arguments.fasta:
-            queries = read_fasta(arguments.fasta)
+        if arguments.overwrite and (arguments.resume or arguments.shard):
+            other = "--resume" if arguments.resume else "--shard"
+            raise ConfigError(f"--overwrite with {other}: the one deletes what the other goes on with: choose")
+        shard = _shard(arguments.shard)
+        devices = tuple(arguments.device.split(","))
+        for device in devices:
+            pick_device(device)
+        memory = parse_size(arguments.max_memory) if arguments.max_memory else None
+        if arguments.batch_residues < 1 or (arguments.recycles or 0) < 0 or arguments.cpu_threads < 0:
+            raise ConfigError("--batch-residues must be above 0, --recycles and --cpu-threads not below")
+        records = read_fasta(arguments.fasta) if arguments.fasta else None
+        if records is None:
+            records = dataset_queries(StructureDataset(arguments.data), arguments.split)
+        source = Source(arguments.run, arguments.checkpoint, arguments.weights, arguments.esm_weights)
+        loaded = load(source)
+        config = loaded.model.config
+        recycles = config.data.max_recycles if arguments.recycles is None else arguments.recycles
+        plan = Plan(
+            source=source,
+            output=Output(arguments.out, arguments.format, Origin(loaded.description)),
+            devices=devices,
+            num_recycles=recycles,
+            max_memory=memory,
+            max_residues=arguments.batch_residues,
+            cpu_threads=arguments.cpu_threads,
+        )
+        settings = {"model": loaded.fingerprint, "recycles": recycles, "format": arguments.format}
+        about = {"run": arguments.run, "description": loaded.description, "step": loaded.step}
+        with PredictionDirectory(arguments.out, shard) as directory:
+            directory.open(settings, about, overwrite=arguments.overwrite)
+            rows, code = fold_all(directory, select(records, shard), plan, loaded, console)
+        if code != EXIT_INTERRUPTED:
+            console.print(summary(rows))
+        failed = [row for row in rows if row.status != "done"]
+        table = directory.table.name
+        console.print(f"Wrote {len(rows) - len(failed)} structures and {table} to {arguments.out}")
+        if failed:
+            first = failed[0]
+            console.print(
+                f"Not folded: {len(failed)}, see {table}; the first, {first.name}: {first.reason}", markup=False
+            )
+        if code == EXIT_INTERRUPTED:
+            print("interrupted: the same command goes on", file=sys.stderr)
         else:
-            queries = dataset_queries(StructureDataset(arguments.data), arguments.split)
-        model, step = load_run(arguments.run, step=arguments.checkpoint, esm_weights=arguments.esm_weights)
-        model.to(device)
-        if model.config.training.cpu_threads:
-            torch.set_num_threads(model.config.training.cpu_threads)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        console.print(f"Folding {len(queries)} sequences with {arguments.run}, step {step}, on {device}")
-        if model.config.stem.init == "random":
-            console.print("The stem of this run is randomly initialised: it was never pretrained.")
-        steps = predict(model, queries, arguments.out, arguments.format, device)
-        rows = list(track(steps, "folding", total=len(queries), console=console, disable=not console.is_terminal))
-        write_table(arguments.out / PREDICTIONS_FILE, rows)
-        console.print(table(rows))
-        console.print(f"Wrote {len(rows)} structures and {PREDICTIONS_FILE} to {arguments.out}")
-        truth = arguments.data or "TRUTH"
-        console.print(f"Next: python -m evaluation.lddt {arguments.out} {truth} --out SCORES")
-        return 0
+            truth = arguments.data or "TRUTH"
+            console.print(f"Next: python -m evaluation.lddt {arguments.out} {truth} --out SCORES")
+        return code
 
     return run_command(
         body,
         parser().parse_args(argv),
-        usage_errors=(InputError, RunError, StemError, DatasetError),
+        usage_errors=(InputError, RunError, StemError, WeightsError, DatasetError),
         failures=(PredictionError,),
     )
 
 
-def write_table(path: Path, rows: Sequence[PredictionRow]) -> None:
-    """predictions.csv."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [f.name for f in fields(PredictionRow)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    atomic_write(path, buffer.getvalue().encode())
+def _shard(text: str | None) -> Shard | None:
+    try:
+        return None if text is None else Shard.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"--shard {error}") from None
 
 
-def table(rows: Sequence[PredictionRow], limit: int = 20) -> Table:
+def fold_all(
+    directory: PredictionDirectory,
+    records: Sequence[Query | Rejected],
+    plan: Plan,
+    loaded: Loaded,
+    console: Console,
+) -> tuple[list[PredictionRow], int]:
+    """Fold what is not done; rows of this command's records in their order, and the exit code."""
+    queries = [record for record in records if isinstance(record, Query)]
+    waiting = [query for query in queries if directory.finished(query) is None]
+    done = f", {len(queries) - len(waiting)} of them are done" if len(waiting) < len(queries) else ""
+    recycles = f"{plan.num_recycles} recycles"
+    console.print(f"Folding {len(queries)} sequences{done}, with {loaded.description}", markup=False)
+    console.print(f"Device {', '.join(plan.devices)}; {recycles}; batches of up to {plan.max_residues} residues")
+    if loaded.model.config.stem.init == "random":
+        console.print("The stem of this run is randomly initialised: it was never pretrained.")
+    names = [record.name for record in records]
+    code = 0
+    try:
+        for record in records:
+            if isinstance(record, Rejected):
+                directory.add(rejected_row(record))
+        with FoldingProgress(console, waiting) as progress:
+            for event in run(plan, loaded, waiting) if waiting else ():
+                if isinstance(event, str):
+                    progress.say(event)
+                else:
+                    directory.add(event)
+                    progress.add(event)
+            if waiting:
+                progress.say(progress.text())
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    finally:
+        rows = directory.finish(names)
+    wanted = set(names)
+    rows = [row for row in rows if row.name in wanted]
+    if code == 0 and any(row.status != "done" for row in rows):
+        code = EXIT_FAILED
+    return rows, code
+
+
+def summary(rows: Sequence[PredictionRow]) -> Table:
     """The first rows for the screen."""
-    result = Table("name", "residues", "mean pLDDT", title=f"Predictions ({min(limit, len(rows))} of {len(rows)})")
-    for row in rows[:limit]:
-        result.add_row(row.name, str(row.length), f"{row.mean_plddt:.1f}")
+    title = f"Predictions ({min(SHOWN, len(rows))} of {len(rows)})"
+    result = Table("name", "residues", "mean pLDDT", "look at first", title=title)
+    for row in rows[:SHOWN]:
+        confidence = "" if row.mean_plddt is None else f"{row.mean_plddt:.1f}"
+        first, *more = (row.warnings or row.reason).split(SEPARATOR)
+        remark = f"{first}, and {len(more)} more" if more else first
+        result.add_row(escape(row.name), "" if row.length is None else str(row.length), confidence, escape(remark))
     return result
 
 

@@ -63,6 +63,15 @@ def test_an_empty_chain_id_has_a_name_too(folders):
     assert summary(pair(preds, truth)) == {"old_": ("old_.pdb", "old.pdb", "")}
 
 
+def test_of_two_formats_the_one_in_the_predictions_table_is_taken(folders):
+    preds, truth = folders(["a.pdb", "a.cif", "b.cif", "c.cif", "c.pdb"], ["a.pdb", "b.pdb", "c.pdb"])
+    (preds / "predictions.csv").write_text("name,file\na,a.cif\nb,b.pdb\n")
+    targets = {target.name: target for target in pair(preds, truth).targets}
+    assert targets["a"].prediction.name == "a.cif" and not targets["a"].problem
+    assert targets["b"].prediction.name == "b.cif" and not targets["b"].problem
+    assert targets["c"].problem.startswith("c.cif and c.pdb share a stem"), "the table does not name it"
+
+
 def test_doubled_stems_are_a_problem_of_the_target(folders):
     preds, truth = folders(["a.pdb", "b.pdb"], ["a.pdb", "a.cif.gz", "b.pdb"])
     problems = {target.name: target.problem for target in pair(preds, truth).targets}

@@ -1,0 +1,1 @@
+"""Folding sequences with a trained model: reading them, batches, fallbacks, checks, files, the page."""

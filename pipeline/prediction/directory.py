@@ -1,0 +1,199 @@
+"""The output directory: which rows are there, of which settings, and rows that survive a kill.
+
+PREDS/predictions.csv             a row per sequence; with --shard I/N predictions.I-of-N.csv
+PREDS/predictions.json            model and settings that everything in the directory was made with
+PREDS/NAME.pdb  NAME.cif  NAME.pae.json
+PREDS/report.html
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from data_prep.structure_bytes import atomic_write
+from pipeline.prediction.files import ERROR_SUFFIX
+from pipeline.prediction.rows import COLUMNS, PredictionRow
+from pipeline.prediction.sequences import InputError, Query
+
+TABLE = "predictions.csv"
+SETTINGS = "predictions.json"
+WAYS_OUT = "use another --out, or --overwrite"
+_SHARD_TABLE = re.compile(r"predictions\.\d+-of-\d+\.csv")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` of ``count``, from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From ``2/8``. Raises ValueError with one line."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"{text!r} is not I/N with I from 1 to N, such as 2/8")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def table(self) -> str:
+        """Name of its table."""
+        return f"predictions.{self.number}-of-{self.count}.csv"
+
+
+class PredictionDirectory:
+    """An output directory while a command works in it. Use as a context manager."""
+
+    def __init__(self, path: Path, shard: Shard | None = None) -> None:
+        self.path = path
+        self.table = path / (shard.table if shard else TABLE)
+        self._settings = path / SETTINGS
+        self._lock = path / f".{self.table.name}.lock"
+        self._lock_stream: io.TextIOBase | None = None
+        self._stream: io.TextIOBase | None = None
+        self._rows: dict[str, PredictionRow] = {}
+
+    def open(self, settings: Mapping[str, Any], about: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Start, or go on with what is there.
+
+        Args:
+            settings: what decides the predictions; must be the same as that of what is there.
+            about: written beside them, not compared.
+            overwrite: delete the predictions that are there.
+
+        Raises:
+            InputError: predictions with other settings, a damaged table, or another command at work.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if overwrite:
+            self._delete()
+        tables = self._tables()
+        if self._settings.is_file():
+            self._check(settings)
+        elif tables:
+            raise InputError(
+                f"{self.path}: holds {tables[0].name} but no {SETTINGS}: use another --out, or --overwrite"
+            )
+        else:
+            document = {"settings": dict(settings), **about}
+            atomic_write(self._settings, (json.dumps(document, indent=1) + "\n").encode())
+        for table in tables:
+            for row in _read(table):
+                if row.status == "done" or row.name not in self._rows:
+                    self._rows[row.name] = row
+        self._write(_read(self.table) if self.table.is_file() else [])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        if self._lock_stream is not None:
+            self._lock.unlink(missing_ok=True)
+            self._lock_stream.close()
+
+    def finished(self, query: Query) -> PredictionRow | None:
+        """The row of a query that needs no folding again. Raises InputError for another sequence of its name."""
+        row = self._rows.get(query.name)
+        if row is None or row.status != "done":
+            return None
+        if row.sequence_sha256 != query.key:
+            raise InputError(
+                f"{self.path}: has a prediction of another sequence under the name {query.name!r}: {WAYS_OUT}"
+            )
+        return row if (self.path / row.file).is_file() else None
+
+    def add(self, row: PredictionRow) -> None:
+        """Append a row; it is with the system when this returns, so a killed command does not lose it."""
+        assert self._stream is not None, "open() first"
+        self._rows[row.name] = row
+        csv.DictWriter(self._stream, COLUMNS, lineterminator="\n").writerow(row.as_cells())
+        self._stream.flush()
+
+    def finish(self, order: Iterable[str]) -> list[PredictionRow]:
+        """Put the table in the order of the input, each name once, other names after; returns its rows."""
+        names = list(order)
+        wanted = set(names)
+        rows = [self._rows[name] for name in names if name in self._rows]
+        if self.table.name == TABLE:  # a shard's table is its own part alone
+            rows += [row for name, row in self._rows.items() if name not in wanted]
+        self._write(rows)
+        return rows
+
+    def _write(self, rows: Sequence[PredictionRow]) -> None:
+        """The table with these rows, whole or not at all; further rows go to it."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row.as_cells() for row in rows)
+        if self._stream is not None:
+            self._stream.close()
+        atomic_write(self.table, buffer.getvalue().encode())
+        self._stream = self.table.open("a", newline="", encoding="utf-8")
+
+    def _take_lock(self) -> None:
+        """Keep other commands from the same table until this one is left; the system frees it if we are killed."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks; there two commands at once are the user's to avoid
+            return
+        stream = self._lock.open("a")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise InputError(f"{self.table}: another command is writing it: use another --out, or --shard") from None
+        self._lock_stream = stream
+
+    def _tables(self) -> list[Path]:
+        shards = sorted(path for path in self.path.iterdir() if _SHARD_TABLE.fullmatch(path.name))
+        whole = self.path / TABLE
+        return [*([whole] if whole.is_file() else []), *shards]
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        try:
+            old = json.loads(self._settings.read_text())["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self._settings}: cannot be read ({error}): use another --out, or --overwrite"
+            ) from error
+        changed = sorted(name for name in old.keys() | settings.keys() if old.get(name) != settings.get(name))
+        if changed:
+            what = ", ".join(f"{n} was {_short(old.get(n))}, now {_short(settings.get(n))}" for n in changed)
+            raise InputError(f"{self.path}: holds predictions with other settings ({what}): {WAYS_OUT}")
+
+    def _delete(self) -> None:
+        """Everything that the tables name, and the tables: nothing else in the directory is touched."""
+        for table in self._tables():
+            with suppress(InputError):  # a table that cannot be read names no files
+                for row in _read(table):
+                    stem = Path(row.file).stem
+                    if row.file and Path(row.file).name == row.file:
+                        for name in (f"{stem}.pdb", f"{stem}.cif", f"{stem}{ERROR_SUFFIX}"):
+                            (self.path / name).unlink(missing_ok=True)
+            table.unlink()
+        self._settings.unlink(missing_ok=True)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) > 40 else text
+
+
+def _read(path: Path) -> list[PredictionRow]:
+    """Rows of a table; a last line without an end, where a command was killed, is dropped. Raises InputError."""
+    try:
+        text = path.read_bytes().decode()
+        whole = text[: text.rfind("\n") + 1]
+        return [PredictionRow.from_cells(cells) for cells in csv.DictReader(io.StringIO(whole, newline=""))]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}): {WAYS_OUT}") from error

@@ -1,0 +1,49 @@
+"""Files of one prediction: PDB, ModelCIF, and the predicted aligned error as AlphaFold DB has it."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_prep.structure_bytes import atomic_write
+from data_prep.structure_io import write_pdb
+from pipeline.prediction.aligned_error import AlignedError
+from pipeline.prediction.fold import Prediction, PredictionError
+from pipeline.prediction.modelcif_file import Origin, format_modelcif
+
+Format = Literal["pdb", "mmcif", "both"]
+SUFFIXES: dict[Format, tuple[str, ...]] = {"pdb": (".pdb",), "mmcif": (".cif",), "both": (".pdb", ".cif")}
+ERROR_SUFFIX = ".pae.json"
+
+
+def format_aligned_error(error: AlignedError) -> bytes:
+    """AlphaFold DB's JSON (version 4, 2022): whole angstroms; row i is what is seen from the frame of residue i."""
+    rows = np.rint(error.pae).astype(int).tolist()
+    document = [{"predicted_aligned_error": rows, "max_predicted_aligned_error": error.largest}]
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def write_files(out: Path, prediction: Prediction, file_format: Format, origin: Origin) -> list[str]:
+    """Write a prediction, each file whole or not at all; returns the names of the structure files in ``out``.
+
+    Raises:
+        PredictionError: PDB was asked for alone and cannot hold it. With ``both`` there is mmCIF then, alone.
+    """
+    name, written = prediction.query.name, []
+    for suffix in SUFFIXES[file_format]:
+        path = out / f"{name}{suffix}"
+        if suffix == ".cif":
+            atomic_write(path, format_modelcif(prediction, origin))
+        else:
+            try:
+                write_pdb(path, prediction.records)
+            except ValueError as error:
+                if file_format == "pdb":
+                    raise PredictionError(f"{error}: give --format mmcif") from error
+                path.unlink(missing_ok=True)  # of an earlier command, and not this prediction
+                continue
+        written.append(path.name)
+    if prediction.error is not None:
+        atomic_write(out / f"{name}{ERROR_SUFFIX}", format_aligned_error(prediction.error))
+    return written

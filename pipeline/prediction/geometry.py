@@ -1,0 +1,106 @@
+"""Stereochemistry of a prediction, counted within OpenFold's tolerances (Jumper et al. 2021, suppl. 1.9.11)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data_prep import bond_geometry
+from data_prep.residues import ATOM37_VDW_RADIUS, RESNAMES, RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
+from pipeline.losses.violation import within_residue_violations
+
+TOLERANCE = 12.0
+"""Standard deviations that a length or an angle may be off."""
+OVERLAP = 1.5
+"""angstrom that van der Waals spheres of atoms that are not bonded may overlap."""
+
+_N, _CA, _C, _SG = 0, 1, 2, 5  # atom14 indices
+_PROLINE, _CYSTEINE = RESNAMES.index("PRO"), RESNAMES.index("CYS")
+_RADIUS = ATOM37_VDW_RADIUS[RESTYPE_ATOM14_TO_ATOM37]  # [21, 14]
+_SEARCH_PAIRS = 4_000_000  # atom pairs that are looked at together: 16 MB per float32 intermediate
+
+
+@dataclass(frozen=True)
+class GeometryCounts:
+    """What is beyond the tolerances."""
+
+    broken_bonds: int
+    """Peptide bonds C-N of a wrong length."""
+    bad_angles: int
+    """Angles CA-C-N and C-N-CA of peptide bonds."""
+    clashes: int
+    """Pairs of atoms of different residues that overlap."""
+    bad_residues: int
+    """Residues with two atoms at a distance that their own bonds and angles rule out."""
+
+
+def count_violations(
+    atom14: np.ndarray, aatype: np.ndarray, residue_index: np.ndarray, chain: np.ndarray
+) -> GeometryCounts:
+    """Violations of a structure.
+
+    Args:
+        atom14: float [N, 14, 3], angstrom.
+        aatype: int [N].
+        residue_index: int [N]; residues are bonded where it goes up by one within a chain.
+        chain: int [N].
+    """
+    exists = RESTYPE_ATOM14_MASK[aatype]  # [N, 14]
+    bonded = (np.diff(residue_index) == 1) & (np.diff(chain) == 0)
+    measured = bonded & exists[:-1, _C] & exists[1:, _N]  # an unknown residue has no atoms
+    ca, c, n, next_ca = (points[measured].astype(np.float64) for points in _peptide(atom14))
+    proline = aatype[1:][measured] == _PROLINE
+    ideal = np.where(proline, *(bond_geometry.PEPTIDE_BOND_LENGTH[kind][0] for kind in ("PRO", "other")))
+    spread = np.where(proline, *(bond_geometry.PEPTIDE_BOND_LENGTH[kind][1] for kind in ("PRO", "other")))
+    length = np.linalg.norm(n - c, axis=-1)
+    at_c, at_n = _cosine(ca - c, n - c), _cosine(c - n, next_ca - n)
+    bad_angles = 0
+    for cosine, (mean, deviation) in ((at_c, bond_geometry.CA_C_N_COSINE), (at_n, bond_geometry.C_N_CA_COSINE)):
+        bad_angles += np.count_nonzero(np.abs(cosine - mean) > TOLERANCE * deviation)
+    batch = (torch.from_numpy(atom14)[None], torch.from_numpy(exists)[None], torch.from_numpy(aatype)[None])
+    within = within_residue_violations(*batch, TOLERANCE, OVERLAP).per_atom_violation.amax(-1).sum()
+    return GeometryCounts(
+        broken_bonds=int(np.count_nonzero(np.abs(length - ideal) > TOLERANCE * spread)),
+        bad_angles=int(bad_angles),
+        clashes=count_clashes(atom14, aatype, bonded),
+        bad_residues=int(within),
+    )
+
+
+def count_clashes(atom14: np.ndarray, aatype: np.ndarray, bonded: np.ndarray) -> int:
+    """Pairs of atoms of different residues whose spheres overlap by more than ``OVERLAP``.
+
+    Left out are the atoms of a peptide bond, of ``bonded`` bool [N - 1] neighbours, and two cysteines' sulfurs. Unlike
+    ``losses.violation``, whose list of pairs would fill the memory where a model puts all atoms in one place, this only
+    counts.
+    """
+    residue, slot = np.nonzero(RESTYPE_ATOM14_MASK[aatype])
+    points = torch.from_numpy(atom14[residue, slot])
+    radius = torch.from_numpy(_RADIUS[aatype[residue], slot].astype(np.float32))
+    sulfur = torch.from_numpy((slot == _SG) & (aatype[residue] == _CYSTEINE))
+    bonds_onward = np.append(bonded, False)[residue] & (slot == _C)
+    partner = torch.from_numpy(np.where(bonds_onward, residue + 1, -1))  # the residue whose N is bonded to this C
+    residue, nitrogen = torch.from_numpy(residue), torch.from_numpy(slot == _N)
+    total, step = 0, max(1, _SEARCH_PAIRS // max(1, len(points)))
+    for start in range(0, len(points), step):
+        rows = slice(start, start + step)
+        # The atoms of earlier residues come first, so each pair is met once, from its earlier atom on.
+        later = slice(start, None)
+        bound = radius[rows, None] + radius[later] - OVERLAP
+        squared = sum((points[rows, None, k] - points[None, later, k]).square() for k in range(3))
+        clash = (squared < bound.square()) & (residue[rows, None] < residue[later])
+        clash &= ~(sulfur[rows, None] & sulfur[later])
+        clash &= ~((partner[rows, None] == residue[later]) & nitrogen[later])
+        total += int(clash.sum())
+    return total
+
+
+def _peptide(atom14: np.ndarray) -> tuple[np.ndarray, ...]:
+    """CA, C, next N, next CA of each pair of neighbours, [N - 1, 3]."""
+    return atom14[:-1, _CA], atom14[:-1, _C], atom14[1:, _N], atom14[1:, _CA]
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    # Atoms in one place have no angle: 0 is no one's mean, so it counts as bad.
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / np.maximum(lengths, 1e-8)

@@ -1,0 +1,74 @@
+"""The model to predict with: of a run, or of published weights."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.folding.model import FoldingModel
+from pipeline.folding.stem import parameter_hash
+from pipeline.initial import PUBLISHED, load_published
+from pipeline.run import RunDirectory, RunError, load_run, trained_parameters
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from; enough to load it again in another process."""
+
+    run: str
+    """A run directory; or a published model's name, or its file or directory."""
+    step: int | None = None
+    """A kept step of a run, 0: untrained; None: the newest."""
+    weights: str = ""
+    """Local file or directory of a published model; empty: where its owners keep it."""
+    esm_weights: str = ""
+    """The stem's pretrained weights, where they moved or are not in the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model, and what to say of it."""
+
+    model: FoldingModel
+    """In eval mode, on the CPU."""
+    fingerprint: str
+    """sha256 over its weights and shape: predictions with the same one can lie in one directory."""
+    description: str
+    """One line."""
+    step: int | None
+    """Optimizer steps; None for a published model."""
+
+
+def load(source: Source) -> Loaded:
+    """Load a model.
+
+    Raises:
+        RunError: neither a run nor a published model, or options that do not go together.
+        StemError, CheckpointError, WeightsError, ConfigError: weights that cannot be had or read.
+    """
+    path = Path(source.run)
+    is_run = (path / "config.toml").is_file()
+    if is_run and source.weights:
+        raise RunError(f"{path}: is a run, which has its weights: --weights is for {', '.join(PUBLISHED)}")
+    if not is_run and path.is_dir() and not (path / "config.json").is_file():
+        raise RunError(f"{path}: not a run directory (no config.toml): give the --out of pipeline.train")
+    if not is_run and source.step is not None:
+        raise RunError(f"{source.run}: published weights have no steps: leave --checkpoint out")
+    if not is_run and not path.exists() and source.run not in PUBLISHED and not source.weights:
+        raise RunError(f"{path}: no such run directory, and not the name of a published model ({', '.join(PUBLISHED)})")
+    if is_run:
+        model, step = load_run(path, step=source.step, esm_weights=source.esm_weights)
+        stem = RunDirectory(path).info()["stem_sha256"]  # load_run has checked it
+        weights = [stem, parameter_hash(trained_parameters(model).items())]
+        description = f"{path}, step {step}"
+    else:
+        model, origin = load_published(source.weights or source.run, source.esm_weights)
+        weights, step = [parameter_hash(model.named_parameters())], None
+        description = f"{source.run}: {origin}"
+    return Loaded(model, _fingerprint(model, weights), description, step)
+
+
+def _fingerprint(model: FoldingModel, weights: Sequence[str]) -> str:
+    shape = {"stem": model.config.stem.name, "trunk": asdict(model.config.trunk), "heads": asdict(model.config.heads)}
+    return hashlib.sha256(json.dumps([shape, *weights], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,181 @@
+"""How much memory is free, what a batch took, and what the next one will take."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from pipeline.config import RunConfig
+
+GIB = 1 << 30
+SHARE = 0.8
+"""Of what is free: other programs and the fragments of the allocator take some."""
+
+TELLING = 256 << 20
+"""Bytes; of a smaller batch, what the libraries take once is too large a part."""
+LEAST_CORRECTION, MOST_CORRECTION = 0.25, 4.0
+"""A measurement beyond these is of something else, such as memory that was kept from before."""
+
+_HIGH_WATER = Path("/proc/self/clear_refs")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that this process can still take on ``device``: of the system, its control group and ``ulimit -v``."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return min([psutil.virtual_memory().available, *_group_limits(), *_process_limits()])
+
+
+def _group_limits() -> list[int]:
+    """What the control groups of this process (containers, batch systems) leave: version 2, then 1."""
+    found = []
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                root, files = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                root = Path("/sys/fs/cgroup/memory")
+                files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            own = root / path.lstrip("/")
+            for folder in (own, *own.parents):
+                if not folder.is_relative_to(root):
+                    break
+                found += _left_in(folder, *files)
+    return found
+
+
+def _left_in(folder: Path, limit_file: str, used_file: str, cache_line: str) -> list[int]:
+    try:
+        limit, used = (folder / limit_file).read_text().strip(), int((folder / used_file).read_text())
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return []
+    if limit == "max":
+        return []
+    return [max(0, int(limit) - used + int(statistics.get(cache_line, 0)))]  # the file cache can be dropped
+
+
+def _process_limits() -> list[int]:
+    if sys.platform == "win32":
+        return []
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - psutil.Process().memory_info().vms)]
+
+
+@dataclass
+class Peak:
+    """Peak memory of one device's process since ``reset``."""
+
+    device: torch.device
+
+    def reset(self) -> None:
+        """Start to measure."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            with suppress(OSError):  # not Linux, or not allowed: the peak since the start, which is no less
+                _HIGH_WATER.write_text("5")
+
+    def read(self) -> int:
+        """Peak in bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        try:
+            status = Path("/proc/self/status").read_text()
+            return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+        except (OSError, StopIteration):
+            info = psutil.Process().memory_info()
+            return getattr(info, "peak_wset", info.rss)
+
+    def now(self) -> int:
+        """Bytes in use at this moment, on the scale of ``read``."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        return psutil.Process().memory_info().rss
+
+
+@contextmanager
+def capped(device: torch.device, beyond: int) -> Iterator[None]:
+    """Let allocations on the CPU beyond what is in use now and ``beyond`` bytes fail, so that they can be answered.
+
+    Without this Linux promises more memory than there is, and kills the process that comes to use it.
+    """
+    data = _data_bytes() if device.type == "cpu" else None
+    if data is None:
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [value for value in (soft, hard, data + beyond) if value != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _data_bytes() -> int | None:
+    """What Linux counts against RLIMIT_DATA; None on other systems."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmData")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return None
+
+
+class MemoryModel:
+    """What a batch takes beyond the weights: an estimate from shapes, corrected by what batches have taken.
+
+    Memory that the allocator keeps after a batch counts as that batch's, since it is there for the next one.
+    """
+
+    def __init__(self, config: RunConfig, device: torch.device, budget: int) -> None:
+        self.config = config
+        self.budget = budget
+        """bytes beyond what was in use when this was made."""
+        self.correction = 1.0
+        """Measured to estimated, of the largest batch that was large enough to tell."""
+        self._peak = Peak(device)
+        self._base = self._peak.now()
+        self._largest = TELLING
+
+    def estimate(self, batch: int, length: int) -> int:
+        """Bytes that a batch padded to ``length`` will take."""
+        return int(self.correction * self.from_shapes(batch, length))
+
+    def start(self) -> None:
+        """Before a batch."""
+        self._peak.reset()
+
+    def learn(self, batch: int, length: int) -> int:
+        """After a batch: corrects the estimate, if the batch is the largest so far; returns what it took, in bytes."""
+        taken = max(0, self._peak.read() - self._base)
+        expected = self.from_shapes(batch, length)
+        if expected >= self._largest:
+            self._largest = expected
+            self.correction = min(max(taken / expected, LEAST_CORRECTION), MOST_CORRECTION)
+        return taken
+
+    def from_shapes(self, batch: int, length: int) -> int:
+        """Bytes of the pair representation and of what is as large: a dozen copies, attention weights, head logits."""
+        trunk, heads = self.config.trunk, self.config.heads
+        bins = heads.distogram_bins + (heads.pae_bins if heads.pae else 0)
+        attention = 2 * (trunk.c_s // trunk.sequence_head_width + trunk.structure_module.heads)
+        if trunk.triangle_attention:
+            attention += 2 * length * trunk.c_z // trunk.pair_head_width
+        return 4 * batch * length * length * (12 * trunk.c_z + 3 * bins + attention)

@@ -1,0 +1,179 @@
+"""One model on one device: folds batches, and falls back when memory ends."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pipeline.folding.model import FoldingModel
+from pipeline.prediction.files import Format, write_files
+from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
+from pipeline.prediction.linker import linked_length
+from pipeline.prediction.memory import GIB, SHARE, MemoryModel, capped, free_bytes
+from pipeline.prediction.modelcif_file import Origin
+from pipeline.prediction.rows import PredictionRow, done_row, failed_row, same_as
+from pipeline.prediction.sequences import Query
+
+CPU = torch.device("cpu")
+
+Event = PredictionRow | str
+"""A row, or a line for the screen."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is made of a prediction."""
+
+    directory: Path
+    file_format: Format
+    origin: Origin
+    relax: Callable[[Prediction], Prediction] | None = None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ended, on whichever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
+    )
+
+
+class Worker:
+    """Folds and writes batches with one model."""
+
+    def __init__(
+        self,
+        model: FoldingModel,
+        device: torch.device,
+        output: Output,
+        *,
+        num_recycles: int,
+        max_memory: int | None = None,
+        share: float = SHARE,
+    ) -> None:
+        """``max_memory``: bytes beyond the weights; None: ``share`` of what is free once the weights are there."""
+        self.model = model.to(device)
+        self.device = device
+        self.output = output
+        self.num_recycles = num_recycles
+        self._max_memory, self._share = max_memory, share
+        self.memory = self._memory_model()
+
+    def _memory_model(self) -> MemoryModel:
+        budget = int(self._share * free_bytes(self.device)) if self._max_memory is None else self._max_memory
+        self._cap = budget
+        return MemoryModel(self.model.config, self.device, budget)
+
+    def process(self, batch: Sequence[Query], same: dict[str, list[Query]]) -> Iterator[Event]:
+        """Fold a batch, shortest first, and write it: a row per query, lines where something was fallen back to.
+
+        ``same``: by key, the queries with the same sequence, which all get the files of one prediction.
+        """
+        parts = [(list(batch), ())]
+        while parts:
+            part, notes = parts.pop()
+            yield from self._make_room(part)
+            size, length = len(part), linked_length(part[-1])
+            device = self.device
+            refusal = self._too_large(part)
+            if refusal:
+                for query in part:
+                    yield from (failed_row(one, refusal, notes=notes) for one in same[query.key])
+                continue
+            started = time.perf_counter()
+            predictions, problem, ended = self._fold(part)
+            how = {"device": str(device), "batch_size": size, "notes": notes}
+            if predictions is not None:
+                seconds = time.perf_counter() - started
+                total = sum(query.length for query in part)
+                for prediction in predictions:
+                    yield from self._write(prediction, same, seconds * prediction.query.length / total, how)
+            elif not ended:
+                if size > 1:  # one of them is to blame: each on its own
+                    parts += [([query], notes) for query in reversed(part)]
+                else:
+                    yield from (failed_row(one, problem, notes=notes) for one in same[part[0].key])
+            else:
+                what = f"memory of {device} ended with {size} x {length} residues"
+                if size > 1:
+                    self.memory.budget = min(self.memory.budget, int(0.9 * self.memory.estimate(size, length)))
+                    said = f"{what}: going on with {(size + 1) // 2} at a time"
+                    parts += [(part[size // 2 :], (*notes, said)), (part[: size // 2], (*notes, said))]
+                elif device != CPU:
+                    said = f"{what}: going on with the CPU"
+                    self._to_cpu()
+                    parts.append((part, (*notes, said)))
+                else:
+                    said = what
+                    yield from (failed_row(one, said, notes=notes) for one in same[part[0].key])
+                yield said
+
+    def _fold(self, part: list[Query]) -> tuple[list[Prediction] | None, str, bool]:
+        """Predictions; or None, the reason in a line, and whether it is that memory ended."""
+        self.memory.start()
+        try:
+            with capped(self.device, self._cap):
+                predictions = fold_batch(self.model, part, self.device, self.num_recycles)
+        except (PredictionError, RuntimeError, MemoryError) as error:
+            # Returned and not handled here: as long as the error is there, so are the tensors of the failed call.
+            result = (None, str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
+            ended = is_out_of_memory(error)
+        else:
+            self.memory.learn(len(part), linked_length(part[-1]))
+            return predictions, "", False
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return *result, ended
+
+    def _make_room(self, part: list[Query]) -> Iterator[str]:
+        """The CPU, where the estimate of a single query is above the budget."""
+        if len(part) > 1:
+            return
+        length = linked_length(part[0])
+        if self.device != CPU and self.memory.estimate(1, length) > self.memory.budget:
+            needed, free = self.memory.estimate(1, length) / GIB, self.memory.budget / GIB
+            yield f"{length} residues need about {needed:.1f} GiB, {free:.1f} are free on {self.device}: with the CPU"
+            self._to_cpu()
+
+    def _too_large(self, part: list[Query]) -> str:
+        if len(part) > 1 or self.memory.estimate(1, linked_length(part[0])) <= self.memory.budget:
+            return ""
+        needed = self.memory.estimate(1, linked_length(part[0])) / GIB
+        return (
+            f"{linked_length(part[0])} residues need about {needed:.1f} GiB, and "
+            f"{self.memory.budget / GIB:.1f} are free: a larger machine, --max-memory, or a part of the sequence"
+        )
+
+    def _to_cpu(self) -> None:
+        self.model.to(CPU)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.device, self._max_memory = CPU, None
+        self.memory = self._memory_model()
+
+    def _write(
+        self, prediction: Prediction, same: dict[str, list[Query]], seconds: float, how: dict
+    ) -> Iterator[PredictionRow]:
+        """Files and rows of a prediction, for each of the queries that share it."""
+        started = time.perf_counter()
+        first: PredictionRow | None = None
+        for query in same[prediction.query.key]:
+            try:
+                if self.output.relax is not None and first is None:
+                    prediction = self.output.relax(prediction)
+                prediction = replace(prediction, query=query)
+                files = write_files(self.output.directory, prediction, self.output.file_format, self.output.origin)
+            except PredictionError as error:
+                yield failed_row(query, str(error), **how)
+                continue
+            if first is None:
+                first = done_row(prediction, files, seconds + time.perf_counter() - started, **how)
+                yield first
+            else:
+                yield same_as(first, query, files[0])

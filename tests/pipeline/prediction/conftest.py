@@ -1,0 +1,103 @@
+"""Small models whose every part matters: a run as training leaves it, and a file of a whole model."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import RunConfig, preset_layer, resolve
+from pipeline.folding.model import FoldingModel, build_model
+from pipeline.predict import main
+from pipeline.run import RunDirectory, stem_hash, trained_parameters
+from pipeline.training.checkpoint import Checkpoint, save_checkpoint
+from pipeline.weights import WRITERS, Converted
+
+SMALL = {
+    "trunk": {"c_s": 32, "c_z": 16, "structure_module": {"c_s": 32, "heads": 2, "blocks": 2}},
+    "data": {"max_recycles": 1},
+}
+ESMFOLD_LIKE = {
+    "stem": {"name": "esm2_t3_demo", "init": "random"},
+    "adapter": {"method": "none"},
+    "trunk": {
+        "blocks": 2, "c_s": 32, "c_z": 16, "sequence_head_width": 8, "pair_head_width": 4, "position_bins": 5,
+        "checkpoint_blocks": False,
+        "structure_module": {"c_s": 24, "c_z": 12, "c_resnet": 20, "heads": 3, "blocks": 2, "resnet_blocks": 1},
+    },
+    "heads": {"plddt_hidden": 18},
+    "data": {"max_recycles": 1},
+}  # fmt: skip
+"""ESMFold's architecture, small: with the head for aligned errors."""
+
+
+def perturbed(config: RunConfig) -> FoldingModel:
+    """Away from the initial weights, where every distance is zero and every confidence the same."""
+    model = build_model(config).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("stem.esm."):
+                parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+        for parameter in model.adapter_parameters():
+            parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="session")
+def run_path(tmp_path_factory) -> Path:
+    """A run directory with a LoRTA adapter and one checkpoint, of step 7."""
+    run = RunDirectory(tmp_path_factory.mktemp("prediction") / "run")
+    config = resolve(preset_layer("tiny"), SMALL)
+    model = perturbed(config)
+    run.create(config, {"stem_sha256": stem_hash(model)})
+    run.save_stem(model)
+    tensors = {name: p.detach().clone() for name, p in trained_parameters(model).items()}
+    save_checkpoint(run.checkpoints, Checkpoint(step=7, trained=tensors, ema=tensors, optimizer={}), keep=1)
+    return run.path
+
+
+@pytest.fixture(scope="session")
+def esmfold_like() -> FoldingModel:
+    """A whole model with the head for aligned errors."""
+    return perturbed(resolve(preset_layer("esmfold"), ESMFOLD_LIKE))
+
+
+@pytest.fixture(scope="session")
+def weights_path(tmp_path_factory, esmfold_like) -> Path:
+    """``esmfold_like`` as a file."""
+    path = tmp_path_factory.mktemp("prediction") / "whole.safetensors"
+    tied = "stem.esm.lm_head.weight"  # the token embedding
+    state = {name: value for name, value in esmfold_like.state_dict().items() if name != tied}
+    WRITERS["ours"](Converted(esmfold_like.config, state), path)
+    return path
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    """Writes a FASTA file of named sequences."""
+
+    def write(name: str = "seqs.fasta", /, **sequences: str) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(f">{key}\n{sequence}\n" for key, sequence in sequences.items()))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def predict(run_path, tmp_path):
+    """Runs the command in this process on the CPU; returns the output directory."""
+
+    def call(fasta: Path, *arguments: object, out: str = "out", code: int = 0, run: Path = run_path) -> Path:
+        words = ["--run", run, "--fasta", fasta, "--out", tmp_path / out, "--device", "cpu", *arguments]
+        assert main([str(word) for word in words]) == code
+        return tmp_path / out
+
+    return call
+
+
+def rows(folder: Path, table: str = "predictions.csv") -> list[dict[str, str]]:
+    """Of predictions.csv."""
+    with (folder / table).open(newline="") as stream:
+        return list(csv.DictReader(stream))
