@@ -75,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="go on with what is in --out; always so, unless --overwrite")
     weights = p.add_argument_group("model")
     weights.add_argument("--checkpoint", type=int, metavar="STEP", help="a kept step, 0: untrained (default: newest)")
-    weights.add_argument("--weights", default="", metavar="FILE", help="local file or directory of a published model")
+    weights.add_argument(
+        "--weights", default="", metavar="FILE", help="the published model's own file or directory, if elsewhere"
+    )
     weights.add_argument(
         "--esm-weights", default="", metavar="FILE", help="the stem's pretrained weights, if elsewhere"
     )

@@ -21,7 +21,8 @@ class Source:
     step: int | None = None
     """A kept step of a run, 0: untrained; None: the newest."""
     weights: str = ""
-    """Local file or directory of a published model; empty: where its owners keep it."""
+    """Local file or directory of a published model, or of the whole model that a run started from; empty: where its
+    owners keep it, or where training found it."""
     esm_weights: str = ""
     """The stem's pretrained weights, where they moved or are not in the file."""
 
@@ -49,8 +50,8 @@ def load(source: Source) -> Loaded:
     """
     path = Path(source.run)
     is_run = (path / "config.toml").is_file()
-    if is_run and source.weights:
-        raise RunError(f"{path}: is a run, which has its weights: --weights is for {', '.join(PUBLISHED)}")
+    if is_run and source.weights and not RunDirectory(path).config().init.weights:
+        raise RunError(f"{path}: is a run, which has its weights: leave --weights out")
     if not is_run and path.is_dir() and not (path / "config.json").is_file():
         raise RunError(f"{path}: not a run directory (no config.toml): give the --out of pipeline.train")
     if not is_run and source.step is not None:
@@ -58,9 +59,10 @@ def load(source: Source) -> Loaded:
     if not is_run and not path.exists() and source.run not in PUBLISHED and not source.weights:
         raise RunError(f"{path}: no such run directory, and not the name of a published model ({', '.join(PUBLISHED)})")
     if is_run:
-        model, step = load_run(path, step=source.step, esm_weights=source.esm_weights)
-        stem = RunDirectory(path).info()["stem_sha256"]  # load_run has checked it
-        weights = [stem, parameter_hash(trained_parameters(model).items())]
+        model, step = load_run(path, step=source.step, esm_weights=source.esm_weights, init_from=source.weights)
+        info = RunDirectory(path).info()  # load_run has checked the hashes of what does not train
+        frozen = [info["stem_sha256"], info.get("frozen_sha256", "")]
+        weights = [*frozen, parameter_hash(trained_parameters(model).items())]
         description = f"{path}, step {step}"
     else:
         model, origin = load_published(source.weights or source.run, source.esm_weights)

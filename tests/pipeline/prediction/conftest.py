@@ -50,10 +50,11 @@ def run_path(tmp_path_factory) -> Path:
     run = RunDirectory(tmp_path_factory.mktemp("prediction") / "run")
     config = resolve(preset_layer("tiny"), SMALL)
     model = perturbed(config)
-    run.create(config, {"stem_sha256": stem_hash(model)})
-    run.save_stem(model)
+    run.create(config, {"stem_sha256": stem_hash(model)}, model)
     tensors = {name: p.detach().clone() for name, p in trained_parameters(model).items()}
-    save_checkpoint(run.checkpoints, Checkpoint(step=7, trained=tensors, ema=tensors, optimizer={}), keep=1)
+    save_checkpoint(
+        run.checkpoints, Checkpoint(step=7, trained=tensors, ema=tensors, optimizer={"moment": torch.zeros(1)}), keep=1
+    )
     return run.path
 
 
