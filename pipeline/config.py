@@ -254,6 +254,11 @@ class TrainingConfig(Strict):
     RUN/bad_steps, then the run stops, or goes on without the step."""
     spike_factor: NonNegativeFloat = 0.0
     """A loss jumps if it is so many times the median of the last 100; 0: never."""
+    panel: str = ""
+    """A dataset whose chains, of every split, are folded before the first and after the last step: what a model that
+    is trained further has forgotten. RUN/panel.csv has the scores."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Experiment trackers to send the rows of metrics.csv to as well, e.g. ["tensorboard"]; they write to RUN."""
     patience: NonNegativeInt = 0
     """Stop after so many rounds of validation in a row without a better mean lDDT-Calpha; the checkpoint of the best
     round is kept. 0: never."""

@@ -6,6 +6,9 @@ RUN/metrics.csv          a row per optimizer step: the same again for the same c
 RUN/summary.json         at the end: steps, speed, memory, the best round of validation
 RUN/timing.csv           a row per optimizer step: what depends on the machine
 RUN/validation.csv       a row per validation chain and round
+RUN/panel.csv            scores of the forgetting check, before and after
+RUN/report.html          curves and scores, written again while the run goes on; one file, no network
+RUN/README.md            model card
 RUN/checkpoints/         step_*/ (see training/checkpoint.py)
 RUN/adapter/             the stem's adapter alone, with its averaged weights
 RUN/trunk_adapter/       sequence/ and triangle/: the adapters on the trunk's attention, where there are some
@@ -48,6 +51,9 @@ class RunDirectory:
         self.path = path
         self.config_file = path / "config.toml"
         self.info_file = path / "run.json"
+        self.panel_file = path / "panel.csv"
+        self.report_file = path / "report.html"
+        self.card_file = path / "README.md"
         self.summary_file = path / "summary.json"
         self.metrics_file = path / "metrics.csv"
         self.timing_file = path / "timing.csv"

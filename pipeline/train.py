@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         run = RunDirectory(arguments.out)
         config = configuration(arguments, dotted, run)
         dataset = StructureDataset(arguments.data)
-        processes = Processes(config)
+        processes = Processes(config, run.path)
         console = make_console(quiet=not processes.is_main)
         sizes = {split: len(dataset.ids(split)) for split in ("train", "val")}
         console.print(
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         if best is not None:
             console.print(f"Best validation lDDT-Calpha: {summary.validation[best]:.4f} at step {best}.")
-        console.print(f"Wrote {run.path}: config.toml, metrics.csv, timing.csv, validation.csv, checkpoints/, adapter/")
+        console.print(f"Wrote {run.path}: report.html, README.md, metrics.csv, validation.csv, checkpoints/, adapter/")
         console.print(
             f"Next: python -m pipeline.predict --run {arguments.out} --data {arguments.data} --split val --out PREDS"
         )

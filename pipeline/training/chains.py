@@ -68,6 +68,14 @@ def validation_records(dataset: StructureDataset, config: DataConfig, limit: int
     return [dataset.load(name) for name in (names[:limit] if limit else names)]
 
 
+def panel_records(path: str) -> list[ProteinRecord]:
+    """All chains of the dataset of a forgetting check; none without a path. Raises DatasetError."""
+    if not path:
+        return []
+    dataset = StructureDataset(path)
+    return [dataset.load(name) for name in dataset.ids()]
+
+
 def _train_ids(dataset: StructureDataset) -> tuple[str, ...]:
     ids = tuple(dataset.ids("train"))
     if not ids:

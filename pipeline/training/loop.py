@@ -13,7 +13,7 @@ from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
 from pipeline.config import RunConfig
 from pipeline.run import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, stem_hash
-from pipeline.training.chains import training_chains, validation_records
+from pipeline.training.chains import panel_records, training_chains, validation_records
 from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from pipeline.training.feed import StepBatches
 from pipeline.training.freezing import freeze
@@ -27,6 +27,7 @@ from pipeline.training.progress import (
     report_proof,
 )
 from pipeline.training.proof import count_parts, prove_gradient_path
+from pipeline.training.report import write_pages
 from pipeline.training.tables import CsvLog, read_rows
 from pipeline.training.trainer import StepResult, Trainer
 from pipeline.training.validation import TargetScore, best_step, mean_score, validate, validation_history
@@ -112,8 +113,10 @@ def train(
         if found is not None:
             trainer.restore(found, run.checkpoints)
         console.print(f"Resuming {run.path} at step {trainer.step}")
+    processes.start_trackers(config, run.path.name)
     records = validation_records(dataset, config.data, config.training.validation_limit)
-    with closing(Session(trainer, run, records, terms, console)) as session:
+    panel = panel_records(config.training.panel)
+    with closing(Session(trainer, run, records, panel, terms, console)) as session:
         return session.run_to_the_end()
 
 
@@ -125,12 +128,14 @@ class Session:
         trainer: Trainer,
         run: RunDirectory,
         records: Sequence[ProteinRecord],
+        panel: Sequence[ProteinRecord],
         terms: Sequence[str],
         console: Console,
     ) -> None:
         self.trainer = trainer
         self.run = run
         self.records = records
+        self.panel = panel
         self.console = console
         self.config = trainer.config.training
         self.processes = trainer.processes
@@ -141,6 +146,7 @@ class Session:
         # Without a checkpoint the round before the first step is done again: it may have been broken off.
         validated = step or -1
         self.history = validation_history(run.validation_file, validated)
+        self.panel_steps = {int(row["step"]) for row in read_rows(run.panel_file, validated)}
         self.saved = step if step else -1
         timing = read_rows(run.timing_file, step)
         self.seconds = [float(row["seconds"]) for row in timing]
@@ -153,6 +159,7 @@ class Session:
         self.metrics = CsvLog(run.metrics_file, columns, step) if main else None
         self.timing = CsvLog(run.timing_file, TIMING, step) if main else None
         self.validation = CsvLog(run.validation_file, VALIDATION, validated) if main else None
+        self.panel_table = CsvLog(run.panel_file, VALIDATION, validated) if main and panel else None
 
     def run_to_the_end(self) -> TrainingSummary:
         """Train until the last step, or until validation gets no better."""
@@ -160,6 +167,8 @@ class Session:
         with interruptible() as interrupted, self.progress.shown():
             if self.trainer.step == 0:
                 self.validate()
+                self.score_panel()
+                self.write_pages()
             for batches, waited in self.trainer.feed.from_step(self.trainer.step + 1, total):
                 if self.no_better():
                     stopped_early = True
@@ -169,12 +178,15 @@ class Session:
                 better = (step % self.config.validate_every == 0 or last) and self.validate()
                 if step % self.config.checkpoint_every == 0 or last or (better and self.config.patience):
                     self.save()
+                if self.saved == step or step % self.config.validate_every == 0:
+                    self.write_pages()
                 if stop:
                     if self.saved != step:
                         self.save()
                     raise Interrupted(f"interrupted at step {step} of {total}")
             if self.saved != self.trainer.step:
                 self.save()  # max_steps = 0: an untrained run that can predict
+            self.score_panel()
         return self._summary(stopped_early)
 
     def _summary(self, stopped_early: bool) -> TrainingSummary:
@@ -190,6 +202,7 @@ class Session:
         )
         if self.processes.is_main:
             self.run.save_summary(asdict(summary))
+        self.write_pages()
         return summary
 
     def step(self, batches: StepBatches, waited: float, stop: bool) -> bool:
@@ -210,6 +223,7 @@ class Session:
             )
             row = {"step": result.step, "seconds": seconds, "waiting": waited, "samples": result.samples}
             self.timing.append(row | {"memory_mb": round(memory)})
+        self.processes.track({"loss": result.loss, **result.terms, "grad_norm": result.grad_norm}, result.step)
         self.progress.advance(step=result.step, loss=result.loss, samples=result.samples, memory=memory)
         return result.stop
 
@@ -233,8 +247,28 @@ class Session:
         mean = mean_score(scores)
         better = all(mean > earlier for earlier in self.history.values())
         self.history[trainer.step] = self.progress.score = mean
+        self.processes.track({"validation lDDT-Calpha": mean}, trainer.step)
         self.console.print(f"step {trainer.step}: validation lDDT-Calpha {mean:.4f} over {len(scores)} chains")
         return better
+
+    def score_panel(self) -> None:
+        """The panel before the first and after the last step, each once."""
+        step = self.trainer.step
+        if not self.panel or step in self.panel_steps:
+            return
+        with self.progress.pause(), self.trainer.ema.applied():
+            scores = validate(self.trainer.model, self.panel, self.trainer.device, self.processes)
+        self.panel_steps.add(step)
+        if self.processes.is_main:
+            for score in scores:
+                self.panel_table.append({"step": step, **asdict(score)})
+        self.console.print(f"step {step}: panel lDDT-Calpha {mean_score(scores):.4f} over {len(scores)} chains")
+
+    def write_pages(self) -> None:
+        """The report and the model card, as things stand."""
+        if self.processes.is_main:
+            with self.progress.pause():
+                write_pages(self.run)
 
     def no_better(self) -> bool:
         """Whether the last ``patience`` rounds were all worse than one before them."""
@@ -255,7 +289,7 @@ class Session:
 
     def _write(self, checkpoint: Checkpoint, adapters: Mapping[str, Mapping[str, torch.Tensor]]) -> OSError | None:
         try:
-            for table in (self.metrics, self.timing, self.validation):
+            for table in self.tables():
                 table.sync()
             best = best_step(self.history) if self.config.patience else None
             save_checkpoint(self.run.checkpoints, checkpoint, self.config.keep_checkpoints, spare=best)
@@ -266,6 +300,10 @@ class Session:
 
     def close(self) -> None:
         """Close the tables."""
-        for table in (self.metrics, self.timing, self.validation):
-            if table is not None:
-                table.close()
+        for table in self.tables():
+            table.close()
+
+    def tables(self) -> list[CsvLog]:
+        """Those that this process writes."""
+        tables = (self.metrics, self.timing, self.validation, self.panel_table)
+        return [table for table in tables if table is not None]

@@ -5,9 +5,12 @@ Sharding is PyTorch's own ``fully_shard`` (FSDP2), called directly: Accelerate o
 way the tests run it on CPUs.
 """
 
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -33,8 +36,11 @@ def is_restarted() -> bool:
 class Processes:
     """This process among those of the run."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Join the group. Raises ConfigError: an unknown device, or settings that do not go together."""
+    def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
+        """Join the group; trackers write to ``folder``.
+
+        Raises ConfigError: an unknown device, settings that do not go together, a tracker that is not installed.
+        """
         training, count = config.training, launched_processes()
         if count > 1 and config.data.batch_size % count:
             raise ConfigError(
@@ -45,11 +51,18 @@ class Processes:
                 "configuration: optimizer.clip = 'sample' needs each sample's whole gradient on one process: "
                 "with training.parallel = 'fsdp2' use 'global'"
             )
+        for tracker in training.trackers:
+            if importlib.util.find_spec(tracker) is None:
+                raise ConfigError(
+                    f"configuration: training.trackers: {tracker} is not installed: pip install 'lorta-fold[tracking]'"
+                )
         device = pick_device(training.device)
         AcceleratorState._reset_state(not torch.distributed.is_initialized())  # of a run before this one
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision="no" if training.precision == "fp32" else "bf16",
+            log_with=list(training.trackers) or None,
+            project_dir=folder,
         )
         self.count = count
         self.rank: int = self.accelerator.process_index
@@ -119,7 +132,22 @@ class Processes:
         """Until all processes are here."""
         self.accelerator.wait_for_everyone()
 
+    def start_trackers(self, config: RunConfig, name: str) -> None:
+        """Open the trackers of the configuration, on the first process."""
+        if config.training.trackers:
+            parts = asdict(config).items()
+            values = {f"{section}.{key}": value for section, part in parts for key, value in part.items()}
+            plain = {key: v if isinstance(v, (int, float, str)) else str(v) for key, v in values.items()}
+            folder = self.accelerator.project_dir
+            options = {"wandb": {"name": name, "dir": folder}}
+            self.accelerator.init_trackers("lorta-fold", config=plain, init_kwargs=options)
+
+    def track(self, values: Mapping[str, float], step: int) -> None:
+        """Send numbers to the trackers."""
+        if self.accelerator.trackers:
+            self.accelerator.log(dict(values), step=step)
+
     def close(self) -> None:
-        """Leave the group."""
-        if self.count > 1:
+        """Close the trackers and leave the group."""
+        if self.count > 1 or self.accelerator.trackers:
             self.accelerator.end_training()

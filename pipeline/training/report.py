@@ -1,0 +1,161 @@
+"""``report.html`` and ``README.md`` of a run, made from its tables: to look at while it trains, and to hand on.
+
+Both are functions of the files in the run directory alone, so they can be written at any time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from jinja2 import Environment, StrictUndefined
+
+from data_prep.structure_bytes import atomic_write
+from evaluation.statistics import Estimate, estimate
+from pipeline.figures import curves, scatter
+from pipeline.run import RunDirectory
+from pipeline.training.tables import read_rows
+
+LAST_STEP = 2**62
+SMOOTHING = 50
+"""Steps in the running mean of the loss."""
+
+NOT_TERMS = frozenset({"step", "loss", "grad_norm", "lr", "recycles", "skipped"})
+"""Columns of metrics.csv that are no loss term."""
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class TargetChange:
+    """A chain in the first and in the last round of validation."""
+
+    target: str
+    length: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """What the two pages show."""
+
+    run: RunDirectory
+    finished: bool
+    step: int
+    total: int
+    skipped: int
+    samples_per_second: float
+    memory_mb: float
+    loss: Points
+    terms: dict[str, Points]
+    gradient: Points
+    rate: Points
+    rounds: Points
+    """Mean validation lDDT-Calpha by step."""
+    targets: list[TargetChange]
+    """Worst first."""
+    panel: list[TargetChange]
+    """Of the forgetting check."""
+
+    @property
+    def change(self) -> Estimate:
+        """Validation lDDT-Calpha, last round less first, over targets."""
+        return estimate([target.after - target.before for target in self.targets])
+
+    @property
+    def panel_change(self) -> Estimate:
+        """The same for the panel."""
+        return estimate([target.after - target.before for target in self.panel])
+
+
+def read_page(run: RunDirectory) -> RunPage:
+    """Collect what the pages show from the run's files."""
+    metrics, timing = read_rows(run.metrics_file, LAST_STEP), read_rows(run.timing_file, LAST_STEP)
+    validation = read_rows(run.validation_file, LAST_STEP)
+    seconds = sum(float(row["seconds"]) for row in timing[-1000:])
+    terms = [name for name in (metrics[0] if metrics else {}) if name not in NOT_TERMS]
+    return RunPage(
+        run=run,
+        finished=run.summary_file.is_file(),
+        step=int(metrics[-1]["step"]) if metrics else 0,
+        total=run.config().training.max_steps,
+        skipped=sum(row["skipped"] == "1" for row in metrics),
+        samples_per_second=sum(int(row["samples"]) for row in timing[-1000:]) / seconds if seconds else 0.0,
+        memory_mb=max((float(row["memory_mb"]) for row in timing), default=0.0),
+        loss=_column(metrics, "loss"),
+        terms={name: _running_mean(_column(metrics, name)) for name in terms},
+        gradient=_running_mean(_column(metrics, "grad_norm")),
+        rate=_column(metrics, "lr"),
+        rounds=_rounds(validation),
+        targets=changes(validation),
+        panel=changes(read_rows(run.panel_file, LAST_STEP)),
+    )
+
+
+def _column(rows: Sequence[dict[str, str]], name: str) -> Points:
+    return [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+
+
+def _running_mean(points: Points) -> Points:
+    means, window = [], []
+    for step, value in points:
+        window = [*window[-SMOOTHING + 1 :], value]
+        means.append((step, sum(window) / len(window)))
+    return means
+
+
+def _rounds(rows: Sequence[dict[str, str]]) -> Points:
+    by_step: dict[int, list[float]] = {}
+    for step, score in _column(rows, "lddt_ca"):
+        by_step.setdefault(int(step), []).append(score)
+    return [(step, sum(scores) / len(scores)) for step, scores in by_step.items()]
+
+
+def changes(rows: Sequence[dict[str, str]]) -> list[TargetChange]:
+    """Each chain's scores in the first and the last round in which it has one, the worst last score first."""
+    first: dict[str, float] = {}
+    last: dict[str, TargetChange] = {}
+    for row in rows:
+        if row["lddt_ca"]:
+            score, target = float(row["lddt_ca"]), row["target"]
+            before = first.setdefault(target, score)
+            last[target] = TargetChange(target, int(row["length"]), before, score)
+    return sorted(last.values(), key=lambda change: change.after)
+
+
+def write_pages(run: RunDirectory) -> None:
+    """Write ``report.html`` and ``README.md`` as things stand. Raises OSError."""
+    page = read_page(run)
+    figures = []
+    if page.loss:
+        smooth = {"each step": page.loss, f"mean of {SMOOTHING}": _running_mean(page.loss)}
+        figures.append(("Loss", curves(smooth, "step", "loss")))
+        figures.append((f"Loss terms, unweighted, mean of {SMOOTHING} steps", curves(page.terms, "step", "term")))
+    if page.rounds:
+        figures.append(("Validation, mean over chains", curves({"": page.rounds}, "step", "lDDT-Cα")))
+    if page.targets:
+        points = [(target.before, target.after) for target in page.targets]
+        figures.append(("Each chain before and after", scatter(points, "before", "now", unit_square=True)))
+        points = [(target.length, target.after) for target in page.targets]
+        figures.append(("Validation by length", scatter(points, "residues", "lDDT-Cα")))
+    if page.panel:
+        points = [(target.before, target.after) for target in page.panel]
+        figures.append(("Panel: what it knew before", scatter(points, "before", "after", unit_square=True)))
+    if page.gradient:
+        figures.append((f"Gradient norm, mean of {SMOOTHING} steps", curves({"": page.gradient}, "step", "norm")))
+        figures.append(("Learning rate", curves({"": page.rate}, "step", "rate")))
+    info = run.info()
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    folder = resources.files("pipeline.training")
+    for name, target, escape in (("report.html.jinja", run.report_file, True), ("card.md.jinja", run.card_file, False)):
+        environment.autoescape = escape
+        template = environment.from_string(folder.joinpath(name).read_text(encoding="utf-8"))
+        text = template.render(
+            page=page,
+            figures=figures,
+            info=info,
+            config=run.config(),
+            settings=run.config_file.read_text(encoding="utf-8"),
+            command=" ".join(info["command"]),
+        )
+        atomic_write(target, text.encode())

@@ -1,0 +1,74 @@
+"""The pages of a run are functions of its tables."""
+
+import math
+import re
+
+import pytest
+
+from pipeline.config import preset_layer, resolve, to_toml
+from pipeline.run import RunDirectory
+from pipeline.training.loop import TIMING, VALIDATION
+from pipeline.training.report import read_page, write_pages
+from pipeline.training.tables import CsvLog
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two steps, the second skipped; two rounds of two chains: a from 0.2 to 0.6, b from 0.4 to 0.5."""
+    run = RunDirectory(tmp_path / "a_run")
+    run.path.mkdir()
+    run.config_file.write_text(to_toml(resolve(preset_layer("tiny"), {"training": {"max_steps": 2}})))
+    run.info_file.write_text(
+        '{"version": "1", "torch": "2", "processes": 1, "dataset": "D", "dataset_chains": {"train": 3, "val": 2}, '
+        '"command": ["train", "<it>"], "parameters": {"trunk": {"total": 20, "trainable": 10}}}'
+    )
+    columns = ("step", "loss", "fape", "grad_norm", "lr", "recycles", "skipped")
+    metrics = CsvLog(run.metrics_file, columns, 0)
+    for values in ((1, 4.0, 1.0, 2.0, 0.1, 0, 0), (2, math.nan, math.nan, 1.0, 0.1, 0, 1)):
+        metrics.append(dict(zip(columns, values, strict=True)))
+    timing = CsvLog(run.timing_file, TIMING, 0)
+    for step in (1, 2):
+        timing.append({"step": step, "seconds": 2.0, "waiting": 0.0, "samples": 4, "memory_mb": 512 * step})
+    validation = CsvLog(run.validation_file, VALIDATION, 0)
+    for step, scores in ((0, (0.2, 0.4)), (2, (0.6, 0.5))):
+        for target, score in zip("ab", scores, strict=True):
+            validation.append({"step": step, "target": target, "length": 50, "lddt_ca": score, "mean_plddt": 50.0})
+    for table in (metrics, timing, validation):
+        table.close()
+    return run
+
+
+def test_what_the_page_knows(run):
+    page = read_page(run)
+    assert (page.step, page.total, page.skipped, page.finished) == (2, 2, 1, False)
+    assert (page.samples_per_second, page.memory_mb) == (2.0, 1024.0)
+    assert page.loss == [(1, 4.0)]
+    assert page.terms == {"fape": [(1, 1.0)]}
+    assert page.rounds == [(0, pytest.approx(0.3)), (2, pytest.approx(0.55))]
+    assert [(t.target, t.before, t.after) for t in page.targets] == [("b", 0.4, 0.5), ("a", 0.2, 0.6)]
+    assert page.change.mean == pytest.approx(0.25)
+
+
+def test_report_stands_alone(run):
+    write_pages(run)
+    text = run.report_file.read_text()
+    assert text.count("<svg") == 7
+    assert 'http-equiv="refresh"' in text
+    assert "train &lt;it&gt;" in text
+    assert not re.search(r'(src|href)="(?!#)', text.replace("xlink:", ""))  # nothing is fetched
+    assert "1 step(s) skipped" in text
+    assert "+0.250" in text
+    run.summary_file.write_text("{}")
+    write_pages(run)
+    text = run.report_file.read_text()
+    assert 'http-equiv="refresh"' not in text
+    assert "Finished" in text
+
+
+def test_card(run):
+    write_pages(run)
+    card = run.card_file.read_text()
+    assert card.startswith("# a_run\n")
+    assert "never pretrained" in card
+    assert "0.300 at step 0, 0.550 at step 2" in card
+    assert "Trained parameters: 10 of 20" in card
