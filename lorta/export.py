@@ -3,15 +3,14 @@
 The files are those of PEFT's LoRA, so PEFT and the servers that read its format load them, without this package.
 """
 
-import json
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import nn
 
 from lorta.attach import Adapter, adapter_set, model_part
 from lorta.insert import Insert
 from lorta.sites import is_conv1d
+from lorta.storage import write_adapter
 
 
 def export_lora(model: nn.Module, directory: str | Path, *, name: str = "default", base_model: str = "") -> Path:
@@ -35,9 +34,8 @@ def export_lora(model: nn.Module, directory: str | Path, *, name: str = "default
         module = model_part(model, adapters).get_submodule(path)
         update = adapter.module_update(path, module.out_features)
         down = update.down if update.core is None else update.core @ update.down
-        # clone: one storage per tensor is what the format wants, and factors are shared between sites
-        tensors[f"base_model.model.{path}.lora_A.weight"] = down.detach().cpu().clone().contiguous()  # [r, in]
-        tensors[f"base_model.model.{path}.lora_B.weight"] = update.up.detach().cpu().clone().contiguous()
+        tensors[f"base_model.model.{path}.lora_A.weight"] = down  # [r, in]
+        tensors[f"base_model.model.{path}.lora_B.weight"] = update.up  # [out, r]
         ranks[path] = down.shape[0]
         transposed |= is_conv1d(module.base_layer)
     rank = min(ranks.values())
@@ -57,7 +55,5 @@ def export_lora(model: nn.Module, directory: str | Path, *, name: str = "default
         "target_modules": sorted(ranks),
     }
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    (directory / "adapter_config.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_adapter(directory, tensors, document)
     return directory

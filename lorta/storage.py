@@ -6,6 +6,7 @@ on, so that loading it onto another base is noticed and the difference named.
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +33,6 @@ def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> P
         raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
     adapter: Adapter | Insert = adapters[name]
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     document = {
         "format": FORMAT,
         "config": adapter.config.settings(),
@@ -41,10 +41,24 @@ def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> P
         "base_model": type(root).__name__,
         "base_weights": base_fingerprint(root),
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
-    save_file(tensors, directory / TENSOR_FILE, metadata={"format": "pt"})
-    (directory / CONFIG_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_adapter(directory, adapter.state_dict(), document)
     return directory
+
+
+def write_adapter(directory: Path, tensors: dict[str, Tensor], document: dict) -> None:
+    """Both files of an adapter directory, which is made if needed. Each appears whole or not at all, tensors first."""
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = {name: directory / f"{name}.partial-{os.getpid()}" for name in (TENSOR_FILE, CONFIG_FILE)}
+    try:
+        # clone: the format wants a storage of its own for every tensor
+        own = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+        save_file(own, partial[TENSOR_FILE], metadata={"format": "pt"})
+        partial[CONFIG_FILE].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        for name, path in partial.items():
+            path.replace(directory / name)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
 
 
 def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> Adapter | Insert:

@@ -193,3 +193,20 @@ def test_unknown_adapter(plain, tmp_path):
     lorta.attach(plain, r=2)
     with pytest.raises(ValueError, match="no adapter 'x'; there are default"):
         lorta.save(plain, tmp_path, name="x")
+
+
+def test_a_failed_save_leaves_the_earlier_files(plain, perturb, tmp_path, monkeypatch):
+    """The disk is full while the second adapter is written."""
+    adapter = lorta.attach(plain, r=2, seed=0)
+    lorta.save(plain, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    perturb(adapter)
+
+    def full(tensors, path, **_):
+        path.write_bytes(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lorta.storage.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        lorta.save(plain, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
