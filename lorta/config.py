@@ -28,7 +28,7 @@ class Method:
 
 
 METHODS = {
-    "lorta": Method(inits=("unit", "balanced", "official"), settings=("modes", "axis")),
+    "lorta": Method(inits=("balanced", "official", "unit"), settings=("modes", "axis")),
     "lora": Method(inits=("official", "unit")),
     "lora-fa": Method(inits=("official", "unit")),
     "vera": Method(),
@@ -77,7 +77,7 @@ class LortaConfig(Settings):
     tt_rank: int | None = None
     """``loretta-rep``: rank of the tensor trains. Default 5."""
     init: str | None = None
-    """``lorta``: ``unit`` (default), ``balanced`` or ``official``, see ``lorta.cp``. ``lora``, ``lora-fa``:
+    """``lorta``: ``balanced`` (default), ``official`` or ``unit``, see ``lorta.cp``. ``lora``, ``lora-fa``:
     ``official`` (default) or ``unit``. The other methods have one start."""
     ranks: tuple[tuple[str, int], ...] | None = None
     """``tenslora``: rank of single modes, ``{"out": 16, "heads": 4}`` (modes: in, out, heads, matrices, layers). Of the

@@ -1,15 +1,27 @@
 """LoRTA: one tensor of order up to five in CP form.
 
-Initialisation. Both choices start from dW = 0 with B = 0, so A and the C factors have no gradient at step 0.
+Initialisation. All choices start from dW = 0 with one zero factor; the others have no gradient until it has moved.
 
-``official``: A and every C by ``kaiming_uniform(a=sqrt 5)`` of a (rows x r) matrix, that is uniform within
-1/sqrt(r), as in the authors' code. One Adam step of size eta moves B by eta, hence an element of dW by about
-(alpha/r) sqrt(r) (3r)^-2 eta, which falls as r^-2.5 at a fixed alpha: each rank needs its own learning rate.
+``balanced``, the default: A = 0; B and every C normal with one small size t = 0.02, and a fixed gain t^-n / sqrt(3 d)
+of the update (n factors beside A), so that
 
-``unit``: A normal with variance 1/d, each C a random sign. The same step moves an element of dW by about
-(alpha/r) sqrt(r/d) eta, exactly as for LoRA, so learning rates carry over from LoRA and, as with LoRA, from rank to
-rank. Signs and not ones: with C = 1 every component starts on the same mean of the sites' gradients, with signs
-each starts on a different combination of them.
+- the first Adam step moves an element of dW by (alpha/r) sqrt(r / 3d) eta, exactly as LoRA's: its learning rates serve,
+  and at alpha = r they serve every rank alike;
+- every factor turns at one speed, eta / t per step (5 % at 1e-3, as LoRA's A does): a site moves along its own gradient
+  only as far as the C factors point there, and with elements of size 1 they would need a thousand steps to change sign;
+- the zero factor is the longest one. It is the one that the first step aligns with the gradient whatever the others
+  are; those stay at random, and a random direction holds the fewer parts of a gradient the longer it is: 1/d of it for
+  A, H/d for B.
+
+Normal and not signs: products of normal numbers are unequal, so each component starts on a few sites of its own, and
+the elements near zero change sign within a few steps.
+
+``official``, the authors' code: B = 0, A and every C by ``kaiming_uniform(a=sqrt 5)`` of a (rows x r) matrix, that is
+uniform within 1/sqrt(r). One Adam step of size eta moves an element of dW by about (alpha/r) sqrt(r) (3r)^-2 eta, which
+falls as r^-2.5 at a fixed alpha: each rank needs its own learning rate.
+
+``unit``: B = 0, A normal with variance 1/d, each C a random sign: LoRA's step too, but C turns by eta, 20 times slower
+than A.
 """
 
 import torch
@@ -30,8 +42,8 @@ from lorta.factors import (
 )
 from lorta.sites import Site
 
-BALANCED = 0.2
-"""Size of the elements of A and of every C with ``balanced``."""
+BALANCED = 0.02
+"""Standard deviation of the elements of B and of every C with ``balanced``."""
 
 
 class CP(Factors):
@@ -45,8 +57,6 @@ class CP(Factors):
     ``heads``, B is [d, r].
     """
 
-    zero = ("B",)
-
     @staticmethod
     def group(site: Site, config: LortaConfig) -> str:
         """One key per index of the modes that the tensor does not span."""
@@ -54,6 +64,7 @@ class CP(Factors):
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
+        self.zero = ("A",) if config.init == "balanced" else ("B",)
         self._axis = config.axis
         self._gain = None
         residual = shared(sites, "residual_width")
@@ -76,8 +87,8 @@ class CP(Factors):
         self.C_M = factor(len(self._roles)) if "matrices" in config.modes else None
 
         if config.init == "balanced":
-            factors = 1 + len(config.modes)  # those beside B
-            self._gain = BALANCED**-factors * residual**-0.5
+            factors = 1 + len(config.modes)  # those beside A
+            self._gain = BALANCED**-factors * (3 * residual) ** -0.5
 
         if config.axis == "litgpt" and (config.modes != MODES or config.targets != ROLES):
             raise ValueError("axis 'litgpt' needs all three modes and all four roles, as in the authors' code")
@@ -87,19 +98,18 @@ class CP(Factors):
             )
 
     def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
-        """B = 0 and the others as the module's docstring says."""
+        """See the module."""
         width, r = self.A.shape
         for name, parameter in self.named_parameters():
             if name in self.zero:
                 fill(parameter, torch.zeros(parameter.shape))
             elif config.init == "official":
                 fill(parameter, uniform(parameter.shape, r**-0.5, generator))
-            elif name == "A":
+            elif config.init == "balanced" or name == "A":
                 size = BALANCED if config.init == "balanced" else width**-0.5
                 fill(parameter, torch.randn(parameter.shape, generator=generator) * size)
             else:
-                size = BALANCED if config.init == "balanced" else 1.0
-                fill(parameter, (torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1) * size)
+                fill(parameter, (torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1).float())
 
     def update(self, site: Site) -> SiteUpdate:
         """Down and up of ``site``, r components; the small C factors are multiplied first, so it costs O(d r)."""

@@ -111,7 +111,7 @@ if HAVE_TRANSFORMERS:
 METHODS = {
     "lorta": {},
     "lorta-official": {"init": "official"},
-    "lorta-balanced": {"init": "balanced"},
+    "lorta-unit": {"init": "unit"},
     "lorta-per-layer": {"modes": ("heads", "matrices")},
     "lorta-per-matrix": {"modes": ("heads",)},
     "lorta-no-heads": {"modes": ("matrices", "layers")},
@@ -133,7 +133,7 @@ OTHERS = {
     "tenslora-ranks": {"method": "tenslora", "ranks": {"in": 2, "out": 4, "layers": 1}},
     "cara": {"method": "cara"},
     "loretta-rep": {"method": "loretta-rep", "tt_rank": 2},
-    "lorta-frozen": {"axis": "input", "freeze": ("A", "C_H")},
+    "lorta-frozen": {"axis": "input", "freeze": ("B", "C_H")},
     "lorta-input": {"axis": "input"},
     "lorta-output": {"axis": "output"},
 }
@@ -245,12 +245,23 @@ def run() -> Callable[[nn.Module, Tensor], Tensor]:
 
 @pytest.fixture(scope="session")
 def perturb() -> Callable[[nn.Module], None]:
-    """Move every factor away from its start, as training would, so that updates are not zero."""
+    """Move all that trains away from its start, as training would, so that updates are not zero.
 
-    def move(adapter: nn.Module) -> None:
+    For an adapter or a model with one. Factors of the default start are small, and move less.
+    """
+
+    def move(module: nn.Module) -> None:
         generator = torch.Generator().manual_seed(3)
+        small = {
+            id(parameter)
+            for part in module.modules()
+            if isinstance(part, lorta.Adapter) and part.config.init == "balanced"
+            for parameter in part.parameters()
+        }
         with torch.no_grad():
-            for parameter in adapter.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * 0.1)
+            for parameter in module.parameters():
+                if parameter.requires_grad or isinstance(module, lorta.Adapter):
+                    noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                    parameter.add_(noise * (0.02 if id(parameter) in small else 0.1))
 
     return move

@@ -497,7 +497,7 @@ def test_two_processes_train_as_one(tmp_path):
             process.wait()
     assert codes == [0, 0], "\n".join(log.read_text() for log in logs)  # the reason, not only that it failed
     states = torch.load(tmp_path / "states.pt")
-    assert states["one"]["tensors.all.B"].abs().max() > 1e-4
+    assert states["one"]["tensors.all.A"].abs().max() > 1e-4
     for kind in ("ddp", "fsdp2"):
         for name, factor in states["one"].items():
             torch.testing.assert_close(states[kind][name], factor, rtol=1e-9, atol=1e-12)

@@ -22,7 +22,7 @@ from lorta import LortaConfig
         ({"targets": ("q", "q")}, "targets has a repeated entry"),
         ({"modes": ("depth",)}, "an entry of modes must be one of heads, matrices, layers"),
         ({"method": "lora", "modes": ("heads",)}, "modes is a setting of lorta, tenslora, not of 'lora'"),
-        ({"init": "zero"}, "init must be one of unit, balanced, official"),
+        ({"init": "zero"}, "init must be one of balanced, official, unit"),
         ({"method": "vera", "init": "unit"}, "init must be one of official, got 'unit'"),
         ({"axis": "heads"}, "axis must be one of paper, input, output, litgpt"),
         ({"bases": 4}, "bases is a setting of nola, not of 'lorta'"),
@@ -41,11 +41,11 @@ def test_wrong_values_are_one_line(settings, message):
 @pytest.mark.parametrize(
     ("settings", "alpha", "init"),
     [
-        ({}, 8.0, "unit"),
-        ({"r": 64}, 64.0, "unit"),
+        ({}, 8.0, "balanced"),
+        ({"r": 64}, 64.0, "balanced"),
         ({"init": "official", "r": 64}, 16.0, "official"),
         ({"method": "lora", "r": 1}, 1.0, "official"),
-        ({"alpha": 256}, 256, "unit"),
+        ({"alpha": 256}, 256, "balanced"),
         ({"method": "lotr", "r": 2}, 1.0, "official"),
         ({"method": "loretta-rep"}, 16.0, "official"),
     ],

@@ -92,7 +92,7 @@ def loretta_rep(f, config, site, where):
 def lorta_axis(f, config, site, where):
     """A diag(c) KR^T at all four for the input, its transpose for the output."""
     whole = torch.einsum("lk,mk,hk,ok,ik->lmiho", f["C_L"], f["C_M"], f["C_H"], f["B"], f["A"]).flatten(3)
-    update = whole[site.layer, where["role"]]
+    update = whole[site.layer, where["role"]] / 0.02**4 / (3 * WIDTH) ** 0.5  # the gain of the default start
     return update if config.axis == "input" else update.T
 
 
@@ -261,7 +261,7 @@ class TestFreeze:
         ("settings", "message"),
         [
             ({"freeze": ("C_X",)}, "freeze: 'lorta' has no factor 'C_X'; it has A, B, C_H, C_L, C_M"),
-            ({"freeze": ("B",)}, r"freeze=\('B',\) holds all that starts at zero"),
+            ({"freeze": ("A",)}, r"freeze=\('A',\) holds all that starts at zero"),
             ({"freeze": "B"}, "freeze must be a tuple of names of factors, got 'B'"),
         ],
     )

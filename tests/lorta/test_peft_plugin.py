@@ -50,17 +50,9 @@ def model() -> nn.Module:
 
 
 @pytest.fixture
-def shift():
+def shift(perturb):
     """Move what trains, as training would."""
-
-    def move(model: nn.Module) -> None:
-        generator = torch.Generator().manual_seed(3)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-
-    return move
+    return perturb
 
 
 def test_a_config_is_both(model):

@@ -184,7 +184,7 @@ def test_trunk_attention_splits_as_its_layout_says(owner, perturb):
         from pipeline.folding.trunk import SequenceAttention
 
         block = nn.ModuleDict({"seq_attention": SequenceAttention(24, 4)})
-        call = (torch.randn(2, 5, 24), torch.ones(2, 5), torch.randn(2, 5, 5, 4))
+        call = (torch.randn(2, 5, 24), torch.ones(2, 5), torch.randn(2, 4, 5, 5))
         run = lambda model: model["seq_attention"](*call)  # noqa: E731
     else:
         port = pytest.importorskip("transformers.models.esm.modeling_esmfold", reason="needs the lm extra")
