@@ -104,7 +104,7 @@ def test_the_run_holds_adapters_and_no_frozen_weights(trained, model):
         name = name.replace(".base_layer", "")
         if part in ("stem", "stem to trunk", "trunk"):
             assert torch.equal(parameter, before[name]), name
-    assert any(p.abs().max() > 0 for n, p in moved.named_parameters() if n.endswith("tensors.all.B"))
+    assert any(p.abs().max() > 0 for n, p in moved.named_parameters() if n.endswith("tensors.all.A"))
 
 
 def test_resumed_equals_uninterrupted_and_predicts(folder, dataset, sources, trained):
