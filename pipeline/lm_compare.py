@@ -30,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
             "      --methods lora:1,8 lorta:4,8,48 --training.max_steps 200 --optimizer.lr 3e-3\n\n"
             "The same command again goes on where it was interrupted: finished cells are kept, and a cell goes on\n"
             "from its last checkpoint. A cell that fails is listed and does not stop the others (exit 1 at the end).\n"
-            "OUT/cells.csv has a row per cell, OUT/table.md the table, OUT/parameters_*.png and .svg the plots; they\n"
-            "are written after every cell. OUT/.../seed_N are the runs of pipeline.nlu, .sft and .dpo."
+            "OUT/cells.csv has a row per cell and OUT/table.md the table, both written after every cell;\n"
+            "OUT/parameters_*.png and .svg are the plots. OUT/.../seed_N are the runs of pipeline.nlu, .sft and .dpo."
         ),
         epilog=(
             "A grid is a TOML file:\n"
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
             except (StageFailed, ConfigError, InputError) as error:
                 failures[cell.folder] = str(error)
                 console.print(f"failed: {error}", markup=False)
-            names = write_comparison(arguments.out, rows(), title)
+            names = write_comparison(arguments.out, rows(), title, plots=number == len(found))
         console.print(f"Wrote {arguments.out}: {', '.join(names)}")
         if failures:
             console.print(f"{len(failures)} of {len(found)} cells failed; the same command tries them again")

@@ -13,12 +13,29 @@ from pipeline.config import ConfigError
 from pipeline.lm.adapters import adapter_config, count_parameters, export_as_lora
 from pipeline.lm.card import model_card
 from pipeline.lm.engine import Clock, finish, is_complete, quiet, run_trainer, total_steps
+from pipeline.lm.errors import InputError
 from pipeline.lm.examples import prompt_form, texts_of
 from pipeline.lm.models import load_causal_lm, prepare_base
 from pipeline.lm.records import Record
 from pipeline.lm.run import LanguageRun
 from pipeline.lm.settings import DpoConfig, SftConfig
 from pipeline.lm.tokenizer import ensure_chat_template
+
+
+def check_lengths(before: dict[str, int], after: dict[str, int], length: int, console: Console) -> None:
+    """Say how many examples trl has left out, because cut at ``length`` tokens they have nothing to learn from.
+
+    ``before`` and ``after`` are numbers of examples by kind. Raises InputError when none of a kind are left.
+    """
+    for name, number in before.items():
+        lost = number - after[name]
+        if lost == number:
+            raise InputError(
+                f"none of the {lost} {name} examples has an answer within model.max_length = {length} tokens: "
+                "a larger --model.max_length, or shorter prompts"
+            )
+        if lost:
+            console.print(f"{lost} of {number} {name} examples are left out: prompts of {length} tokens or more.")
 
 
 def train_causal(
@@ -79,6 +96,12 @@ def train_causal(
         )
     except ValueError as error:
         raise ConfigError(f"this model or adapter does not fit: {str(error).splitlines()[0]}") from error
+    check_lengths(
+        {"training": len(train), "held-out": len(held_out)},
+        {"training": len(trainer.train_dataset), "held-out": len(trainer.eval_dataset)},
+        config.model.max_length,
+        console,
+    )
     counts = count_parameters(trainer.model, ())
     console.print(
         f"{len(train):,} examples, {len(held_out):,} held out. {config.adapter.method}: {counts.adapter:,} trainable "

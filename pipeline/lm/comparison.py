@@ -87,8 +87,8 @@ def plot(rows: Sequence[Row], kind: str, file: Path) -> None:
     plt.close(figure)
 
 
-def write_comparison(folder: Path, rows: Sequence[Row], title: str) -> list[str]:
-    """Write ``cells.csv``, ``table.md`` and the plots; returns the names of the files."""
+def write_comparison(folder: Path, rows: Sequence[Row], title: str, *, plots: bool) -> list[str]:
+    """Write ``cells.csv``, ``table.md`` and perhaps the plots; returns the names of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "cells.csv", csv_text(rows))
     names = ["cells.csv"]
@@ -102,7 +102,7 @@ def write_comparison(folder: Path, rows: Sequence[Row], title: str) -> list[str]
                 f"* {row['task']} {_label(row)}, seed {row['seed']}: {row['status']}\n" for row in missing
             )
         atomic_write(folder / "table.md", text.encode())
-        for kind in ("best", "last"):
+        for kind in ("best", "last") if plots else ():
             for suffix in ("png", "svg"):
                 plot(rows, kind, folder / f"parameters_{kind}.{suffix}")
                 names.append(f"parameters_{kind}.{suffix}")

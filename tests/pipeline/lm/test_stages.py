@@ -280,6 +280,8 @@ def test_mistakes_are_one_line(classifier, glue, alpaca, small_config, tmp_path,
     (tmp_path / "bad.json").write_text("{}")
     words = ["--data", alpaca, "--out", tmp_path / "c", "--init-config", tmp_path / "bad.json"]
     assert "it has no model_type" in error(sft, *words)
+    short = [*causal_words(alpaca, small_config, tmp_path / "e"), "--model.max_length", 8]
+    assert "none of the 24 training examples has an answer within model.max_length = 8" in error(sft, *short)
     assert "give one of --model" in error(sft, "--data", alpaca, "--out", tmp_path / "d")
 
 

@@ -36,7 +36,7 @@ def test_table_1s_shape_with_gaps():
 
 
 def test_files_and_plots(tmp_path):
-    names = write_comparison(tmp_path, ROWS, "title")
+    names = write_comparison(tmp_path, ROWS, "title", plots=True)
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     assert "* mrpc head, seed 0: not run yet" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "parameters_best.png").read_bytes().startswith(b"\x89PNG")
@@ -45,4 +45,4 @@ def test_files_and_plots(tmp_path):
 
 
 def test_nothing_done_yet(tmp_path):
-    assert write_comparison(tmp_path, ROWS[-1:], "title") == ["cells.csv"]
+    assert write_comparison(tmp_path, ROWS[-1:], "title", plots=True) == ["cells.csv"]

@@ -1,0 +1,94 @@
+"""A grid from the command line: cells, tables, going on after a stop, cells that fail."""
+
+import json
+import shutil
+
+import pytest
+
+from pipeline import lm_compare
+from pipeline.config import ConfigError
+from pipeline.lm.grid import cells, parse_method, read_grid
+from tests.pipeline.lm.conftest import table
+
+QUICK = ("--training.device", "cpu", "--training.cpu_threads", "1", "--model.vocabulary", "300",
+         "--training.max_steps", "2", "--training.batch_size", "8", "--data.validation_limit", "4")  # fmt: skip
+
+
+def compare(*words: object, code: int = 0) -> None:
+    assert lm_compare.main([*map(str, words), *QUICK]) == code
+
+
+def test_a_grid_is_trained_cell_by_cell_and_gone_on_with(glue, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--stage", "nlu", "--tasks", "rte", "--init-config", "tiny-roberta", "--data", glue, "--out", out]
+    grid = [*words, "--methods", "lora:2", "lorta:1,4", "--seeds", 0, 1]
+    compare(*grid)
+    rows = table(out / "cells.csv")
+    assert len(rows) == 6 and {row["status"] for row in rows} == {"done"}
+    # 2 d r per site, 4 sites, 2 layers; r (d + d/H + H + L + M)
+    sizes = [(row["method"], row["rank"], int(row["adapter_parameters"])) for row in rows[::2]]
+    assert sizes == [("lora", "2", 2048), ("lorta", "1", 90), ("lorta", "4", 360)]
+    assert "| lorta r=4 | 360 |" in (out / "table.md").read_text()
+    shutil.rmtree(out / "rte" / "lorta-r4" / "seed_1")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("rte/*/seed_*/results.json")}
+    compare(*grid, "--list")
+    assert capsys.readouterr().out.count("not run yet") == 1
+    compare(*grid)
+    assert table(out / "cells.csv")[5]["status"] == "done"
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # finished cells were left alone
+
+
+def test_a_cell_that_fails_is_listed_and_the_others_are_done(alpaca, small_config, tmp_path):
+    out = tmp_path / "out"
+    words = ["--stage", "sft", "--init-config", small_config, "--data", alpaca, "--out", out]
+    compare(*words, "--methods", "bitfit", "lora:1", "--model.max_length", 256, code=1)
+    rows = {row["method"]: row for row in table(out / "cells.csv")}
+    assert "bitfit needs one" in rows["bitfit"]["status"]
+    assert rows["lora"]["status"] == "done" and float(rows["lora"]["last"]) > 0
+    text = (out / "table.md").read_text()
+    assert "| lora r=1 |" in text and "Without a result:\n\n*  bitfit, seed 0: " in text
+
+
+def test_settings_of_a_grid_go_over_each_other():
+    grid = {
+        "stage": "sft", "seeds": [3], "shared": {"optimizer": {"lr": 0.5, "weight_decay": 0.25}},
+        "method": {"lora": {"ranks": [1, 2], "optimizer": {"lr": 0.125}}, "full": {}},
+    }  # fmt: skip
+    found = cells(grid, {"model": {"name": "x"}})
+    assert [str(cell.folder) for cell in found] == ["lora-r1/seed_3", "lora-r2/seed_3", "full/seed_3"]
+    assert [cell.config.optimizer.lr for cell in found] == [0.125, 0.125, 0.5]
+    assert {cell.config.optimizer.weight_decay for cell in found} == {0.25}
+    assert found[0].config.model.max_length == 512  # the stage's own default
+    over = cells(grid, {"optimizer": {"lr": 1.0}}, methods=["lora:8"], seeds=[0])
+    assert [(cell.config.optimizer.lr, cell.config.adapter.rank) for cell in over] == [(1.0, 8)]
+
+
+def test_wrong_grids(tmp_path):
+    assert parse_method("lorta:4,8") == ("lorta", [4, 8])
+    assert parse_method("full") == ("full", None)
+    for call, message in (
+        (lambda: parse_method("lora:x"), "METHOD or METHOD:RANK"),
+        (lambda: cells({"stage": "x"}, {}), "needs a stage"),
+        (lambda: cells({"stage": "sft"}, {}), "no methods"),
+        (lambda: cells({"stage": "nlu"}, {}, methods=["head"]), "no tasks"),
+        (lambda: read_grid("none"), "glue-minilm"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+    (tmp_path / "g.toml").write_text('stage = "sft"\nmethods = []\n')
+    with pytest.raises(ConfigError, match="unknown key 'methods'"):
+        read_grid(str(tmp_path / "g.toml"))
+
+
+def test_one_of_grid_and_stage(tmp_path, capsys):
+    compare("--out", tmp_path / "x", code=2)
+    assert "give one of --grid and --stage" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_results_say_what_was_trained(glue, tmp_path):
+    words = ["--stage", "nlu", "--tasks", "cola", "--init-config", "tiny-roberta", "--data", glue, "--out", tmp_path]
+    compare(*words, "--methods", "lora:1")
+    result = json.loads((tmp_path / "cola" / "lora-r1" / "seed_0" / "results.json").read_text())
+    assert (result["metric"], result["greater_is_better"], result["last"]["step"]) == ("matthews", True, 2)
+    assert set(result["versions"]) == {"torch", "transformers", "peft", "trl"}
