@@ -152,19 +152,27 @@ class HeadsConfig(Strict):
     plddt_atoms: Literal[1, 37] = 1
     """Values per residue; ESMFold has one for each of atom37, of which the C-alpha's is trained and reported."""
     pae: bool = False
-    """Predict the aligned error (PAE, pTM) as ESMFold does, up to 31 angstrom; no loss term trains this head yet."""
+    """Predict the aligned error (PAE, pTM) as ESMFold does, up to 31 angstrom. It trains where loss.pae is not 0."""
     pae_bins: PositiveInt = 64
+    masked_lm: bool = False
+    """ESMFold's head that predicts residues which the model was not shown; see data.masked_residues, loss.masked_lm."""
 
 
 @dataclass(frozen=True)
 class LossConfig(Strict):
-    """Weights of the loss terms (OpenFold's, initial training)."""
+    """Weights of the loss terms (OpenFold's, initial training). A term of weight 0 may not be computed."""
 
     backbone_fape: NonNegativeFloat = 0.5
     sidechain_fape: NonNegativeFloat = 0.5
     supervised_chi: NonNegativeFloat = 1.0
     distogram: NonNegativeFloat = 0.3
     plddt: NonNegativeFloat = 0.01
+    pae: NonNegativeFloat = 0.0
+    """Of heads.pae; structures of a resolution worse than 3 angstrom are left out. OpenFold's fine-tuning: 0.1."""
+    violation: NonNegativeFloat = 0.0
+    """Broken peptide bonds, clashes, distorted residues. OpenFold's fine-tuning: 1.0."""
+    masked_lm: NonNegativeFloat = 2.0
+    """Where heads.masked_lm is on. OpenFold's weight of the masked MSA."""
     clamp_probability: Fraction = 0.1
     """Share of the samples whose backbone FAPE is clamped at 10 angstrom; drawn per sample. AlphaFold: 0.9. A trunk
     that learns from scratch on few chains gets going sooner when most are not clamped (docs/method.md)."""
@@ -219,6 +227,8 @@ class DataConfig(Strict):
     substitutions: Fraction = 0.0
     """Share of the residues that the stem and the residue embedding see as random others, drawn anew in each step. It
     keeps a model of few chains from learning them by heart. Targets and side chains stay those of the true sequence."""
+    masked_residues: Fraction = 0.15
+    """Where heads.masked_lm is on: share of the residues that training shows as <mask> and has predicted."""
     extra: str = ""
     """A second dataset, of predicted structures (prepared with --plddt-bfactor, so that residues of low confidence are
     masked), to draw extra_fraction of the samples from. They do not train the confidence head."""
@@ -308,6 +318,8 @@ class RunConfig(Strict):
                 f"trunk_adapter.method = {self.trunk_adapter.method!r} keeps the trunk's weights as they are, and they "
                 "are random: give init.weights (--init-from), or leave it at 'full'"
             )
+        if self.loss.pae and not self.heads.pae:
+            raise ValueError("loss.pae is not 0, but there is no head for it: set heads.pae = true (--heads.pae true)")
         if self.init.weights and self.stem.init == "random":
             raise ValueError("stem.init = 'random', but init.weights has a stem of its own: leave one of them out")
         if self.data.initial_crop_size > self.data.crop_size:

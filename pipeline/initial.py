@@ -24,7 +24,10 @@ PUBLISHED = {"esmfold_v1": "esmfold_3B_v1.pt", "esmfold_v0": "esmfold_3B_v0.pt"}
 DOWNLOAD_URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{file}"
 
 FREE_FIELDS = frozenset(
-    ("stem.init", "stem.weights", "trunk.checkpoint_blocks", "trunk.dropout", "trunk.structure_module.dropout")
+    (
+        *("stem.init", "stem.weights", "trunk.checkpoint_blocks", "trunk.dropout", "trunk.structure_module.dropout"),
+        *("trunk.chunk_size", "heads.masked_lm"),
+    )
 )
 """Fields of the sections that describe a model which its weights leave open."""
 

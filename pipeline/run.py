@@ -32,7 +32,7 @@ from lorta.storage import TENSOR_FILE
 from pipeline.config import RunConfig, file_layer, merge, resolve, to_toml
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
-from pipeline.folding.weights import State, check_state
+from pipeline.folding.weights import UNUSED, State, check_state
 from pipeline.initial import check_agreement, read_source, shape_layer, source_config
 from pipeline.training.checkpoint import latest_checkpoint
 from pipeline.training.freezing import freeze
@@ -222,6 +222,12 @@ def initial_model(config: RunConfig) -> FoldingModel:
     if not config.init.weights:
         return build_model(config)
     state, path = base_weights(config.init.weights, config.stem.weights)
+    if config.heads.masked_lm:  # which the published files have, and no prediction reads
+        state = {
+            name.removeprefix(UNUSED) if name.startswith(UNUSED + "lm_head.") else name: v for name, v in state.items()
+        }
+    else:
+        state = {name: value for name, value in state.items() if not name.startswith("lm_head.")}
     check_state(config, state, path)
     return build_model(config, state)
 

@@ -14,7 +14,7 @@ from pipeline.config import ConfigError, RunConfig, StemConfig
 from pipeline.folding.adapters import attach_to_stem, attach_to_trunk, merged
 from pipeline.folding.heads import AlignedErrorHead, DistogramHead, PlddtHead
 from pipeline.folding.initialization import linear
-from pipeline.folding.stem import Stem, build_stem
+from pipeline.folding.stem import MASKED, Stem, build_stem
 from pipeline.folding.structure_module import StructureOutput
 from pipeline.folding.trunk import FoldingTrunk
 
@@ -41,6 +41,10 @@ class FoldOutput:
     """[B, N, bins] of the C-alpha."""
     pae_logits: torch.Tensor | None = None
     """[B, N, N, bins] of the aligned error; None without ``heads.pae``."""
+    masked_lm_logits: torch.Tensor | None = None
+    """[B, N, AA_EMBEDDINGS] of the residue type; None without ``heads.masked_lm``."""
+    masked: torch.Tensor | None = None
+    """bool [B, N], residues that were not shown; None without ``heads.masked_lm``."""
 
 
 class FoldingModel(nn.Module):
@@ -70,6 +74,7 @@ class FoldingModel(nn.Module):
         )
         # Last, so that the other parameters' random draws are the same with and without.
         self.ptm_head = AlignedErrorHead(config.trunk.c_z, config.heads.pae_bins) if config.heads.pae else None
+        self.lm_head = linear(c_s, AA_EMBEDDINGS) if config.heads.masked_lm else None
         self.trunk_adapters = nn.ModuleDict()
         self._adapted: dict[str, nn.Module] = {}
 
@@ -89,7 +94,7 @@ class FoldingModel(nn.Module):
             residue_index: int64 [B, N].
             num_recycles: passes of the trunk after the first one.
             shown_aatype: int64 [B, N], what stem and residue embedding see instead of ``aatype``, which then only says
-                which side chains to build.
+                which side chains to build; ``stem.MASKED`` for a residue that is not shown.
         """
         shown = aatype if shown_aatype is None else shown_aatype
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.stem_trains):
@@ -109,6 +114,8 @@ class FoldingModel(nn.Module):
             distogram_logits=self.distogram_head(pair),
             plddt_logits=self.lddt_head(structure.states[-1])[..., atom, :],
             pae_logits=None if self.ptm_head is None else self.ptm_head(pair),
+            masked_lm_logits=None if self.lm_head is None else self.lm_head(single),
+            masked=None if self.lm_head is None else shown == MASKED,
         )
 
     def set_trainable(self) -> None:
@@ -118,8 +125,9 @@ class FoldingModel(nn.Module):
         """
         seed = self.config.training.seed
         self.stem.requires_grad_(False)
-        if self.ptm_head is not None:
-            self.ptm_head.requires_grad_(False)  # no loss term reaches it: it serves converted weights
+        for head, weight in ((self.ptm_head, self.config.loss.pae), (self.lm_head, self.config.loss.masked_lm)):
+            if head is not None and not weight:
+                head.requires_grad_(False)  # no loss term reaches it: it serves converted weights
         if self.config.adapter.method == "full":
             self.stem.esm.requires_grad_(True)
             # Nothing here reads the logits; the head's weight is the token embedding, which does train.
@@ -157,7 +165,7 @@ class FoldingModel(nn.Module):
                 part = "stem"
             elif name.startswith("trunk.structure_module.") or name.startswith("trunk.trunk2sm"):
                 part = "structure module"
-            elif name.startswith(("distogram_head.", "lddt_head.", "ptm_head.")):
+            elif name.startswith(("distogram_head.", "lddt_head.", "ptm_head.", "lm_head.")):
                 part = "heads"
             elif name.startswith("trunk."):
                 part = "trunk"

@@ -33,6 +33,9 @@ ESM2_SHAPES: dict[str, tuple[int, int, int]] = {
 }
 """Layers, width and heads of the published models (Lin et al. 2023, table S1)."""
 
+MASKED = 22
+"""In place of a residue that is not shown; the index of ESMFold's residue embedding (21 is reserved there)."""
+
 DEMO_STEM = "esm2_t3_demo"
 DEMO_SHAPE = (3, 64, 4)
 
@@ -70,14 +73,14 @@ class Stem(nn.Module):
         self.esm = ESM2(layers, width, heads, alphabet=alphabet, token_dropout=True)
         # Parts of ESM-2 that nothing here reads: they get no gradient and are not in any run's checkpoint.
         del self.esm.contact_head
-        tokens = [alphabet.get_idx(letter) for letter in RESTYPES_WITH_X]
+        tokens = [alphabet.get_idx(letter) for letter in (*RESTYPES_WITH_X, "X", "<mask>")]
         self.register_buffer("aatype_to_token", torch.tensor(tokens), persistent=False)
 
     def forward(self, aatype: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Hidden representations [B, N, L + 1, E]: embeddings first, the last one after the final layer norm.
 
         Args:
-            aatype: int64 [B, N], 0-20.
+            aatype: int64 [B, N], 0-20, or ``MASKED``.
             mask: [B, N], 1 for residues, which come first, 0 for padding.
         """
         mask = mask.bool()

@@ -248,7 +248,7 @@ _COMPUTED = re.compile(
 """Not learned, not read with rotary positions, or tied (the stem's masked-LM head to its token embedding)."""
 _UNREAD = re.compile(r"^lm_head\.|^esm\.contact_head\.")
 _POINTS = re.compile(r"(\.ipa\.linear_(?:q|kv)_points\.)(?:linear\.)?")
-_MADE_ANEW = re.compile(r"^stem\.esm\.lm_head\.|rot_emb\.inv_freq$")
+_MADE_ANEW = re.compile(r"^(stem\.esm\.)?lm_head\.|rot_emb\.inv_freq$")
 """Of our model; a state may be without."""
 
 

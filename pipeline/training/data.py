@@ -10,7 +10,11 @@ import torch
 
 from data_prep.record import ProteinRecord
 from data_prep.residues import RESTYPES
+from pipeline.folding.stem import MASKED
 from pipeline.training.tensor_files import write_tensors
+
+MASK_STREAM = 0x6D61736B
+"""Makes the draws of masked residues other ones than those of substituted residues of the same step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,12 @@ def substitute_residues(aatype: torch.Tensor, fraction: float, seed: int) -> tor
     replace = torch.rand(aatype.shape, generator=generator) < fraction
     others = torch.randint(len(RESTYPES), aatype.shape, generator=generator)
     return torch.where(replace, others, aatype)
+
+
+def mask_residues(aatype: torch.Tensor, fraction: float, seed: int) -> torch.Tensor:
+    """``aatype`` int64 [B, N] on the CPU with about ``fraction`` of its residues as ``MASKED``."""
+    generator = torch.Generator().manual_seed(seed ^ MASK_STREAM)
+    return aatype.masked_fill(torch.rand(aatype.shape, generator=generator) < fraction, MASKED)
 
 
 def collate(crops: Sequence[Crop]) -> Batch:

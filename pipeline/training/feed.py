@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.training.chains import TrainingChains
-from pipeline.training.data import Batch, collate, random_crop, substitute_residues
+from pipeline.training.data import Batch, collate, mask_residues, random_crop, substitute_residues
 from pipeline.training.sampler import StepPlan, StepSampler
 
 
@@ -19,7 +19,7 @@ class MicroBatch:
 
     batch: Batch
     shown_aatype: torch.Tensor
-    """int64 [B, N], with substituted residues: what the stem sees."""
+    """int64 [B, N], with substituted and masked residues: what the stem sees."""
     clamp: tuple[bool, ...]
     num_recycles: int
     torch_seed: int
@@ -53,14 +53,16 @@ class Feed:
         sampler: StepSampler,
         *,
         substitutions: float,
+        masked: float = 0.0,
         micro_batch: int,
         rank: int = 0,
         count: int = 1,
     ) -> None:
-        """``micro_batch`` samples at once, 0 for all."""
+        """``micro_batch`` samples at once, 0 for all; ``masked``: share of the residues that are not shown."""
         self.chains = chains
         self.sampler = sampler
         self.substitutions = substitutions
+        self.masked = masked
         self.micro_batch = micro_batch
         self.rank = rank
         self.count = count
@@ -100,6 +102,7 @@ class Feed:
         whole = torch.zeros(len(plan.chains), width, dtype=torch.int64)
         whole[samples.start : samples.stop : samples.step, : aatype.shape[1]] = aatype
         shown = substitute_residues(whole, self.substitutions, plan.torch_seed)
+        shown = mask_residues(shown, self.masked, plan.torch_seed)
         return shown[samples.start : samples.stop : samples.step, : aatype.shape[1]]
 
     def from_step(self, first: int, last: int) -> Iterator[tuple[StepBatches, float]]:

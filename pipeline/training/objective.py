@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from data_prep.residues import ATOM37_INDEX
+from data_prep.residues import ATOM37_INDEX, RESTYPE_ATOM14_MASK
 from pipeline.config import LossConfig
 from pipeline.folding.geometry import (
     atom37_to_atom14,
@@ -17,15 +17,18 @@ from pipeline.folding.model import FoldOutput
 from pipeline.losses.chi import supervised_chi
 from pipeline.losses.distogram import distogram_loss
 from pipeline.losses.fape import backbone_fape, rename_ambiguous, sidechain_fape
+from pipeline.losses.masked_lm import masked_lm_loss
+from pipeline.losses.pae import pae_loss
 from pipeline.losses.plddt import plddt_loss
+from pipeline.losses.violation import structural_violations, violation_loss
 from pipeline.training.data import Batch
 
 CA_IN_ATOM14 = 1
 CA_IN_ATOM37 = ATOM37_INDEX["CA"]
 
-PLDDT_DEFAULT_RESOLUTION = 1.0
-"""angstrom. The pLDDT loss leaves out structures of a stated resolution worse than 3 angstrom. OpenFold leaves out
-those without one too; here they count, since people's own files, predictions and NMR entries state none."""
+CONFIDENCE_DEFAULT_RESOLUTION = 1.0
+"""angstrom. The losses of pLDDT and PAE leave out structures of a stated resolution worse than 3 angstrom. OpenFold
+leaves out those without one too; here they count, since people's own files and NMR entries state none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,9 @@ class Objective:
 
 
 def fold_objective(output: FoldOutput, batch: Batch, clamp: Sequence[bool], config: LossConfig) -> Objective:
-    """The loss terms of the initial training (Jumper et al. 2021, suppl. 1.9).
+    """The loss terms (Jumper et al. 2021, suppl. 1.9).
+
+    Those of the fine-tuning, the violations and the aligned error, are computed where they have a weight.
 
     Args:
         output: of the model on ``batch``.
@@ -63,6 +68,7 @@ def fold_objective(output: FoldOutput, batch: Batch, clamp: Sequence[bool], conf
         atom14.is_ambiguous,
     )
     clamp_weight = torch.tensor(clamp, dtype=predicted.dtype, device=predicted.device)
+    resolution = torch.where(batch.resolution.isnan(), CONFIDENCE_DEFAULT_RESOLUTION, batch.resolution)
     terms = {
         "backbone_fape": backbone_fape(structure.frames, groups.backbone, groups.backbone_mask, clamp_weight),
         "sidechain_fape": sidechain_fape(
@@ -82,9 +88,18 @@ def fold_objective(output: FoldOutput, batch: Batch, clamp: Sequence[bool], conf
             predicted[..., CA_IN_ATOM14, :].detach(),
             positions[..., CA_IN_ATOM37, :],
             atom_mask[..., CA_IN_ATOM37],
-            torch.where(batch.resolution.isnan(), PLDDT_DEFAULT_RESOLUTION, batch.resolution),
+            resolution,
         ),
     }
+    if config.pae:
+        terms["pae"] = pae_loss(
+            output.pae_logits, structure.frames[-1], groups.backbone, groups.backbone_mask, resolution
+        )
+    if config.violation:
+        exists = torch.as_tensor(RESTYPE_ATOM14_MASK, device=aatype.device)[aatype] * batch.mask[..., None]
+        terms["violation"] = violation_loss(structural_violations(predicted, exists, aatype, batch.residue_index))
+    if config.masked_lm and output.masked_lm_logits is not None:
+        terms["masked_lm"] = masked_lm_loss(output.masked_lm_logits, aatype, output.masked, batch.mask)
     total = sum(getattr(config, name) * term for name, term in terms.items())
     if config.scale_by_length:
         total = total * batch.mask.sum(dim=1).sqrt()

@@ -58,6 +58,7 @@ class Trainer:
             chains,
             make_sampler(chains, config),
             substitutions=config.data.substitutions,
+            masked=config.data.masked_residues if config.heads.masked_lm else 0.0,
             micro_batch=1 if config.optimizer.clip == "sample" else config.training.micro_batch,
             rank=processes.rank,
             count=processes.count,

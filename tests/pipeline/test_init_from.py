@@ -143,7 +143,7 @@ def test_a_moved_or_changed_source_is_noticed(folder, dataset, sources, trained,
         load_run(trained, init_from=str(ours(other, folder / "other.safetensors")))
     with pytest.raises(RunError, match="did not start from a whole model: do not give --init-from"):
         plain = RunDirectory(folder / "plain")
-        plain.create(RunConfig(), {})
+        plain.create(RunConfig(), {}, model)
         load_run(plain.path, init_from=str(moved))
 
 

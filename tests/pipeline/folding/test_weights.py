@@ -324,7 +324,7 @@ def test_vocabulary_and_names():
 
     assert list(VOCABULARY) == Alphabet.from_architecture("ESM-1b").all_toks
     assert stem_name(36, 2560) == "esm2_t36_3B" and stem_name(3, 64, 4) == "esm2_t3_demo"
-    assert len(Stem("esm2_t3_demo").aatype_to_token) == 21
+    assert Stem("esm2_t3_demo").aatype_to_token[[20, 22]].tolist() == [VOCABULARY.index(t) for t in ("X", "<mask>")]
     with pytest.raises(WeightsError, match="no ESM-2 has 36 layers, width 2561: known are esm2_t6_8M"):
         stem_name(36, 2561)
 

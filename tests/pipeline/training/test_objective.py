@@ -1,5 +1,6 @@
 """The objective on real residues: a perfect prediction, unknown atoms, padding, weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from data_prep.structure_io import read_structure
 from pipeline.config import LossConfig
 from pipeline.folding.geometry import atom37_to_atom14, atom37_to_rigid_groups, atom37_to_torsions
 from pipeline.folding.model import FoldOutput
+from pipeline.folding.stem import MASKED
 from pipeline.folding.structure_module import StructureOutput
 from pipeline.losses.distogram import distance_bins
-from pipeline.training.data import Batch, Crop, collate, random_crop, substitute_residues
+from pipeline.training.data import Batch, Crop, collate, mask_residues, random_crop, substitute_residues
 from pipeline.training.objective import fold_objective
 
 STRUCTURES = Path(__file__).resolve().parents[3] / "pipeline" / "demo_structures"
@@ -86,6 +88,88 @@ def test_weights_and_length_scale(records):
     assert scaled.loss.item() == pytest.approx(fape.loss.item() * len(records[0]) ** 0.5)
 
 
+ALL_TERMS = LossConfig(pae=0.1, violation=1.0, masked_lm=2.0)
+
+
+def guess(batch: Batch, seed: int = 0) -> FoldOutput:
+    """A prediction that is somewhat wrong, with logits for every head; the same for a residue in any batch."""
+    output = perfect(batch, shift=3.0)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(3, 200, 200, 64, generator=generator)
+    n = batch.mask.shape[1]
+    atoms = output.structure.positions + 0.5 * noise[0, None, None, :n, :14, :3]
+    return replace(
+        output,
+        structure=replace(output.structure, positions=atoms),
+        distogram_logits=noise[0, :n, :n].expand(len(batch.ids), n, n, 64),
+        plddt_logits=noise[2, 1, :n, :50].expand(len(batch.ids), n, 50),
+        pae_logits=noise[1, :n, :n].expand(len(batch.ids), n, n, 64),
+        masked_lm_logits=noise[2, 0, :n, :23].expand(len(batch.ids), n, 23),
+        masked=(torch.arange(n) % 5 == 1).expand(len(batch.ids), n),
+    )
+
+
+def test_a_batch_is_the_mean_of_its_samples_in_every_term(records):
+    batch = collate([Crop(record) for record in records])
+    together = fold_objective(guess(batch), batch, (True, False), ALL_TERMS)
+    alone = []
+    for record, clamp in zip(records, (True, False), strict=True):
+        single = collate([Crop(record)])
+        alone.append(fold_objective(guess(single), single, (clamp,), ALL_TERMS))
+    assert set(together.terms) == {*vars(LossConfig())} - {"clamp_probability", "scale_by_length"}
+    for name, values in together.terms.items():
+        assert values.min() > 1e-3, name
+        expected = torch.cat([objective.terms[name] for objective in alone])
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-6, msg=name)
+    assert together.loss.item() == pytest.approx(sum(objective.loss.item() for objective in alone) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("term", ["pae", "violation", "masked_lm"])
+def test_terms_of_the_fine_tuning_have_their_weight_and_reach_what_they_train(records, term):
+    batch = collate([Crop(records[0])])
+    output = guess(batch)
+    leaf = {
+        "pae": output.pae_logits.clone(),
+        "violation": output.structure.positions.clone(),
+        "masked_lm": output.masked_lm_logits.clone(),
+    }[term].requires_grad_()
+    output = {
+        "pae": lambda: replace(output, pae_logits=leaf),
+        "violation": lambda: replace(output, structure=replace(output.structure, positions=leaf)),
+        "masked_lm": lambda: replace(output, masked_lm_logits=leaf),
+    }[term]()
+    zero = {name: 0.0 for name, value in vars(LossConfig()).items() if isinstance(value, float)}
+    objective = fold_objective(output, batch, (False,), LossConfig(**zero | {term: 3.0}, scale_by_length=False))
+    assert objective.loss.item() == pytest.approx(3 * objective.terms[term].item(), rel=1e-6)
+    objective.loss.backward()
+    assert leaf.grad.isfinite().all() and leaf.grad.abs().max() > 0
+    if term == "masked_lm":
+        assert not leaf.grad[:, ~output.masked[0]].any()
+    without = fold_objective(output, batch, (False,), LossConfig(**zero, scale_by_length=False))
+    assert term not in without.terms and without.loss == 0
+
+
+def test_the_aligned_error_follows_the_rule_of_the_resolution(records):
+    batch = collate([Crop(records[0])])
+    values = {}
+    for resolution in (1.1, 3.5, float("nan"), float("inf")):
+        changed = replace(batch, resolution=torch.tensor([resolution]))
+        values[str(resolution)] = fold_objective(guess(changed), changed, (True,), ALL_TERMS).terms["pae"].item()
+    assert values["3.5"] == values["inf"] == 0
+    assert values["1.1"] == values["nan"] > 1
+
+
+@pytest.mark.parametrize("sample", [0, 1])
+def test_what_is_not_a_number_shows_in_the_term_of_its_own_sample(records, sample):
+    batch = collate([Crop(record) for record in records])
+    output = guess(batch)
+    broken = output.distogram_logits.clone()
+    broken[sample, 3, 4, 5] = float("nan")
+    terms = fold_objective(replace(output, distogram_logits=broken), batch, (True, True), ALL_TERMS).terms
+    bad = {(name, i) for name, values in terms.items() for i in range(2) if not values[i].isfinite()}
+    assert bad == {("distogram", sample)}
+
+
 def test_a_bad_resolution_takes_the_plddt_loss_away_and_an_unknown_one_does_not(records):
     batch = collate([Crop(records[0])])
     output = perfect(batch)
@@ -107,6 +191,17 @@ def test_substitutions():
     assert (shown != 0).float().mean().item() == pytest.approx(0.2 * 19 / 20, abs=0.01)
     assert set(shown.unique().tolist()) == set(range(20))
     assert torch.equal(substitute_residues(aatype, 0.0, seed=1), aatype)
+
+
+def test_masked_residues():
+    aatype = torch.full((50, 200), 7)
+    shown = mask_residues(aatype, 0.15, seed=1)
+    assert torch.equal(shown, mask_residues(aatype, 0.15, seed=1))
+    assert set(shown.unique().tolist()) == {7, MASKED}
+    assert (shown == MASKED).float().mean().item() == pytest.approx(0.15, abs=0.01)
+    replaced = substitute_residues(aatype, 0.15, seed=1) != 7
+    assert not torch.equal(replaced, shown == MASKED)  # other draws of the same seed
+    assert torch.equal(mask_residues(aatype, 0.0, seed=1), aatype)
 
 
 def test_crops_are_windows(records):
