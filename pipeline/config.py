@@ -362,10 +362,12 @@ def preset_names() -> list[str]:
 
 
 def preset_layer(name: str) -> dict[str, Any]:
-    """The values that a preset sets. Raises ConfigError for an unknown name."""
+    """The values that a preset sets, over those of the one that it ``extends``. Raises ConfigError: unknown name."""
     if name not in preset_names():
         raise ConfigError(f"preset {name!r} is unknown: one of {', '.join(preset_names())}")
-    return tomllib.loads((resources.files("pipeline") / "presets" / f"{name}.toml").read_text())
+    own = tomllib.loads((resources.files("pipeline") / "presets" / f"{name}.toml").read_text())
+    base = own.pop("extends", None)
+    return own if base is None else merge(preset_layer(base), own)
 
 
 def file_layer(path: Path) -> dict[str, Any]:

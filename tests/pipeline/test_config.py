@@ -26,7 +26,15 @@ def test_every_preset_resolves_and_round_trips(name):
 
 
 def test_presets_are_those_of_the_readme():
-    assert preset_names() == ["esmfold", "paper", "tiny"]
+    assert preset_names() == ["esmfold", "paper", "paper-finetune", "tiny"]
+
+
+def test_a_preset_that_extends_another_has_its_values():
+    first, second = (resolve(preset_layer(name)) for name in ("paper", "paper-finetune"))
+    assert second.trunk == first.trunk
+    assert (second.optimizer.clip, second.optimizer.eps) == ("sample", 1e-5)
+    assert (first.data.crop_size, second.data.crop_size) == (256, 384)
+    assert (first.optimizer.lr, second.optimizer.lr, second.optimizer.warmup_steps) == (1e-3, 5e-4, 0)
 
 
 def test_paper_preset_is_the_papers_setting():
@@ -90,7 +98,7 @@ def test_unknown_options_and_files(tmp_path):
         dotted_layer(["--blocks", "2"])
     with pytest.raises(ConfigError, match="needs a value"):
         dotted_layer(["--trunk.blocks"])
-    with pytest.raises(ConfigError, match="preset 'huge' is unknown: one of esmfold, paper, tiny"):
+    with pytest.raises(ConfigError, match="preset 'huge' is unknown: one of esmfold, paper, paper-finetune, tiny"):
         preset_layer("huge")
     with pytest.raises(ConfigError, match="cannot be read"):
         file_layer(tmp_path / "none.toml")

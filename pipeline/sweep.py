@@ -1,0 +1,144 @@
+"""Sweep: the LoRTA paper's rule for alpha, on your data.
+
+python -m pipeline.sweep --data DATASET --adapter lorta --rank 8 --out SWEEP
+"""
+
+import argparse
+import csv
+import io
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.dataset import DatasetError, StructureDataset
+from data_prep.structure_bytes import atomic_write
+from pipeline.command import EXIT_FAILED, make_console, run_command
+from pipeline.comparison.arms import Adapter, Arm, ArmError
+from pipeline.run import RunDirectory
+from pipeline.training.tables import read_rows
+from pipeline.training.validation import validation_history
+
+FIRST = (256.0, 128.0)
+"""alpha / rank of the first pair (LoRTA paper, appendix D.4)."""
+
+SHARE = 10
+"""The first and the last tenth of the steps are compared."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One alpha."""
+
+    alpha: float
+    converged: bool
+    reason: str
+    """Why it did not converge; empty if it did."""
+    lddt_ca: float
+    """Validation at the end; nan where it did not get there."""
+
+
+def search(trial: Callable[[float], Trial], rank: int, pairs: int) -> list[Trial]:
+    """Try alpha = 256 r and 128 r; where neither converges the next two halvings, and so on for ``pairs`` pairs."""
+    done: list[Trial] = []
+    for number in range(pairs):
+        pair = [trial(first * rank / 4**number) for first in FIRST]
+        done += pair
+        if any(t.converged for t in pair):
+            break
+    return done
+
+
+def judge(arm: Arm, alpha: float, problem: str) -> Trial:
+    """Whether a run converged: it came to its end, and its loss in the last tenth is below that in the first."""
+    if problem:
+        return Trial(alpha, False, problem, math.nan)
+    run = RunDirectory(arm.path)
+    step = run.summary()["step"]
+    losses = [float(row["loss"]) for row in read_rows(run.metrics_file, step) if row["loss"]]
+    part = max(1, len(losses) // SHARE)
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    if last >= first:
+        return Trial(alpha, False, f"loss from {first:.3g} to {last:.3g}", math.nan)
+    return Trial(alpha, True, "", validation_history(run.validation_file, step).get(step, math.nan))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.sweep",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Find alpha as the LoRTA paper does: try 256 and 128 times the rank, halve both twice while neither\n"
+            "converges, and take the better one of the first pair in which one does. Trials that are done are not\n"
+            "repeated.\n\n"
+            "example:\n"
+            "  python -m pipeline.sweep --data DATASET --adapter lorta --rank 8 --out SWEEP --max-steps 2000"
+        ),
+        epilog="All other options are those of pipeline.train.",
+        allow_abbrev=False,
+    )
+    p.add_argument("--data", type=Path, required=True, help="dataset directory with a validation split")
+    p.add_argument("--out", type=Path, required=True, help="directory to write")
+    p.add_argument("--adapter", default="lorta", metavar="METHOD")
+    p.add_argument("--rank", type=int, default=8)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--pairs", type=int, default=5, metavar="N", help="pairs to try at most (default: 5, down to r / 2)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments, options = parser().parse_known_args(argv)
+
+    def body(arguments: argparse.Namespace) -> int:
+        console = make_console()
+        if not StructureDataset(arguments.data).ids("val"):
+            raise DatasetError(f"{arguments.data}: no validation chains: see pipeline.prepare --val-fraction")
+        if arguments.rank < 1 or arguments.pairs < 1:
+            raise ArmError("--rank and --pairs: at least 1")
+
+        def trial(alpha: float) -> Trial:
+            arm = Arm(
+                Adapter(arguments.adapter, arguments.rank, alpha), arguments.seed, arguments.out / f"alpha_{alpha:g}"
+            )
+            console.print(f"alpha {alpha:g}: training, see {arm.log}")
+            done = RunDirectory(arm.path).summary_file.is_file()
+            result = judge(arm, alpha, "" if done else arm.train(arguments.data, options))
+            console.print(f"alpha {alpha:g}: {result.reason or f'validation lDDT-Calpha {result.lddt_ca:.4f}'}")
+            return result
+
+        trials = search(trial, arguments.rank, arguments.pairs)
+        write_trials(arguments.out / "sweep.csv", trials)
+        converged = [t for t in trials if t.converged]
+        if not converged:
+            print(
+                f"error: no alpha converged, see {arguments.out}/sweep.csv: try a lower learning rate", file=sys.stderr
+            )
+            return EXIT_FAILED
+        best = max(converged, key=lambda t: -math.inf if math.isnan(t.lddt_ca) else t.lddt_ca)
+        console.print(f"Wrote {arguments.out}: sweep.csv, and a run for each alpha")
+        console.print(
+            f"Next: python -m pipeline.train --data {arguments.data} --out RUN --adapter {arguments.adapter} "
+            f"--rank {arguments.rank} --adapter.alpha {best.alpha!r}"
+        )
+        return 0
+
+    return run_command(body, arguments, usage_errors=(ArmError, DatasetError))
+
+
+def write_trials(path: Path, trials: list[Trial]) -> None:
+    """A row per alpha."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("alpha", "converged", "reason", "lddt_ca"))
+    for t in trials:
+        writer.writerow(
+            (f"{t.alpha:g}", int(t.converged), t.reason, "" if math.isnan(t.lddt_ca) else f"{t.lddt_ca:.6g}")
+        )
+    atomic_write(path, text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

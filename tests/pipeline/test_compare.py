@@ -1,0 +1,82 @@
+"""Comparison of adapters and the rule for alpha: what is decided, and one real comparison of two arms."""
+
+import csv
+import math
+
+import pytest
+
+from pipeline.comparison.arms import Adapter, ArmError, parse_adapters
+from pipeline.comparison.results import paired_differences
+from pipeline.sweep import Trial, search
+
+
+def test_adapters_of_the_command_line():
+    parsed = parse_adapters("none, lora:1,lorta:8:256,full")
+    assert parsed == [Adapter("none"), Adapter("lora", 1), Adapter("lorta", 8, 256.0), Adapter("full")]
+    assert [adapter.name for adapter in parsed] == ["none", "lora:1", "lorta:8:256", "full"]
+    assert parsed[2].options() == ["--adapter", "lorta", "--rank", "8", "--adapter.alpha", "256.0"]
+    for wrong, message in (
+        ("lorta", "needs a rank"),
+        ("none:1", "none or full alone"),
+        ("lorta:x", "rank and alpha are numbers"),
+        ("lora:1,lora:1", "names an adapter twice"),
+    ):
+        with pytest.raises(ArmError, match=message):
+            parse_adapters(wrong)
+
+
+def test_differences_are_paired_by_seed_and_target():
+    """Seed 0: +0.1 on a, +0.3 on b; seed 1: +0.3 on a. Means by target 0.2 and 0.3, over both 0.25.
+
+    Seed 2 has no reference, target c none either. With two targets the bootstrap's ends are their means.
+    """
+    scores = {
+        "none": {0: {"a": 0.5, "b": 0.2}, 1: {"a": 0.4}},
+        "lorta:8": {0: {"a": 0.6, "b": 0.5, "c": 0.9}, 1: {"a": 0.7}, 2: {"a": 1.0}},
+    }
+    (row,) = paired_differences(scores, "none")
+    assert (row.adapter, row.reference, row.targets, row.seeds, row.better) == ("lorta:8", "none", 2, 2, 2)
+    assert (row.mean, row.low, row.high) == pytest.approx((0.25, 0.2, 0.3))
+
+
+def test_alpha_is_halved_in_pairs_until_one_converges():
+    tried = []
+
+    def trial(alpha: float) -> Trial:
+        tried.append(alpha)
+        return Trial(alpha, alpha <= 100, "" if alpha <= 100 else "loss is nan", math.nan)
+
+    found = search(trial, rank=2, pairs=5)
+    assert tried == [512, 256, 128, 64]
+    assert [t.converged for t in found] == [False, False, False, True]
+    assert len(search(lambda alpha: Trial(alpha, False, "no", math.nan), rank=1, pairs=2)) == 4
+
+
+def test_a_comparison_end_to_end(tmp_path, capsys):
+    """Two arms of two steps; repeated, nothing is trained again."""
+    from data_prep.dataset import Placement, write_dataset
+    from data_prep.structure_io import read_structure
+    from pipeline.compare import main
+    from tests.pipeline.training.small import ROOT, SMALL
+
+    structures = ROOT / "pipeline" / "demo_structures"
+    records = [read_structure(structures / name)[0] for name in ("2igd_A.pdb.gz", "1cyo_A.pdb.gz")]
+    placements = {r.id: Placement(split, i) for i, (r, split) in enumerate(zip(records, ("train", "val"), strict=True))}
+    write_dataset(tmp_path / "data", records, placements=placements)
+    options = [option for option in SMALL if option not in ("--device", "cpu", "--seed", "3")]
+    words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--adapters", "none,lorta:2"]
+    words += ["--seeds", "1", "--device", "cpu", "--train-chains", "1", *options, "--max-steps", "2"]
+    assert main(words) == 0
+    with (tmp_path / "out" / "arms.csv").open(newline="") as stream:
+        arms = {row["adapter"]: row for row in csv.DictReader(stream)}
+    assert arms["none"]["stem_parameters"] == arms["none"]["adapter_bytes"] == "0"
+    assert arms["lorta:2"]["stem_parameters"] == "182"
+    assert all(0 < float(row[name]) < 1 for row in arms.values() for name in ("val_lddt_ca", "train_lddt_ca"))
+    with (tmp_path / "out" / "differences.csv").open(newline="") as stream:
+        (difference,) = csv.DictReader(stream)
+    expected = float(arms["lorta:2"]["val_lddt_ca"]) - float(arms["none"]["val_lddt_ca"])
+    assert float(difference["mean"]) == pytest.approx(expected, abs=2e-6)
+    assert (tmp_path / "out" / "curves.svg").read_text().startswith("<svg")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("done before") == 2
