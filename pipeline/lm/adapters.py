@@ -92,6 +92,12 @@ def count_parameters(model: nn.Module, heads: Sequence[str]) -> ParameterCount:
     return ParameterCount(sum(size for _, size in trainable) - head, head, every)
 
 
+def check_export(config: peft.PeftConfig | None) -> None:
+    """Raise ConfigError for an adapter that no plain LoRA can hold; to be called before training, not after."""
+    if config is None or not isinstance(config, lorta.LortaConfig):
+        raise ConfigError("--export-lora is for the methods of lorta that update attention weights (docs/adapters.md)")
+
+
 def export_as_lora(model: peft.PeftModel, saved: Path, directory: Path) -> Path:
     """The trained adapter as a plain PEFT LoRA, with the modules that were saved whole beside it.
 
@@ -99,17 +105,9 @@ def export_as_lora(model: peft.PeftModel, saved: Path, directory: Path) -> Path:
         model: adapted; nothing in it is changed.
         saved: directory of its own ``adapter_model.safetensors``.
         directory: to write.
-
-    Raises:
-        ConfigError: the method is no update of weights.
     """
     config = json.loads((saved / "adapter_config.json").read_text())
-    if config["peft_type"] != "LORTA":
-        raise ConfigError("--export-lora is for the methods of lorta that update weights; this adapter is PEFT's own")
-    try:
-        lorta.export_lora(model, directory, base_model=config["base_model_name_or_path"] or "")
-    except ValueError as error:
-        raise ConfigError(f"--export-lora: {error}") from error
+    lorta.export_lora(model, directory, base_model=config["base_model_name_or_path"] or "")
     names = config.get("modules_to_save") or []
     tensors = load_file(directory / "adapter_model.safetensors")
     own = load_file(saved / "adapter_model.safetensors")

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 
 from data_prep.structure_bytes import atomic_write
 from pipeline.config import ConfigError
-from pipeline.lm.adapters import adapter_config, count_parameters, export_as_lora
+from pipeline.lm.adapters import adapter_config, check_export, count_parameters, export_as_lora
 from pipeline.lm.card import model_card
 from pipeline.lm.engine import Clock, finish, is_complete, quiet, run_trainer, total_steps
 from pipeline.lm.errors import InputError
@@ -84,6 +84,8 @@ def train_causal(
     adapter = adapter_config(
         config.adapter, model, task_type="CAUSAL_LM", total_steps=total_steps(config.training, len(train))
     )
+    if export_lora:
+        check_export(adapter)
     try:
         trainer = make_trainer(
             run=run,

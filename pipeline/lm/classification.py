@@ -19,6 +19,7 @@ from transformers import (
 from data_prep.structure_bytes import atomic_write
 from pipeline.lm.adapters import (
     adapter_config,
+    check_export,
     count_parameters,
     export_as_lora,
     in_modules,
@@ -96,6 +97,8 @@ def train_classifier(
         modules_to_save=heads,
         total_steps=total_steps(config.training, len(train)),
     )
+    if export_lora:
+        check_export(adapter)
     if adapter is None:
         train_without_adapter(model, config.adapter.method, heads)
     else:

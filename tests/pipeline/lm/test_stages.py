@@ -209,6 +209,25 @@ def test_preferences_start_at_ln_2_and_are_logged(preferred):
     assert (preferred / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "vera", "houlsby", "nola"])
+def test_the_reference_of_every_kind_of_method_is_the_untouched_model(method, pairs, small_config, tmp_path):
+    words = causal_words(pairs, small_config, tmp_path / "run")
+    del words[words.index("--rank") : words.index("--rank") + 2]  # not every method has one
+    run(dpo, *words, "--adapter", method, "--max-steps", 1)
+    first = float(table(tmp_path / "run" / "metrics.csv")[0]["loss"])
+    assert first == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("modes", "parameters"), [('["heads", "matrices"]', 352), ('["heads"]', 1344)], ids=["layer", "matrix"]
+)
+def test_granularities_of_lorta(modes, parameters, glue, tmp_path):
+    """d 64, H 4, L 2, M 4, r 2: L r (d + d/H + H + M) per layer, M L r (d + d/H + H) per matrix."""
+    words = ["--task", "rte", "--data", glue, "--init-config", "tiny-roberta", "--out", tmp_path, "--max-steps", 1]
+    run(nlu, *words, "--rank", 2, "--adapter.settings.modes", modes, "--data.limit", 8, "--data.validation_limit", 4)
+    assert json.loads((tmp_path / "seed_0" / "results.json").read_text())["parameters"]["adapter"] == parameters
+
+
 def test_preferences_resume_exactly(preferred, pairs, small_config, tmp_path):
     words = causal_words(pairs, small_config, resumed_copy(preferred, tmp_path / "run", 3))
     run(dpo, *words, "--beta", 0.5, "--resume")
@@ -271,12 +290,13 @@ def test_mistakes_are_one_line(classifier, glue, alpaca, small_config, tmp_path,
     assert "the same seed twice" in error(nlu, *base, "--seeds", 1, 1)
     assert "bitfit" in error(nlu, *base, "--adapter", "bitfit", "--rank", 4)
     assert "has no settings, got r" in error(nlu, *base, "--adapter", "full", "--rank", 4)
+    assert "--export-lora is for" in error(nlu, *base, "--adapter", "houlsby", "--export-lora")
     assert "bitsandbytes" in error(nlu, *nlu_words(glue, tmp_path / "y"), "--model", classifier / "seed_3" / "base",
                                    "--init-config", "", "--four-bit")  # fmt: skip
     assert "no such file or directory" in error(nlu, "--task", "rte", "--model", "./none", "--data", glue,
                                                 "--out", tmp_path / "z")  # fmt: skip
-    assert "'head' is for a classifier" in error(sft, *causal_words(alpaca, small_config, tmp_path / "h")[:-4],
-                                                 "--adapter", "head")  # fmt: skip
+    words = ["--data", alpaca, "--init-config", small_config, "--out", tmp_path / "h"]
+    assert "'head' is for a classifier" in error(sft, *words, "--adapter", "head")
     (tmp_path / "bad.json").write_text("{}")
     words = ["--data", alpaca, "--out", tmp_path / "c", "--init-config", tmp_path / "bad.json"]
     assert "it has no model_type" in error(sft, *words)
