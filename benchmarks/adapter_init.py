@@ -1,7 +1,8 @@
-"""Starts of LoRTA compared: size of the first step, and how well a planted update is found.
+"""Starts of LoRTA compared: size of the first step, how well a planted update is found, and each part of the default.
 
-    python -m benchmarks.adapter_init                    # both tables, a few minutes on one core
+    python -m benchmarks.adapter_init                    # all tables, a few minutes on one core
     python -m benchmarks.adapter_init --only first-step  # seconds
+    python -m benchmarks.adapter_init --only parts       # the default, and the default with one part of it changed
     python -m benchmarks.adapter_init --out results.json
 
 First step: RMS of an element of dW after one Adam step of size 1e-3, for every start, rank and width, and the relative
@@ -12,6 +13,10 @@ Recovery: a frozen random network and a copy with an update planted in it; an ad
 second's outputs (AdamW, warm-up, linear decay). Reported is the final loss over the first. ``cp``: the update is a CP
 tensor of rank 4, which LoRTA of that rank holds exactly; ``independent``: rank 2 at every matrix by itself, which no
 small CP tensor does. LoRA is run at rank 1, the nearest that it comes to LoRTA's parameters, and at the larger ranks.
+
+Parts: recovery of independent updates from noisy targets at one learning rate, 1e-3, in a wider network, over seeds;
+the default, the default with the other factor at zero, with signs in place of normal numbers, with larger elements.
+Real data are in ``benchmarks.adapter_real``.
 """
 
 import argparse
@@ -25,10 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lorta
+from lorta.cp import BALANCED
 
 STARTS = {
-    "unit": {"init": "unit"},
     "balanced": {"init": "balanced"},
+    "unit": {"init": "unit"},
     "official": {"init": "official"},
     "lora": {"method": "lora"},
 }
@@ -113,21 +119,79 @@ def recover(model: Network, teacher: Network, settings: dict, lr: float, steps: 
     """Final loss over first loss (means of ten steps against the loss at the start), and the trainable numbers."""
     student = copy.deepcopy(model)
     adapter = lorta.attach(student, seed=0, **settings)
+    losses = fit(student, teacher, adapter, lr, steps, seed=1)
+    return sum(losses[-10:]) / 10 / losses[0], adapter.num_parameters()
+
+
+def fit(
+    student: Network, teacher: Network, adapter: lorta.Adapter, lr: float, steps: int, seed: int, noise: float = 0.0
+) -> list[float]:
+    """Train the adapter on the teacher's outputs plus normal noise; the losses."""
     optimizer = torch.optim.AdamW(adapter.factors().values(), lr, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     losses = []
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / (steps // 15)) * (1 - step / steps)
-        x = torch.randn(4, 12, model.width, generator=generator)
+        x = torch.randn(4, 12, student.width, generator=generator)
         with torch.no_grad():
             target = teacher(x)
+        if noise:
+            target = target + noise * torch.randn(target.shape, generator=generator)
         loss = (student(x) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    return sum(losses[-10:]) / 10 / losses[0], adapter.num_parameters()
+    return losses
+
+
+PARTS = {
+    "balanced": {},
+    "B at zero": {"zero": "B"},
+    "signs": {"signs": True},
+    "signs, B at zero": {"signs": True, "zero": "B"},
+    "elements of 0.2": {"size": 0.2},
+}
+
+
+def redraw(adapter: lorta.Adapter, zero: str = "A", signs: bool = False, size: float = BALANCED) -> None:
+    """Other initial factors in the place of ``balanced``'s; the size of the first step is kept."""
+    factors = dict(adapter.tensors["all"].named_parameters())
+    generator = torch.Generator().manual_seed(adapter.config.seed)
+    with torch.no_grad():
+        for name, factor in factors.items():
+            noise = torch.randn(factor.shape, generator=generator)
+            noise = noise.sign() if signs else noise / noise.square().mean(0).sqrt()
+            factor.copy_(noise * size * (name != zero))
+    adapter.tensors["all"].gain *= (BALANCED / size) ** (len(factors) - 1)
+
+
+def table_of_parts(steps: int, seeds: int = 3, rate: float = 1e-3) -> list[dict]:
+    """Final over first error on clean targets, after training on noisy ones, for the default and its changes."""
+    model = network(96, 6, 4)
+    teacher = planted(model, "independent")
+    held_out = torch.randn(64, 12, model.width, generator=torch.Generator().manual_seed(99))
+    with torch.no_grad():
+        truth = teacher(held_out)
+        first = (model(held_out) - truth).square().mean()
+    rows = []
+    print(f"\n{'start':<18}final / first error, r = 8, learning rate {rate:g}, seeds 0 to {seeds - 1}")
+    arms = {name: {"init": "balanced", "redraw": change} for name, change in PARTS.items()}
+    for name, arm in (arms | {"unit": {"init": "unit"}, "lora": {"method": "lora"}}).items():
+        ratios = []
+        for seed in range(seeds):
+            student = copy.deepcopy(model)
+            settings = {key: value for key, value in arm.items() if key != "redraw"}
+            adapter = lorta.attach(student, r=8, seed=seed, **settings)
+            if arm.get("redraw"):
+                redraw(adapter, **arm["redraw"])
+            fit(student, teacher, adapter, rate, steps, seed, noise=1.0)
+            with torch.no_grad():
+                ratios.append(((student(held_out) - truth).square().mean() / first).item())
+        rows.append({"start": name, "ratios": ratios})
+        print(f"{name:<18}" + "  ".join(f"{ratio:.3f}" for ratio in ratios), flush=True)
+    return rows
 
 
 def table_of_first_steps() -> list[dict]:
@@ -170,7 +234,7 @@ def table_of_recoveries(ranks: list[int], rates: list[float], depth: int, steps:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["first-step", "recovery"])
+    parser.add_argument("--only", choices=["first-step", "parts", "recovery"])
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 32])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2, 3e-2, 1e-1])
     parser.add_argument("--depth", type=int, default=3)
@@ -180,9 +244,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "only")}
     result: dict = {"settings": settings | {"torch": torch.__version__, "machine": platform.machine()}}
-    if options.only != "recovery":
+    if options.only in (None, "first-step"):
         result["first_step"] = table_of_first_steps()
-    if options.only != "first-step":
+    if options.only in (None, "parts"):
+        result["parts"] = table_of_parts(options.steps)
+    if options.only in (None, "recovery"):
         result["recovery"] = table_of_recoveries(options.ranks, options.rates, options.depth, options.steps)
     print(json.dumps(result))
     if options.out is not None:

@@ -2,8 +2,8 @@
 
 Initialisation. All choices start from dW = 0 with one zero factor; the others have no gradient until it has moved.
 
-``balanced``, the default: A = 0; B and every C normal with one small size t = 0.02, and a fixed gain t^-n / sqrt(3 d)
-of the update (n factors beside A), so that
+``balanced``, the default: A = 0; B and every C normal, each column scaled to a root mean square of t = 0.02, and a
+fixed gain t^-n / sqrt(3 d) of the update (n factors beside A), so that
 
 - the first Adam step moves an element of dW by (alpha/r) sqrt(r / 3d) eta, exactly as LoRA's: its learning rates serve,
   and at alpha = r they serve every rank alike;
@@ -43,7 +43,7 @@ from lorta.factors import (
 from lorta.sites import Site
 
 BALANCED = 0.02
-"""Standard deviation of the elements of B and of every C with ``balanced``."""
+"""Root mean square of each column of B and of every C with ``balanced``."""
 
 
 class CP(Factors):
@@ -66,7 +66,7 @@ class CP(Factors):
         super().__init__(sites, config, device, dtype)
         self.zero = ("A",) if config.init == "balanced" else ("B",)
         self._axis = config.axis
-        self._gain = None
+        self.gain = 1.0
         residual = shared(sites, "residual_width")
         if "heads" in config.modes:
             shared(sites, "heads")
@@ -88,7 +88,7 @@ class CP(Factors):
 
         if config.init == "balanced":
             factors = 1 + len(config.modes)  # those beside A
-            self._gain = BALANCED**-factors * (3 * residual) ** -0.5
+            self.gain = BALANCED**-factors * (3 * residual) ** -0.5
 
         if config.axis == "litgpt" and (config.modes != MODES or config.targets != ROLES):
             raise ValueError("axis 'litgpt' needs all three modes and all four roles, as in the authors' code")
@@ -105,9 +105,11 @@ class CP(Factors):
                 fill(parameter, torch.zeros(parameter.shape))
             elif config.init == "official":
                 fill(parameter, uniform(parameter.shape, r**-0.5, generator))
-            elif config.init == "balanced" or name == "A":
-                size = BALANCED if config.init == "balanced" else width**-0.5
-                fill(parameter, torch.randn(parameter.shape, generator=generator) * size)
+            elif config.init == "balanced":
+                draw = torch.randn(parameter.shape, generator=generator)
+                fill(parameter, BALANCED * draw / draw.square().mean(0).sqrt())
+            elif name == "A":
+                fill(parameter, torch.randn(parameter.shape, generator=generator) * width**-0.5)
             else:
                 fill(parameter, (torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1).float())
 
@@ -129,8 +131,8 @@ class CP(Factors):
             inner = (weights[:, None] * self.B).flatten(0, 1)  # [H, d/H, r] -> [d, r], head-major
         else:
             inner = self.B if weights is None else self.B * weights
-        if self._gain is not None:
-            inner = inner * self._gain
+        if self.gain != 1:
+            inner = inner * self.gain
         if self._axis == "paper":
             return toward_heads(site, self.A, inner)
         return SiteUpdate(down=inner.T, up=self.A) if self._axis == "input" else SiteUpdate(down=self.A.T, up=inner)

@@ -149,10 +149,10 @@ def test_first_step_at_one_site(method, init, constant, r):
 
 
 @pytest.mark.parametrize("modes", [("heads", "matrices", "layers"), ("heads",)])
-@pytest.mark.parametrize("r", [256, 1024])
+@pytest.mark.parametrize("r", [4, 64])
 def test_first_step_of_balanced_is_lora_s(r, modes):
-    """sqrt(r/(3d)) eta in the mean over the sites, each of which has a weight of its own; a large r averages them."""
-    for width, heads in ((64, 4), (128, 8)):
+    """sqrt(r/(3d)) eta in the mean over the sites, each of which has a weight of its own."""
+    for width, heads in ((64, 4), (256, 8)):
         torch.manual_seed(0)
         model = attention_model(width, heads, 6).to_empty(device="cpu")
         adapter = lorta.attach(model, r=r, modes=modes)
@@ -161,7 +161,7 @@ def test_first_step_of_balanced_is_lora_s(r, modes):
                 parameter = adapter.factors()[name]
                 parameter.copy_(1e-3 * (torch.randint(0, 2, parameter.shape) * 2 - 1))
             squares = [adapter.update(site).dense().square().mean() for site in adapter.sites.values()]
-        assert torch.stack(squares).mean().sqrt().item() == pytest.approx((r / width / 3) ** 0.5 * 1e-3, rel=0.15)
+        assert torch.stack(squares).mean().sqrt().item() == pytest.approx((r / width / 3) ** 0.5 * 1e-3, rel=0.1)
 
 
 def test_first_step_of_official_falls_as_the_rank_to_the_minus_five_halves():
@@ -196,7 +196,8 @@ def test_balanced_values(plain):
     factors = adapter.tensors["all"]
     assert factors.A.abs().max() == 0
     for factor in (factors.B, factors.C_H, factors.C_L, factors.C_M):
-        assert factor.std().item() == pytest.approx(0.02, rel=0.1)
+        torch.testing.assert_close(factor.square().mean(0).sqrt(), torch.full((256,), 0.02))
+        assert factor.mean().abs() < 0.004 and factor.abs().min() < 0.002  # both signs, and some near zero
 
 
 def test_seed_decides_and_the_global_generator_is_left_alone():
