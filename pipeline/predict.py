@@ -25,6 +25,7 @@ from pipeline.prediction.fold import PredictionError
 from pipeline.prediction.loading import Loaded, Source, load
 from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.progress import FoldingProgress
+from pipeline.prediction.report import write_report
 from pipeline.prediction.rows import SEPARATOR, PredictionRow, rejected_row
 from pipeline.prediction.sequences import InputError, Query, Rejected, dataset_queries, read_fasta
 from pipeline.prediction.worker import Output
@@ -153,11 +154,15 @@ def main(argv: list[str] | None = None) -> int:
         with PredictionDirectory(arguments.out, shard) as directory:
             directory.open(settings, about, overwrite=arguments.overwrite)
             rows, code = fold_all(directory, select(records, shard), plan, loaded, console)
+        page = None
         if code != EXIT_INTERRUPTED:
             console.print(summary(rows))
+            if shard is None:
+                page = write_report(arguments.out, rows, loaded.description)
         failed = [row for row in rows if row.status != "done"]
         table = directory.table.name
-        console.print(f"Wrote {len(rows) - len(failed)} structures and {table} to {arguments.out}")
+        written = table if page is None else f"{table} and {page.name}"
+        console.print(f"Wrote {len(rows) - len(failed)} structures, {written} to {arguments.out}")
         if failed:
             first = failed[0]
             console.print(

@@ -108,7 +108,7 @@ def test_predict_fasta(folder, trained):
         ("one_x_2", 8, 1),
     ]
     assert sorted(p.name for p in (folder / "fasta").iterdir()) == [
-        "_two.cif", "one_x.cif", "one_x_2.cif", "predictions.csv", "predictions.json",
+        "_two.cif", "one_x.cif", "one_x_2.cif", "predictions.csv", "predictions.json", "report.html",
     ]  # fmt: skip
 
 

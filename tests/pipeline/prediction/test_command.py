@@ -36,7 +36,9 @@ def test_files_and_rows(predict, fasta, capsys):
     names = sorted(path.name for path in out.iterdir())
     structures = [f"{name}{suffix}" for name in sorted([*SEQUENCES, "twin"]) for suffix in (".cif", ".pdb")]
     assert [name for name in names if name.endswith((".cif", ".pdb"))] == structures
-    assert {"predictions.csv", "predictions.json"} < set(names) and not any(name.startswith(".") for name in names)
+    assert {"predictions.csv", "predictions.json", "report.html"} < set(names) and not any(
+        name.startswith(".") for name in names
+    )
     screen = capsys.readouterr().out
     assert "residues/s" in screen and "Not folded: 1" in screen and "Next: python -m evaluation.lddt" in screen
 
@@ -91,7 +93,7 @@ def test_interrupted_command_keeps_its_table(predict, fasta, capsys, monkeypatch
     assert [row["name"] for row in rows(out)] == ["a", "b", "d"] and not list(out.glob(".*"))
     captured = capsys.readouterr()
     assert captured.err.strip() == "interrupted: the same command goes on"
-    assert "Wrote 3 structures and predictions.csv" in captured.out
+    assert "Wrote 3 structures, predictions.csv to" in captured.out
     monkeypatch.undo()
     predict(path)
     assert [row["status"] for row in rows(out)] == ["done"] * 4

@@ -1,0 +1,141 @@
+"""Folding from Python: ``from pipeline import load_run``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep.record import ProteinRecord
+from data_prep.structure_bytes import atomic_write
+from data_prep.structure_io import write_pdb
+from pipeline.command import pick_device
+from pipeline.prediction.files import format_aligned_error
+from pipeline.prediction.fold import Prediction, fold_batch
+from pipeline.prediction.loading import Loaded, Source, load
+from pipeline.prediction.modelcif_file import Origin, format_modelcif
+from pipeline.prediction.rows import warnings_of
+from pipeline.prediction.sequences import InputError, Rejected, safe_name, single_chain
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A predicted structure. N residues of all chains."""
+
+    prediction: Prediction
+    """Everything the model and the checks said."""
+    origin: Origin
+    """What files say of the model."""
+
+    @property
+    def sequence(self) -> str:
+        """One-letter codes as they were folded, ``:`` between chains."""
+        return self.prediction.query.sequence
+
+    @property
+    def chains(self) -> list[ProteinRecord]:
+        """One record per chain: coordinates of all heavy atoms in angstrom, pLDDT as B-factors."""
+        return self.prediction.records
+
+    @property
+    def ca_positions(self) -> np.ndarray:
+        """float32 [N, 3]: alpha carbons, angstrom; 0 for unknown residues."""
+        return np.concatenate([chain.ca_positions for chain in self.chains])
+
+    @property
+    def plddt(self) -> np.ndarray:
+        """float32 [N]: predicted lDDT of each residue, 0 to 100."""
+        return self.prediction.plddt
+
+    @property
+    def mean_plddt(self) -> float:
+        """Over residues with coordinates, 0 to 100."""
+        return self.prediction.mean_plddt
+
+    @property
+    def pae(self) -> np.ndarray | None:
+        """float32 [N, N]: expected error of residue j seen from residue i, angstrom; None without the head."""
+        return None if self.prediction.error is None else self.prediction.error.pae
+
+    @property
+    def ptm(self) -> float | None:
+        """Predicted TM-score, 0 to 1; None without the head."""
+        return None if self.prediction.error is None else self.prediction.error.ptm
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to look at before the structure is used; empty where nothing was found."""
+        return warnings_of(self.prediction)
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``.pdb``, ``.cif`` (ModelCIF) or ``.json`` (aligned error), told by the ending; returns the path.
+
+        Raises:
+            ValueError: another ending, no aligned error, or more than a PDB file can hold.
+        """
+        path = Path(path)
+        if path.suffix == ".pdb":
+            write_pdb(path, self.chains)
+        elif path.suffix == ".cif":
+            atomic_write(path, format_modelcif(self.prediction, self.origin))
+        elif path.suffix == ".json":
+            if self.prediction.error is None:
+                raise ValueError(f"{path}: this model has no head for aligned errors (heads.pae)")
+            atomic_write(path, format_aligned_error(self.prediction.error))
+        else:
+            raise ValueError(f"{path}: the ending must be .pdb, .cif or .json")
+        return path
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A model on a device, ready to fold."""
+
+    loaded: Loaded
+    device: torch.device
+
+    @property
+    def description(self) -> str:
+        """One line: which weights."""
+        return self.loaded.description
+
+    def fold(self, sequence: str, *, name: str = "prediction", recycles: int | None = None) -> Structure:
+        """Fold one sequence, or a complex of chains with ``:`` between them.
+
+        Args:
+            sequence: one-letter codes, read by the rules of docs/prediction.md.
+            name: of the structure, in files.
+            recycles: passes after the first; None: as many as the model was trained for.
+
+        Raises:
+            InputError: a sequence that cannot be folded; one line.
+            PredictionError: the model gave numbers that are not finite.
+        """
+        query = single_chain(safe_name(name) or "prediction", sequence, name)
+        if isinstance(query, Rejected):
+            raise InputError(f"{name}: {query.reason}")
+        model = self.loaded.model
+        passes = model.config.data.max_recycles if recycles is None else recycles
+        (prediction,) = fold_batch(model, [query], self.device, passes)
+        return Structure(prediction, Origin(self.description))
+
+
+def load_run(
+    run: str | Path, *, step: int | None = None, weights: str = "", esm_weights: str = "", device: str = "auto"
+) -> Predictor:
+    """A trained run, or a published model, to fold with.
+
+    Args:
+        run: directory of ``pipeline.train``; or ``esmfold_v1``, ``esmfold_v0``, or a file or directory of such a model.
+        step: a kept checkpoint of a run, 0: untrained; None: the newest.
+        weights: file or directory of the published model, if it is not where its owners keep it.
+        esm_weights: the stem's pretrained weights, if they moved since training.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises:
+        RunError, StemError, WeightsError, CheckpointError, ConfigError: all ``ValueError``, with one line.
+    """
+    loaded = load(Source(str(run), step, weights, esm_weights))
+    chosen = pick_device(device)
+    loaded.model.to(chosen)
+    return Predictor(loaded, chosen)

@@ -1,0 +1,113 @@
+"""``report.html`` of a directory of predictions: a table, and the chosen structure in 3D with its confidence.
+
+The page carries everything, 3Dmol.js included, and asks for no network.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from data_prep.residues import ATOM37_INDEX, RESNAMES
+from data_prep.structure_bytes import StructureError, atomic_write
+from data_prep.structure_io import read_structure
+from pipeline.prediction.files import ERROR_SUFFIX
+from pipeline.prediction.rows import SEPARATOR, PredictionRow
+
+REPORT = "report.html"
+MAX_DETAILED_RESIDUES = 100_000
+"""Residues of the structures that lie in the page, about 10 MB; the table has all rows."""
+MAP_PIXELS = 256
+"""Longer proteins' error maps are averaged down to this."""
+
+_BACKBONE = ("N", "CA", "C", "O")
+_COLUMNS = {
+    "name": "name",
+    "length": "residues",
+    "chains": "chains",
+    "mean_plddt": "mean pLDDT",
+    "ptm": "pTM",
+    "iptm": "ipTM",
+    "contacts_kept": "contacts kept",
+    "clashes": "clashes",
+    "broken_bonds": "broken bonds",
+    "seconds": "seconds",
+}
+
+
+def write_report(directory: Path, rows: Sequence[PredictionRow], description: str) -> Path:
+    """Write the page of ``rows`` into ``directory``, whose files they name; returns its path."""
+    details: list[dict[str, Any]] = []
+    place: dict[str, int] = {}
+    left = MAX_DETAILED_RESIDUES
+    for row in rows:
+        if row.status == "done" and (row.length or 0) <= left:
+            found = _details(directory, row)
+            if found is not None:
+                left -= row.length or 0
+                place[row.name] = len(details)
+                details.append(found)
+    environment = Environment(
+        loader=PackageLoader("pipeline.prediction", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.jinja").render(
+        rows=rows,
+        columns=_COLUMNS,
+        place=place,
+        description=description,
+        separator=SEPARATOR,
+        left_out=sum(row.status == "done" for row in rows) - len(details),
+        data=Markup(json.dumps(details, separators=(",", ":")).replace("<", "\\u003c")),
+        viewer_library=Markup(_viewer_file("3Dmol-min.js")),
+        viewer_licence=_viewer_file("LICENSE"),
+    )
+    path = directory / REPORT
+    atomic_write(path, page.encode())
+    return path
+
+
+def _viewer_file(name: str) -> str:
+    """A file of the 3D viewer that comes with the evaluator, see its ``viewer/PROVENANCE.md``."""
+    return (resources.files("evaluation") / "viewer" / name).read_text(encoding="utf-8")
+
+
+def _details(directory: Path, row: PredictionRow) -> dict[str, Any] | None:
+    """What the page's script draws of a structure; None where its file cannot be read any more."""
+    try:
+        records = read_structure(directory / row.file)
+    except StructureError:
+        return None
+    atoms, residues = [], []
+    for record in records:
+        for i in np.flatnonzero(record.observed):
+            confidence = round(float(record.b_factors[i, ATOM37_INDEX["CA"]]), 1)
+            residues.append([record.chain_id, int(record.auth_seq_id[i]), RESNAMES[record.aatype[i]], confidence])
+            for name in _BACKBONE:
+                atom = ATOM37_INDEX[name]
+                if record.atom37_mask[i, atom]:
+                    x, y, z = (round(100 * float(value)) for value in record.atom37_positions[i, atom])
+                    atoms.append([len(residues) - 1, name, x, y, z])
+    return {"name": row.name, "atoms": atoms, "residues": residues, "error": _error_map(directory, row.name)}
+
+
+def _error_map(directory: Path, name: str) -> dict[str, Any] | None:
+    """The aligned error as bytes, one per pixel: 0 to 255 for 0 to ``max``; averaged where the protein is long."""
+    try:
+        (document,) = json.loads((directory / f"{name}{ERROR_SUFFIX}").read_text())
+        matrix = np.array(document["predicted_aligned_error"], dtype=np.float32)
+        largest = float(document["max_predicted_aligned_error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    n = len(matrix)
+    size = min(n, MAP_PIXELS)
+    starts = (np.arange(size) * n) // size
+    counts = np.diff(np.append(starts, n))
+    sums = np.add.reduceat(np.add.reduceat(matrix, starts, axis=0), starts, axis=1)
+    pixels = np.rint(255 * (sums / np.outer(counts, counts)) / largest).clip(0, 255).astype(np.uint8)
+    return {"size": size, "length": n, "max": largest, "pixels": base64.b64encode(pixels.tobytes()).decode()}

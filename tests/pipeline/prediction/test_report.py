@@ -1,0 +1,102 @@
+"""The page of a directory of predictions, opened in a browser: rows, structure, curve, error map."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from markupsafe import escape
+
+from pipeline.prediction.report import MAP_PIXELS, _error_map, write_report
+from pipeline.prediction.rows import PredictionRow
+from tests.browser import CHROMIUM, open_page
+from tests.pipeline.prediction.conftest import rows
+
+HEADER = "<script>alert('x')</script> & more"
+SEQUENCES = {"a": "MKTAYIAKQRQISFVKSHFSRQLE", "b": "GSHMLXEEKQRAAL:MKTAYIAK", "bad": "M1"}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, weights_path):
+    """A page of a chain, a complex with an unknown residue, and a record that was rejected."""
+    from pipeline.predict import main
+
+    folder = tmp_path_factory.mktemp("report")
+    fasta = folder / "s.fasta"
+    fasta.write_text("".join(f">{name} {HEADER}\n{sequence}\n" for name, sequence in SEQUENCES.items()))
+    words = ["--run", weights_path, "--fasta", fasta, "--out", folder / "out", "--device", "cpu"]
+    assert main([str(word) for word in words]) == 1
+    return folder / "out" / "report.html"
+
+
+def test_headers_are_text_and_every_row_is_there(page):
+    text = page.read_text()
+    assert HEADER not in text and text.count(str(escape(HEADER))) == 3
+    assert "rejected: &#39;1&#39; at position 2" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")
+def test_a_click_on_a_row_shows_atoms(page):
+    script = """
+    const seen = {};
+    const pixels = (canvas) =>
+      new Set(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data).size;
+    seen.before = document.getElementById("detail").hidden;
+    for (const name of ["a", "b"]) {
+      [...document.querySelectorAll("td button")].find((button) => button.textContent === name).click();
+      const atoms = viewer.selectedAtoms({});
+      seen[name] = {
+        atoms: atoms.length, chains: [...new Set(atoms.map((atom) => atom.chain))], b: atoms[0].b, x: atoms[1].x,
+        title: document.getElementById("detail-name").textContent,
+        chosen: document.querySelector("tr.chosen").cells[0].textContent,
+        curve: pixels(document.getElementById("curve")), map: pixels(document.getElementById("map")),
+        error: chosen.errorAt(0, 0), canvas: document.querySelectorAll("#viewer canvas").length,
+      };
+    }
+    const search = document.getElementById("search");
+    search.value = "REJECTED";
+    search.dispatchEvent(new Event("input"));
+    seen.shown = document.getElementById("shown").textContent;
+    document.querySelectorAll("th")[1].click();
+    seen.sorted = [...document.querySelectorAll("tbody tr")].map((row) => row.cells[0].textContent);
+    document.querySelectorAll("th")[1].click();
+    seen.reversed = [...document.querySelectorAll("tbody tr")].map((row) => row.cells[0].textContent);
+    return seen;
+    """
+    opened = open_page(page, script, seconds=180)
+    assert opened.failures == [] and opened.requests == []
+    seen = opened.value
+    assert seen["before"] is True
+    assert seen["a"]["atoms"] == 4 * 24 and seen["a"]["chains"] == ["A"], "N, CA, C and O of every residue"
+    assert seen["b"]["atoms"] == 4 * 21 and seen["b"]["chains"] == ["A", "B"], "the unknown residue has none"
+    assert seen["a"]["title"] == "a, 24 residues." and seen["a"]["chosen"] == "a"
+    assert seen["a"]["canvas"] >= 1 and seen["a"]["curve"] > 4 and seen["a"]["map"] > 4
+    lines = (page.parent / "a.pdb").read_text().splitlines()
+    ca = next(line for line in lines if line.startswith("ATOM") and line[12:16].strip() == "CA")
+    assert seen["a"]["x"] == pytest.approx(float(ca[30:38]), abs=0.006)
+    assert seen["a"]["b"] == pytest.approx(float(ca[60:66]), abs=0.06)
+    (error,) = json.loads((page.parent / "a.pae.json").read_text())
+    expected = error["predicted_aligned_error"][0][0]
+    assert float(seen["a"]["error"].split(": ")[1].split()[0]) == pytest.approx(expected, abs=0.11)
+    assert seen["shown"] == "1 of 3 sequences."
+    assert seen["sorted"] == ["b", "a", "bad"] and seen["reversed"] == ["a", "b", "bad"], "blanks are last both ways"
+
+
+def test_long_error_maps_are_averaged(tmp_path):
+    n = 2 * MAP_PIXELS
+    matrix = np.kron(np.arange(4).reshape(2, 2) * 8, np.ones((n // 2, n // 2), dtype=int))
+    document = [{"predicted_aligned_error": matrix.tolist(), "max_predicted_aligned_error": 31.75}]
+    (tmp_path / "x.pae.json").write_text(json.dumps(document))
+    found = _error_map(tmp_path, "x")
+    pixels = np.frombuffer(base64.b64decode(found["pixels"]), dtype=np.uint8).reshape(MAP_PIXELS, MAP_PIXELS)
+    assert (found["size"], found["length"]) == (MAP_PIXELS, n)
+    assert [pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]] == [0, 64, 129, 193]
+    assert _error_map(tmp_path, "none") is None
+
+
+def test_structures_beyond_the_size_of_the_page_are_rows(page, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.prediction.report.MAX_DETAILED_RESIDUES", 22)
+    found = [PredictionRow.from_cells(row) for row in rows(page.parent)]
+    (tmp_path / "b.pdb").write_bytes((page.parent / "b.pdb").read_bytes())
+    text = write_report(tmp_path, found, "a model").read_text()
+    assert "The last 1 structures are not in this page" in text and text.count("data-place=") == 1
