@@ -1,0 +1,209 @@
+"""What a run will take, from its shapes alone: parameters, memory, arithmetic, time (``pipeline.train --dry-run``).
+
+Every kind of layer is run once on torch's meta device, where tensors have a shape and no memory: that gives the
+multiply-adds of its matrix products, and the bytes that autograd keeps of it for the backward pass. Layers that repeat
+are multiplied. Weights are not needed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.config import RunConfig
+from pipeline.folding.model import FoldingModel
+from pipeline.folding.stem import Stem
+from pipeline.losses.distogram import distogram_loss
+from pipeline.losses.reduce import binned_cross_entropy
+from pipeline.training.proof import PartCount, count_parts
+
+FLOAT = 4
+"""Bytes of a float32, in which weights, gradients, moments and averages are."""
+
+SIDECHAIN_PAIRS = 28
+"""Pairs of rigid group and atom that exist, per pair of residues: about a quarter of 8 x 14."""
+FLOATS_PER_PAIR = 7
+"""That FAPE keeps of one: a difference, its square, distance and mask."""
+
+THROUGHPUTS = (1.0, 10.0, 50.0, 200.0)
+"""Sustained TFLOP/s for which the time is said; what a device sustains is a part of what its maker states."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of running something once, forward."""
+
+    flops: float
+    """Floating-point operations of matrix products, two per multiply-add."""
+    kept: int
+    """Bytes that autograd keeps for the backward pass, weights left out."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step of a run takes; memory in bytes, for one process without sharding, in float32."""
+
+    parts: Sequence[PartCount]
+    adapter_bytes: int
+    weights: int
+    gradients: int
+    optimizer: int
+    """Adam's two moments."""
+    averages: int
+    activations: int
+    """At the largest crop, as ``trunk.checkpoint_blocks`` says."""
+    activations_kept: int
+    """Without checkpointing."""
+    activations_checkpointed: int
+    """With checkpointing of every block."""
+    flops: float
+    """Of a step on average: all samples, recycles, forward and backward."""
+    crop: int
+    micro_batch: int
+    """Samples that are in memory at once."""
+    samples: int
+    """In a step."""
+
+    @property
+    def memory(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.averages + self.activations
+
+
+def cost_of(run: Callable[[], Any], parameters: Sequence[nn.Parameter]) -> Cost:
+    """Cost of ``run()``, which works on meta tensors of which some require gradients."""
+    own = {parameter.untyped_storage()._cdata for parameter in parameters}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with FlopCounterMode(display=False) as counter, hooks:
+        run()
+    return Cost(float(counter.get_total_flops()), sum(storage.nbytes() for storage in kept.values()))
+
+
+def estimate(config: RunConfig) -> Estimate:
+    """The estimate of a run; nothing is read or allocated. Raises ConfigError for adapters that do not fit."""
+    with torch.device("meta"):
+        model = FoldingModel(config, Stem(config.stem.name))
+        model.set_trainable()
+        costs = _costs(model, config)
+    parts = count_parts(model)
+    total = sum(part.total for part in parts)
+    trainable = sum(part.trainable for part in parts)
+    samples = config.data.batch_size
+    micro = 1 if config.optimizer.clip == "sample" else min(config.training.micro_batch or samples, samples)
+    blocks, crop = config.trunk.blocks, config.data.crop_size
+    block_inputs = crop * (config.trunk.c_s + crop * config.trunk.c_z) * FLOAT
+    outside = costs["stem"].kept + costs["rest"].kept
+    kept = micro * (outside + blocks * costs["block"].kept)
+    checkpointed = micro * (outside + blocks * block_inputs + costs["block"].kept)
+    return Estimate(
+        parts=parts,
+        adapter_bytes=sum(p.numel() * p.element_size() for p in model.adapter_parameters()),
+        weights=total * FLOAT,
+        gradients=trainable * FLOAT,
+        optimizer=2 * trainable * FLOAT,
+        averages=trainable * FLOAT,
+        activations=checkpointed if config.trunk.checkpoint_blocks else kept,
+        activations_kept=kept,
+        activations_checkpointed=checkpointed,
+        flops=samples * _flops_of_sample(config, costs, model),
+        crop=crop,
+        micro_batch=micro,
+        samples=samples,
+    )
+
+
+def _flops_of_sample(config: RunConfig, costs: dict[str, Cost], model: FoldingModel) -> float:
+    """Forward, recycles (half of the most, on average) and backward: for inputs, and for weights where they train."""
+    stem_backward = {"none": 0, "full": 2}.get(config.adapter.method, 1) if model.stem_trains else 0
+    trunk_backward = 2 if config.trunk_adapter.method == "full" else 1
+    again = 1 if config.trunk.checkpoint_blocks else 0
+    trunk = config.trunk.blocks * costs["block"].flops
+    return (
+        costs["stem"].flops * (1 + stem_backward)
+        + trunk * (1 + again + trunk_backward + config.data.max_recycles / 2)
+        + costs["rest"].flops * (3 + config.data.max_recycles / 2)
+    )
+
+
+def _costs(model: FoldingModel, config: RunConfig) -> dict[str, Cost]:
+    n, trunk = config.data.crop_size, config.trunk
+    c_stem = model.stem.embed_dim
+    parameters = list(model.parameters())
+    mask, aatype, index = torch.ones(1, n), torch.zeros(1, n, dtype=torch.int64), torch.zeros(1, n, dtype=torch.int64)
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, requires_grad=True)
+
+    tokens = leaf(n + 2, 1, c_stem)  # with start and end; fair-esm's layers have the length first
+    layer = cost_of(
+        lambda: model.stem.esm.layers[0](tokens, self_attn_padding_mask=None, need_head_weights=False), parameters
+    )
+    layers = model.stem.num_layers
+    stem = Cost(layers * layer.flops, layers * layer.kept if model.stem_trains else 0)
+    block = cost_of(lambda: model.trunk.blocks[0](leaf(1, n, trunk.c_s), leaf(1, n, n, trunk.c_z), mask), parameters)
+
+    def rest() -> None:
+        hidden = torch.zeros(1, n, layers + 1, c_stem, requires_grad=model.stem_trains)
+        weights = torch.softmax(model.esm_s_combine, dim=0)
+        single = model.esm_s_mlp(torch.einsum("l,bnle->bne", weights, hidden)) + model.embedding(aatype)
+        pair = leaf(1, n, n, trunk.c_z)
+        pair = pair + model.trunk.recycle_z_norm(pair) + model.trunk.pairwise_positional_embedding(index, mask)
+        structure = model.trunk.structure_module(
+            model.trunk.trunk2sm_s(single), model.trunk.trunk2sm_z(pair), aatype, mask
+        )
+        model.lddt_head(structure.states[-1])
+        distogram_loss(model.distogram_head(pair), torch.zeros(1, n, 3), mask)
+        if model.ptm_head is not None and config.loss.pae:
+            binned_cross_entropy(model.ptm_head(pair), torch.zeros(1, n, n, dtype=torch.int64))
+        if model.lm_head is not None:
+            model.lm_head(single)
+
+    once = cost_of(rest, parameters)
+    # FAPE drops what does not exist before it forms pairs, which shapes alone do not tell.
+    pairs = n**2 * (trunk.structure_module.blocks + SIDECHAIN_PAIRS)
+    return {"stem": stem, "block": block, "rest": replace(once, kept=once.kept + pairs * FLOATS_PER_PAIR * FLOAT)}
+
+
+def report(e: Estimate, config: RunConfig, console: Console) -> None:
+    """The estimate for people."""
+    table = Table("part", "parameters", "train", title=f"{config.trunk.blocks} blocks over {config.stem.name}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part in e.parts:
+        table.add_row(part.part, f"{part.total:,}", f"{part.trainable:,}")
+    table.add_row("together", *(f"{sum(getattr(p, key) for p in e.parts):,}" for key in ("total", "trainable")))
+    console.print(table)
+    if e.adapter_bytes:
+        console.print(f"Adapters alone: {e.adapter_bytes / 1e6:.3f} MB")
+    what = f"{e.micro_batch} of {e.samples} samples at once, crops of {e.crop}"
+    memory = Table("memory, float32", "GB", title=f"One process without sharding: {what}")
+    memory.columns[1].justify = "right"
+    for name in ("weights", "gradients", "optimizer", "averages", "activations"):
+        memory.add_row(name, f"{getattr(e, name) / 1e9:.2f}")
+    memory.add_row("together", f"{e.memory / 1e9:.2f}")
+    console.print(memory)
+    console.print(
+        f"Activations without checkpoint_blocks {e.activations_kept / 1e9:.2f} GB, with "
+        f"{e.activations_checkpointed / 1e9:.2f} GB. What operators need for the time of a call comes on top."
+    )
+    console.print(f"A step: {e.flops / 1e12:.3g} TFLOP in matrix products (recycles: half of the most).")
+    for throughput in THROUGHPUTS:
+        seconds = e.flops / 1e12 / throughput
+        days = seconds * config.training.max_steps / 86_400
+        steps = config.training.max_steps
+        console.print(
+            f"  at {throughput:g} TFLOP/s sustained: {seconds:.3g} s a step, {days:.3g} days for {steps:,} steps"
+        )
