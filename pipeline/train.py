@@ -27,6 +27,7 @@ from pipeline.config import (
     preset_names,
     resolve,
 )
+from pipeline.estimate import estimate, report
 from pipeline.folding.stem import ESM2_SHAPES, StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.run import RunDirectory, RunError, with_initial_shape
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
             "  python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter lorta --rank 8\n"
             "  python -m pipeline.train --data DATASET --out RUN --preset tiny --seed 1\n"
             "  python -m pipeline.train --data DATASET --out RUN --resume\n"
+            "  python -m pipeline.train --dry-run --preset esmfold --data.batch_size 1\n"
             "  python -m pipeline.train --data DATASET --out RUN --preset paper --trunk.blocks 8 --optimizer.lr 5e-4\n"
             "  python -m pipeline.train --data DATASET --out RUN --init-from esmfold_v1 --adapter lorta "
             "--trunk-adapter lorta\n"
@@ -75,8 +77,13 @@ def parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
-    p.add_argument("--data", type=Path, required=True, help="dataset directory of pipeline.prepare")
-    p.add_argument("--out", type=Path, required=True, help="run directory to write")
+    p.add_argument("--data", type=Path, help="dataset directory of pipeline.prepare")
+    p.add_argument("--out", type=Path, help="run directory to write")
+    p.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say parameters, memory and time from the shapes alone, train nothing; needs no weights, --data or --out",
+    )
     p.add_argument("--preset", metavar="NAME", help=f"starting values: {', '.join(preset_names())}")
     p.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration file, over the preset")
     again = p.add_mutually_exclusive_group()
@@ -116,24 +123,34 @@ def parser() -> argparse.ArgumentParser:
 
 def configuration(arguments: argparse.Namespace, dotted: list[str], run: RunDirectory) -> RunConfig:
     """The resolved configuration; that of the run when resuming. Raises ConfigError, RunError."""
+    if arguments.resume:
+        if arguments.preset or arguments.config:
+            raise ConfigError("--resume takes the configuration of the run: leave out --preset and --config")
+        run.config()
+        return _same_run(run, resolve(file_layer(run.config_file), *_options(arguments, dotted)), "--resume")
+    again = arguments.auto_resume or is_restarted()
+    if run.exists() and not again:
+        raise RunError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
+    config = fresh_configuration(arguments, dotted)
+    return _same_run(run, config, "--auto-resume") if run.exists() else config
+
+
+def fresh_configuration(arguments: argparse.Namespace, dotted: list[str]) -> RunConfig:
+    """The configuration that preset, file and options say. Raises ConfigError, WeightsError."""
+    layers = [preset_layer(arguments.preset)] if arguments.preset else []
+    if arguments.config:
+        layers.append(file_layer(arguments.config))
+    return resolve(*with_initial_shape([*layers, *_options(arguments, dotted)]))
+
+
+def _options(arguments: argparse.Namespace, dotted: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the dotted and the named options set."""
     named: dict[str, Any] = {}
     for option, (section, key) in NAMED_OPTIONS.items():
         value = getattr(arguments, option)
         if value is not None:
             named.setdefault(section, {})[key] = value
-    if arguments.resume:
-        if arguments.preset or arguments.config:
-            raise ConfigError("--resume takes the configuration of the run: leave out --preset and --config")
-        run.config()
-        return _same_run(run, resolve(file_layer(run.config_file), dotted_layer(dotted), named), "--resume")
-    again = arguments.auto_resume or is_restarted()
-    if run.exists() and not again:
-        raise RunError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
-    layers = [preset_layer(arguments.preset)] if arguments.preset else []
-    if arguments.config:
-        layers.append(file_layer(arguments.config))
-    config = resolve(*with_initial_shape([*layers, dotted_layer(dotted), named]))
-    return _same_run(run, config, "--auto-resume") if run.exists() else config
+    return dotted_layer(dotted), named
 
 
 def _same_run(run: RunDirectory, config: RunConfig, option: str) -> RunConfig:
@@ -146,9 +163,16 @@ def _same_run(run: RunDirectory, config: RunConfig, option: str) -> RunConfig:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    arguments, dotted = parser().parse_known_args(argv)
+    options = parser()
+    arguments, dotted = options.parse_known_args(argv)
+    if not arguments.dry_run and not (arguments.data and arguments.out):
+        options.error("--data and --out are needed (or --dry-run)")
 
     def body(arguments: argparse.Namespace) -> int:
+        if arguments.dry_run:
+            config = fresh_configuration(arguments, dotted)
+            report(estimate(config), config, make_console())
+            return 0
         run = RunDirectory(arguments.out)
         config = configuration(arguments, dotted, run)
         dataset = StructureDataset(arguments.data)
