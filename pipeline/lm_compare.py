@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import ConfigError, dotted_layer, merge
+from pipeline.lm.command_line import numbers
 from pipeline.lm.errors import InputError, StageFailed, require_extra
 from pipeline.lm.grid import cell_row, cells, grid_names, read_grid
 from pipeline.lm.settings import STAGES
@@ -48,12 +49,12 @@ def parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
-    p.add_argument("--out", type=Path, required=True, help="directory to write, or to go on with")
+    p.add_argument("--out", type=Path, help="directory to write, or to go on with (default: runs/compare-STAGE)")
     p.add_argument("--grid", metavar="GRID", help=f"TOML file, or one of {', '.join(grid_names())}")
     p.add_argument("--stage", choices=sorted(STAGES), help="without a grid: what is trained")
     p.add_argument("--methods", nargs="+", metavar="METHOD[:RANK,...]", help="in place of the grid's")
     p.add_argument("--tasks", nargs="+", metavar="TASK")
-    p.add_argument("--seeds", nargs="+", type=int, metavar="N")
+    p.add_argument("--seeds", nargs="+", type=numbers, metavar="N", help="such as 0 1 2")
     p.add_argument("--model", help="hub name or local directory")
     p.add_argument("--init-config", metavar="FILE", help="an untrained model of this configuration")
     p.add_argument("--data", metavar="SOURCE", help="examples: file, directory or hub name")
@@ -77,9 +78,11 @@ def main(argv: list[str] | None = None) -> int:
         given = {key: {k: v for k, v in values.items() if v is not None} for key, values in named.items()}
         found = cells(
             grid, merge(dotted_layer(dotted), {key: values for key, values in given.items() if values}),
-            methods=arguments.methods or (), tasks=arguments.tasks or (), seeds=arguments.seeds or (),
+            methods=arguments.methods or (), tasks=arguments.tasks or (),
+            seeds=[seed for part in arguments.seeds or () for seed in part],
         )  # fmt: skip
         console = make_console()
+        arguments.out = arguments.out or Path("runs") / f"compare-{grid['stage']}"
         from pipeline.lm.comparison import write_comparison
         from pipeline.lm.engine import Interrupted
         from pipeline.lm.run import LanguageRun

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
-    p.add_argument("--out", type=Path, required=True, help="directory to write, or to go on with")
+    p.add_argument("--out", type=Path, help="directory to write, or to go on with (default: runs/mtbench)")
     p.add_argument("--run", type=Path, help="run directory of pipeline.sft or pipeline.dpo")
     p.add_argument("--model", help="in place of a run: hub name or directory of the model")
     p.add_argument("--adapter", type=Path, help="directory of an adapter for --model")
@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         from pipeline.lm.tables import markdown
 
         quiet()
+        arguments.out = arguments.out or Path("runs") / "mtbench"
         console = make_console()
         questions = read_questions(arguments.questions)[: arguments.limit]
         about = subject(arguments.run, arguments.model, arguments.adapter, arguments.prompt)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import ConfigError
-from pipeline.lm.command_line import add_stage_options, configuration, stage_parser
+from pipeline.lm.command_line import add_stage_options, configuration, default_out, numbers, stage_parser
 from pipeline.lm.errors import InputError, StageFailed, require_extra
 
 
@@ -28,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
         "RUN/seed_N is the run of a seed; RUN/results.csv and results.md have all seeds, best and last epoch.",
     )
     p.add_argument("--task", required=True, help="cola, sst2, mrpc, stsb, qnli, rte, qqp, mnli, wnli")
-    p.add_argument("--seeds", type=int, nargs="+", metavar="N", help="one run each (default: training.seed, 0)")
+    p.add_argument("--seeds", type=numbers, nargs="+", metavar="N", help="one run each, such as 0 1 2 (default 0)")
+    p.add_argument("--seed", type=int, help="the seed of a single run")
     p.add_argument("--head-lr", type=float, help="peak learning rate of the head")
     add_stage_options(p, "nlu")
     return p
@@ -46,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         from pipeline.lm.seeds import write_seed_tables
 
         console = make_console()
-        seeds = arguments.seeds or [config.training.seed]
+        seeds = [seed for part in arguments.seeds or [[config.training.seed]] for seed in part]
+        arguments.out = arguments.out or default_out("nlu", config)
         if len(set(seeds)) < len(seeds):
             raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: the same seed twice")
         results = []

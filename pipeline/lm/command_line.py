@@ -52,8 +52,8 @@ def stage_parser(stage: str, description: str) -> argparse.ArgumentParser:
 def add_stage_options(p: argparse.ArgumentParser, stage: str) -> None:
     """The options of every stage."""
     presets = [name for name in preset_names() if stage_of_preset(name) == stage]
-    p.add_argument("--out", type=Path, required=True, help="directory to write")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out; complete runs are left alone")
+    p.add_argument("--out", type=Path, help="directory to write (default: runs/, named for stage, task, method, rank)")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out; a complete one is left alone")
     p.add_argument("--preset", metavar="NAME", help=f"starting values: {', '.join(presets)}")
     p.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration file, over the preset")
     p.add_argument("--model", help="hub name or local directory")
@@ -72,6 +72,19 @@ def add_stage_options(p: argparse.ArgumentParser, stage: str) -> None:
     p.add_argument("--batch-size", type=int, help="examples per optimizer step")
     p.add_argument("--device", help="auto, cpu, cuda, mps")
     p.add_argument("--export-lora", action="store_true", help="also write the adapter as plain PEFT LoRA, to RUN/lora")
+
+
+def numbers(text: str) -> list[int]:
+    """Seeds such as ``0`` or ``0,1,2``, for argparse."""
+    return [int(part) for part in text.split(",")]
+
+
+def default_out(stage: str, config: StageConfig) -> Path:
+    """``runs/nlu-rte-lorta-r4`` and the like."""
+    rank = f"r{config.adapter.rank}" if config.adapter.rank else ""
+    return Path("runs") / "-".join(
+        part for part in (stage, getattr(config, "task", ""), config.adapter.method, rank) if part
+    )
 
 
 def configuration(stage: str, arguments: argparse.Namespace, dotted: list[str]) -> StageConfig:
@@ -112,6 +125,7 @@ def run_causal_stage(stage: str, arguments: argparse.Namespace, dotted: list[str
         from pipeline.lm.stages import TRAINERS
 
         console = make_console()
+        arguments.out = arguments.out or default_out(stage, config)
         try:
             result = TRAINERS[stage](
                 config, arguments.out, console, resume=arguments.resume, export_lora=arguments.export_lora

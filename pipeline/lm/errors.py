@@ -14,9 +14,16 @@ class StageFailed(RuntimeError):
     """A run that started and cannot go on; the message is one line."""
 
 
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ImportError:
+        return False
+
+
 def require_extra(command: str) -> None:
     """Raise InputError when packages of the extra ``lm`` are missing, with the line that installs them."""
-    missing = [name for name in EXTRA if find_spec(name) is None]
+    missing = [name for name in EXTRA if not _installed(name)]
     if missing:
         raise InputError(
             f"{command} needs {', '.join(missing)}, which this environment lacks: "

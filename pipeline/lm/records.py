@@ -88,7 +88,8 @@ def read_delimited(path: Path, text: str, delimiter: str, header: Sequence[str] 
 
 
 def load_split(source: str, split: str, subset: str | None = None) -> list[Record] | None:
-    """The examples of a split of ``source``: a file, a directory of files named after splits, or a hub name.
+    """The examples of a split of ``source``: a file, a directory of files named after splits (or of ``datasets``), or a
+    hub name.
 
     A file has only the split ``train``. ``None`` where there is no such split. Raises InputError.
     """
@@ -97,8 +98,22 @@ def load_split(source: str, split: str, subset: str | None = None) -> list[Recor
     path = Path(source)
     if path.is_file():
         return read_records(path) if split == "train" else None
+    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
+        return _saved_dataset(path, split)
     file = split_file(path, split)
     return None if file is None else read_records(file)
+
+
+def _saved_dataset(path: Path, split: str) -> list[Record] | None:
+    """A split of what ``datasets`` has written by ``save_to_disk``."""
+    import datasets
+
+    with named(str(path), "dataset"):
+        found = datasets.load_from_disk(str(path))
+    if isinstance(found, datasets.Dataset):
+        found = {"train": found}
+    name = next((candidate for candidate in SPLIT_NAMES[split] if candidate in found), None)
+    return None if name is None else found[name].to_list()
 
 
 def split_file(folder: Path, split: str) -> Path | None:

@@ -49,7 +49,7 @@ class AdapterSettings(Strict):
     """How the model is adapted."""
 
     method: str = "lorta"
-    """A method of lorta or PEFT (docs/adapters.md), full (all parameters) or head (only the classifier)."""
+    """A method of lorta or PEFT (docs/adapters.md), full (all parameters) or head, also head-only (the classifier)."""
     rank: NonNegativeInt = 0
     """0: the method's default (8)."""
     alpha: NonNegativeFloat = 0.0
@@ -61,6 +61,9 @@ class AdapterSettings(Strict):
     dropout: Fraction = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     """What only some methods have: modes, bases, tt_rank, size, drop (--adapter.settings.size 16)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", {"head-only": "head"}.get(self.method, self.method))
 
 
 @dataclass(frozen=True)

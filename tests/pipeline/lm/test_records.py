@@ -74,6 +74,17 @@ def test_splits_of_a_directory_and_of_one_file(tmp_path):
     assert named[1] == [{"a": "3"}]
 
 
+def test_a_directory_of_datasets(tmp_path):
+    import datasets
+
+    parts = {"train": datasets.Dataset.from_list([{"a": "1"}]), "validation": datasets.Dataset.from_list([{"a": "2"}])}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
+    parts["train"].save_to_disk(str(tmp_path / "one"))
+    assert train_and_validation(DataSettings(train=str(tmp_path / "both"))) == ([{"a": "1"}], [{"a": "2"}])
+    assert load_split(str(tmp_path / "one"), "train") == [{"a": "1"}]
+    assert load_split(str(tmp_path / "one"), "validation") is None
+
+
 def test_what_cannot_be_split_or_found(tmp_path):
     (tmp_path / "one.jsonl").write_text('{"a": "1"}\n')
     for settings, message in (

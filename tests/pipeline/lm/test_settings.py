@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from pipeline.config import ConfigError, dotted_layer, resolve
-from pipeline.lm.command_line import add_stage_options, configuration
+from pipeline.lm.command_line import add_stage_options, configuration, default_out, numbers
 from pipeline.lm.grid import grid_names, read_grid
 from pipeline.lm.settings import STAGES, NluConfig, SftConfig, preset_layer, preset_names, stage_of_preset
 
@@ -83,6 +83,14 @@ def test_layers_of_the_command_line(tmp_path):
     assert (config.model.name, config.model.init_config, config.model.vocabulary) == ("", "tiny-llama", 300)
     assert config.adapter.settings == {"modes": ["heads"]}
     assert config.model.max_length == 512
+
+
+def test_where_a_run_goes_when_nothing_is_said():
+    nlu = resolve({"task": "rte", "adapter": {"method": "lorta", "rank": 4}}, kind=NluConfig)
+    assert str(default_out("nlu", nlu)) == "runs/nlu-rte-lorta-r4"
+    assert str(default_out("sft", SftConfig())) == "runs/sft-lorta"
+    assert numbers("0,1,2") == [0, 1, 2]
+    assert resolve({"adapter": {"method": "head-only"}}, kind=NluConfig).adapter.method == "head"
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,8 @@ def test_mistakes_are_one_line(classifier, glue, alpaca, small_config, tmp_path,
     assert "it has no model_type" in error(sft, *words)
     short = [*causal_words(alpaca, small_config, tmp_path / "e"), "--model.max_length", 8]
     assert "none of the 24 training examples has an answer within model.max_length = 8" in error(sft, *short)
+    words = causal_words(alpaca, small_config, tmp_path / "nan")
+    assert "lower --optimizer.lr" in error(sft, *words, "--lr", 1e30, "--optimizer.clip_norm", 0, code=1)
     assert "give one of --model" in error(sft, "--data", alpaca, "--out", tmp_path / "d")
 
 
