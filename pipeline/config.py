@@ -139,6 +139,9 @@ class TrunkConfig(Strict):
     """Of the single representation; rows and columns of the pair representation are dropped at twice the rate."""
     checkpoint_blocks: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
+    chunk_size: NonNegativeInt = 0
+    """Rows of the pair representation to work on at a time; 0: as many as fit the processor's cache, which is the
+    fastest on a CPU. Results are the same up to rounding."""
     structure_module: StructureModuleConfig = field(default_factory=StructureModuleConfig)
 
 

@@ -17,7 +17,7 @@ class DistogramHead(nn.Linear):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """[B, N, N, bins] from ``z`` [B, N, N, c_z]."""
         logits = super().forward(z)
-        return (logits + logits.transpose(1, 2)) / 2  # mean, as ESMFold; OpenFold adds
+        return (logits + logits.transpose(1, 2)).mul_(0.5)  # mean, as ESMFold; OpenFold adds
 
 
 class PlddtHead(nn.Sequential):

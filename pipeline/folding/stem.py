@@ -14,8 +14,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+import torch.nn.functional as F
 from esm.data import Alphabet
 from esm.model.esm2 import ESM2
+from esm.multihead_attention import MultiheadAttention
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -55,6 +57,38 @@ def canonical_name(name: str) -> str:
     return short
 
 
+class FusedAttention(MultiheadAttention):
+    """fair-esm's self-attention through ``scaled_dot_product_attention``, which keeps no attention weights.
+
+    A class without state of its own, which takes the place of a block's class: parameters, names and the calls of the
+    projections, on which an adapter may sit, stay as they are.
+    """
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
+        need_head_weights: bool = False,
+        **options: object,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attended values [T, B, E] of ``query`` [T, B, E], and None for the weights, unless a caller needs those."""
+        if need_head_weights:
+            options |= {"key_padding_mask": key_padding_mask, "need_head_weights": True}
+            return super().forward(query, key, value, **options)
+        time, batch, width = query.shape
+        q, k, v = (
+            projection(query).view(time, batch, self.num_heads, self.head_dim).permute(1, 2, 0, 3)  # [B, H, T, d]
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = self.rot_emb(q, k)
+        visible = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+        rate = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, visible, dropout_p=rate, scale=self.scaling)
+        return self.out_proj(out.permute(2, 0, 1, 3).reshape(time, batch, width)), None
+
+
 class Stem(nn.Module):
     """ESM-2 over aatype, all hidden representations.
 
@@ -71,6 +105,8 @@ class Stem(nn.Module):
         self.num_layers = layers
         self.embed_dim = width
         self.esm = ESM2(layers, width, heads, alphabet=alphabet, token_dropout=True)
+        for layer in self.esm.layers:
+            layer.self_attn.__class__ = FusedAttention
         # Parts of ESM-2 that nothing here reads: they get no gradient and are not in any run's checkpoint.
         del self.esm.contact_head
         tokens = [alphabet.get_idx(letter) for letter in (*RESTYPES_WITH_X, "X", "<mask>")]

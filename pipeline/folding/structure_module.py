@@ -15,6 +15,7 @@ from pipeline.config import StructureModuleConfig
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import frames_to_atom14, torsions_to_frames
 from pipeline.folding.initialization import linear
+from pipeline.folding.kernels.common import no_autocast
 
 MASK_BIAS = 1e5
 EPS = 1e-8
@@ -193,7 +194,7 @@ class StructureModule(nn.Module):
     def forward(
         self, single: torch.Tensor, pair: torch.Tensor, aatype: torch.Tensor, mask: torch.Tensor
     ) -> StructureOutput:
-        """Fold.
+        """Fold, in float32 at least: bfloat16 is too coarse for coordinates, and ``torch.autocast`` ends here.
 
         Args:
             single: [B, N, c_s].
@@ -201,7 +202,13 @@ class StructureModule(nn.Module):
             aatype: int64 [B, N].
             mask: [B, N].
         """
-        mask = mask.to(single.dtype)
+        with no_autocast(single):
+            return self._fold(single.to(self.linear_in.weight.dtype), pair, aatype, mask)
+
+    def _fold(
+        self, single: torch.Tensor, pair: torch.Tensor, aatype: torch.Tensor, mask: torch.Tensor
+    ) -> StructureOutput:
+        mask, pair = mask.to(single.dtype), pair.to(single.dtype)
         s_initial = self.layer_norm_s(single)
         z = self.layer_norm_z(pair)
         s = self.linear_in(s_initial)

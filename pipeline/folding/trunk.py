@@ -11,11 +11,13 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.config import TrunkConfig
 from pipeline.folding.initialization import linear
 from pipeline.folding.kernels.attention import PairBias
-from pipeline.folding.kernels.common import ADDED, UPDATE, Plan
+from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows
 from pipeline.folding.kernels.transition import Transition
 from pipeline.folding.structure_module import StructureModule, StructureOutput
 from pipeline.folding.triangle import OuterProductMean, ProductDifference, TriangleAttention, TriangleMultiplication
 
+ROWS = 64
+"""Rows of the recycled pair representation to normalise at a time."""
 RECYCLE_BINS = 15
 RECYCLE_MIN_DISTANCE = 3.375
 RECYCLE_MAX_DISTANCE = 21.375
@@ -204,6 +206,20 @@ class FoldingTrunk(nn.Module):
         self.trunk2sm_s = linear(c_s, sm.c_s)
         self.trunk2sm_z = linear(c_z, sm.c_z)
         self.structure_module = StructureModule(sm)
+        self.chunk_size = config.chunk_size
+
+    def set_chunk_size(self, size: int | None) -> None:
+        """Rows of the pair representation to work on at a time from now on; None or 0: automatic."""
+        if size is not None and size < 0:
+            raise ValueError(f"chunk size {size}: expected a number of rows, or 0 for an automatic one")
+        self.chunk_size = size or 0
+
+    def chunk_size_for(self, length: int) -> int:
+        """Rows that the largest kernel works on at a time for chains of ``length``."""
+        c_z = self.config.c_z
+        widest = max(length, 4 * c_z) if self.config.triangle_attention else 4 * c_z
+        device = self.recycle_z_norm.weight.device.type
+        return min(length, self.chunk_size or automatic_rows(device, length, length * widest))
 
     def forward(
         self,
@@ -227,30 +243,35 @@ class FoldingTrunk(nn.Module):
         Returns:
             single [B, N, c_s], pair [B, N, N, c_z] and the structure of the last pass.
         """
-        recycled_s, recycled_z = torch.zeros_like(single), torch.zeros_like(pair)
-        bins = torch.zeros(pair.shape[:3], dtype=torch.int64, device=pair.device)
+        # What the first pass recycles: zeros, of one pair instead of all.
+        recycled_s, recycled_z = torch.zeros_like(single), pair.new_zeros(1, 1, 1, pair.shape[-1])
+        bins = torch.zeros((1, 1, 1), dtype=torch.int64, device=pair.device)
         for recycle in range(num_recycles + 1):
             last = recycle == num_recycles
             with torch.set_grad_enabled(last and torch.is_grad_enabled()):
                 s = single + self.recycle_s_norm(recycled_s)
-                z = pair + self.recycle_z_norm(recycled_z) + self.recycle_disto(bins)
-                z = z + self.pairwise_positional_embedding(residue_index, mask)
+                z = self.pairwise_positional_embedding(residue_index, mask).add_(pair)
+                self._add_recycled(z, recycled_z, bins)
+                recycled_z = None  # its memory is for the blocks
                 for block in self.blocks:
                     if self.config.checkpoint_blocks and torch.is_grad_enabled():
-                        s, z = checkpoint(block, s, z, mask, use_reentrant=False)
+                        s, z = checkpoint(block, s, z, mask, self.chunk_size, use_reentrant=False)
                     else:
-                        s, z = block(s, z, mask)
-                structure = self._structure(self.trunk2sm_s(s), self.trunk2sm_z(z), aatype, mask)
+                        s, z = block(s, z, mask, self.chunk_size, overwrite=True)
+                structure = self.structure_module(self.trunk2sm_s(s), self.trunk2sm_z(z), aatype, mask)
             if not last:
-                recycled_s, recycled_z = s.detach(), z.detach()
+                recycled_s = s.detach()
+                recycled_z = z.detach()
                 bins = recycle_distogram(structure.positions[-1, :, :, :3].detach())
         return s, z, structure
 
-    def _structure(self, s: torch.Tensor, z: torch.Tensor, aatype: torch.Tensor, mask: torch.Tensor) -> StructureOutput:
-        """The structure module in float32 at least: rotations and positions do not bear autocast's rounding."""
-        with torch.autocast(s.device.type, enabled=False):
-            dtype = torch.promote_types(s.dtype, torch.float32)
-            return self.structure_module(s.to(dtype), z.to(dtype), aatype, mask)
+    def _add_recycled(self, z: torch.Tensor, recycled_z: torch.Tensor, bins: torch.Tensor) -> None:
+        """Add what the last pass left to ``z``, in place; without gradients some rows at a time, for less memory."""
+        rows = z.shape[1] if torch.is_grad_enabled() or recycled_z.shape[1] == 1 else ROWS
+        for i in range(0, z.shape[1], rows):
+            here = slice(i, i + rows) if recycled_z.shape[1] > 1 else slice(None)
+            update = self.recycle_z_norm(recycled_z[:, here]) + self.recycle_disto(bins[:, here])
+            (z if rows == z.shape[1] else z[:, here]).add_(update)
 
 
 def recycle_distogram(

@@ -6,11 +6,13 @@ import pickle
 import pytest
 import torch
 from esm.data import Alphabet
+from esm.multihead_attention import MultiheadAttention
 from safetensors.torch import save_file
 
+import lorta
 from data_prep.residues import RESTYPES, sequence_to_aatype
 from pipeline.config import StemConfig
-from pipeline.folding.stem import DEMO_STEM, StemError, build_stem, canonical_name, parameter_hash
+from pipeline.folding.stem import DEMO_STEM, FusedAttention, StemError, build_stem, canonical_name, parameter_hash
 
 SEQUENCE = "MKTAYIAKQRX"
 
@@ -36,6 +38,33 @@ def test_representations_are_fair_esms(random_stem):
     assert hidden.shape == (1, len(SEQUENCE), random_stem.num_layers + 1, random_stem.embed_dim)
     for layer in layers:
         assert torch.equal(hidden[:, :, layer], expected[layer][:, 1:-1])
+
+
+@pytest.mark.parametrize("adapter", [None, "lorta"])
+def test_fused_attention_is_fair_esms(random_stem, adapter):
+    """Representations and gradients of a padded batch against fair-esm's own attention, with an adapter too."""
+    stem = random_stem.double()
+    if adapter:
+        for parameter in lorta.attach(stem.esm, method=adapter, r=2, seed=0).parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    aatype, mask = inputs(SEQUENCE + RESTYPES)
+    mask = mask.repeat(2, 1)
+    mask[1, len(SEQUENCE) :] = 0
+    results = []
+    for attention in (FusedAttention, MultiheadAttention):
+        for layer in stem.esm.layers:
+            assert isinstance(layer.self_attn, FusedAttention)
+            layer.self_attn.__class__ = attention
+        stem.zero_grad()
+        hidden = stem(aatype.repeat(2, 1), mask)[mask.bool()]
+        (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view(hidden.shape)).sum().backward()
+        gradients = [parameter.grad for parameter in stem.parameters() if parameter.grad is not None]
+        results.append([hidden.detach(), *gradients])
+        for layer in stem.esm.layers:
+            layer.self_attn.__class__ = FusedAttention
+    assert len(results[0]) > (1 if adapter else 20)
+    for fused, reference in zip(*results, strict=True):
+        torch.testing.assert_close(fused, reference, rtol=1e-5, atol=1e-5)  # its softmax is float32 in any case
 
 
 @torch.no_grad()
