@@ -34,6 +34,7 @@ def test_a_preset_that_extends_another_has_its_values():
     assert second.trunk == first.trunk
     assert (second.optimizer.clip, second.optimizer.eps) == ("sample", 1e-5)
     assert (first.data.crop_size, second.data.crop_size) == (256, 384)
+    assert (first.loss.violation, second.loss.violation) == (0.0, 1.0)
     assert (first.optimizer.lr, second.optimizer.lr, second.optimizer.warmup_steps) == (1e-3, 5e-4, 0)
 
 
