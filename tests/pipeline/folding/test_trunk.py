@@ -142,6 +142,57 @@ def test_checkpointed_blocks_give_the_same_gradients():
         torch.testing.assert_close(plain, recomputed)
 
 
+def fold(trunk: FoldingTrunk, n: int = 9, dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(2)
+    single = torch.randn(1, n, 16, generator=generator, dtype=dtype)
+    pair = torch.zeros(1, n, n, 8, dtype=dtype)
+    aatype = torch.randint(0, 20, (1, n), generator=generator)
+    return trunk(single, pair, aatype, torch.arange(n)[None], torch.ones(1, n, dtype=dtype), 1)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_chunked_equals_unchunked(size):
+    """With gradients, and without, where the pair representation is updated in place."""
+    trunk = small_trunk("product_difference", True)
+    assert trunk.chunk_size_for(9) == 9
+    s, z, structure = fold(trunk)
+    trunk.set_chunk_size(size)
+    assert trunk.chunk_size_for(9) == size
+    for context in (torch.enable_grad, torch.no_grad):
+        with context():
+            chunked = fold(trunk)
+        torch.testing.assert_close(chunked[0], s)
+        torch.testing.assert_close(chunked[1], z)
+        torch.testing.assert_close(chunked[2].positions, structure.positions)
+    trunk.set_chunk_size(None)
+    assert trunk.chunk_size_for(9) == 9
+    with pytest.raises(ValueError, match="chunk size -1"):
+        trunk.set_chunk_size(-1)
+
+
+def test_inputs_are_left_alone_without_gradients():
+    block = small_trunk("product_difference", True).blocks[0]
+    s, z = torch.randn(1, 6, 16, dtype=torch.float64), torch.randn(1, 6, 6, 8, dtype=torch.float64)
+    before = s.clone(), z.clone()
+    with torch.no_grad():
+        block(s, z, torch.ones(1, 6, dtype=torch.float64))
+    assert torch.equal(s, before[0]) and torch.equal(z, before[1])
+
+
+def test_structure_module_is_float32_under_autocast():
+    """bfloat16 blocks move the atoms a little; coordinates themselves are float32, and the rotations orthogonal."""
+    trunk = small_trunk("product_difference", True).float()
+    exact = fold(trunk, dtype=torch.float32)[2]
+    with torch.autocast("cpu", torch.bfloat16):
+        structure = fold(trunk, dtype=torch.float32)[2]
+    assert structure.positions.dtype == structure.frames.rot.dtype == torch.float32
+    rot = structure.frames.rot
+    identity = torch.eye(3).expand_as(rot)
+    torch.testing.assert_close(rot @ rot.transpose(-1, -2), identity, atol=1e-5, rtol=0)
+    change = (structure.positions - exact.positions).norm() / exact.positions.norm()
+    assert 0 < change < 0.05
+
+
 def test_shared_dropout_drops_whole_lines_and_keeps_the_mean():
     torch.manual_seed(0)
     x = torch.ones(2, 50, 50, 4)
