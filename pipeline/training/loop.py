@@ -26,7 +26,7 @@ from pipeline.training.progress import (
     report_parameters,
     report_proof,
 )
-from pipeline.training.proof import count_parts, prove_gradient_path
+from pipeline.training.proof import count_parts, frozen_checksums, prove_gradient_path
 from pipeline.training.report import write_pages
 from pipeline.training.tables import CsvLog, read_rows
 from pipeline.training.trainer import StepResult, Trainer
@@ -139,7 +139,7 @@ class Session:
         self.console = console
         self.config = trainer.config.training
         self.processes = trainer.processes
-        self.frozen = frozen_hash(trainer.model)
+        self.frozen = frozen_checksums(trainer.model)
         step = trainer.step
         rows = read_rows(run.metrics_file, step)
         self.guard = SpikeGuard(self.config.spike_factor, [float(row["loss"]) for row in rows if row["skipped"] == "0"])
@@ -278,7 +278,7 @@ class Session:
     def save(self) -> None:
         """A checkpoint and the adapter alone; the tables first, so that they hold all steps that it has."""
         trainer = self.trainer
-        if self.processes.any(frozen_hash(trainer.model) != self.frozen):
+        if self.processes.any(frozen_checksums(trainer.model) != self.frozen):
             raise TrainingError(f"step {trainer.step}: frozen parameters have changed; this checkpoint is not written")
         checkpoint = trainer.checkpoint()
         adapters = adapter_tensors(trainer.model, checkpoint.ema)

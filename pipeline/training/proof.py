@@ -5,7 +5,7 @@ rehearsal backward pass shows that each factor of the adapter gets a gradient: a
 others are multiplied by them), and all others once the first are off zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ import lorta
 from lorta.insert import Insert
 from pipeline.folding.model import PARTS, FoldingModel
 from pipeline.folding.stem import parameter_hash
+from pipeline.training.sharding import local
 
 
 class GradientPathError(RuntimeError):
@@ -68,7 +69,7 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
     """
     factors = factors_of(model)
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
-    before = parameter_hash(model.named_parameters())
+    before = checksums(model.named_parameters())
     loss().backward()
     first = _norms(factors)
     for name, parameter in frozen:
@@ -100,9 +101,31 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
                         f"adapter factor {name} has gradient norm {value} {passed}: it cannot train"
                     )
     model.zero_grad(set_to_none=True)
-    if parameter_hash(model.named_parameters()) != before:
+    if checksums(model.named_parameters()) != before:
         raise GradientPathError("the rehearsal changed parameters; nothing was trained yet")
     return proofs
+
+
+@torch.no_grad()
+def checksums(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, int | str]:
+    """A checksum of every tensor by its name: the exclusive or of all its elements' bits, taken on its device.
+
+    It reads every element, so one that changes is seen however it was written, at the speed of the memory; for what is
+    written down there is ``parameter_hash``, which also tells elements that have changed places.
+    """
+    sums: dict[str, int | str] = {}
+    for name, parameter in parameters:
+        own = local(parameter).detach()
+        if own.device.type == "mps":  # which lacks the operator
+            sums[name] = parameter_hash([(name, own)])
+        elif own.numel():
+            sums[name] = torch.hash_tensor(own).view(torch.int64)
+    return {name: value if isinstance(value, str) else int(value) for name, value in sums.items()}
+
+
+def frozen_checksums(model: FoldingModel) -> dict[str, int | str]:
+    """``checksums`` of all parameters on this process that do not train; they must never change during a run."""
+    return checksums((name, p) for name, p in model.named_parameters() if not p.requires_grad)
 
 
 def _by_prefix(model: FoldingModel) -> list[tuple[str, lorta.Adapter | Insert]]:

@@ -8,7 +8,7 @@ import torch
 from pipeline.config import RunConfig, preset_layer, resolve
 from pipeline.folding.adapters import PAPER_ALPHA, adapter_alpha
 from pipeline.folding.model import build_model, sinusoidal_positions
-from pipeline.training.proof import GradientPathError, count_parts, prove_gradient_path
+from pipeline.training.proof import GradientPathError, count_parts, frozen_checksums, prove_gradient_path
 
 SMALL = {
     "trunk": {"blocks": 1, "c_s": 32, "c_z": 16, "structure_module": {"c_s": 32, "c_z": 16, "heads": 2, "blocks": 2}}
@@ -58,6 +58,19 @@ def test_the_proof_fails_where_the_stem_is_detached(monkeypatch):
     monkeypatch.setattr(model.stem, "forward", lambda *a: forward(*a).detach())
     with pytest.raises(GradientPathError, match="it cannot train"):
         prove_gradient_path(model, loss_of(model), seed=0)
+
+
+def test_checksums_see_every_change_however_it_is_written():
+    model = build_model(config_of("none"))
+    before = frozen_checksums(model)
+    assert before.keys() == {name for name, p in model.named_parameters() if not p.requires_grad}
+    weight = model.stem.esm.layers[1].fc1.weight
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.requires_grad).add_(1.0)
+    assert frozen_checksums(model) == before
+    weight.data[3, 4] += 1e-6  # past autograd's version counter
+    changed = frozen_checksums(model)
+    assert {name for name in before if before[name] != changed[name]} == {"stem.esm.layers.1.fc1.weight"}
 
 
 def test_full_and_none():
