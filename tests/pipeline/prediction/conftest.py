@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipeline.config import RunConfig, preset_layer, resolve
-from pipeline.folding.model import FoldingModel, build_model
+from pipeline.folding.model import FoldingModel
 from pipeline.predict import main
-from pipeline.run import RunDirectory, stem_hash, trained_parameters
+from pipeline.run import RunDirectory, frozen_hash, initial_model, stem_hash, trained_parameters
 from pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from pipeline.weights import WRITERS, Converted
 
@@ -33,7 +33,7 @@ ESMFOLD_LIKE = {
 
 def perturbed(config: RunConfig) -> FoldingModel:
     """Away from the initial weights, where every distance is zero and every confidence the same."""
-    model = build_model(config).eval()
+    model = initial_model(config).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -44,18 +44,21 @@ def perturbed(config: RunConfig) -> FoldingModel:
     return model
 
 
+def make_run(path: Path, config: RunConfig, step: int) -> Path:
+    """A run directory as training leaves it, with one checkpoint."""
+    run, model = RunDirectory(path), perturbed(config)
+    # What does not train is that of the configuration; perturbed() has changed what trains, and more in a whole model.
+    fresh = initial_model(config)
+    run.create(config, {"stem_sha256": stem_hash(fresh), "frozen_sha256": frozen_hash(fresh)}, fresh)
+    tensors = {name: p.detach().clone() for name, p in trained_parameters(model).items()}
+    save_checkpoint(run.checkpoints, Checkpoint(step, tensors, tensors, {"moment": torch.zeros(1)}), keep=1)
+    return path
+
+
 @pytest.fixture(scope="session")
 def run_path(tmp_path_factory) -> Path:
     """A run directory with a LoRTA adapter and one checkpoint, of step 7."""
-    run = RunDirectory(tmp_path_factory.mktemp("prediction") / "run")
-    config = resolve(preset_layer("tiny"), SMALL)
-    model = perturbed(config)
-    run.create(config, {"stem_sha256": stem_hash(model)}, model)
-    tensors = {name: p.detach().clone() for name, p in trained_parameters(model).items()}
-    save_checkpoint(
-        run.checkpoints, Checkpoint(step=7, trained=tensors, ema=tensors, optimizer={"moment": torch.zeros(1)}), keep=1
-    )
-    return run.path
+    return make_run(tmp_path_factory.mktemp("prediction") / "run", resolve(preset_layer("tiny"), SMALL), 7)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,130 @@
+"""Export: a trained run as files that other programs load.
+
+python -m pipeline.export --run RUN --to hf --out DIR
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import lorta
+from pipeline.command import make_console, run_command
+from pipeline.config import AdapterConfig, InitConfig, RunConfig, TrunkAdapterConfig
+from pipeline.folding.model import FoldingModel
+from pipeline.folding.stem import StemError
+from pipeline.folding.weights import WeightsError
+from pipeline.prediction.loading import Source, load
+from pipeline.run import RunError
+from pipeline.weights import Converted, write_hugging_face, write_ours
+
+MERGED_FILE = "model.safetensors"
+_TIED = "stem.esm.lm_head.weight"  # the token embedding
+
+
+class ExportError(ValueError):
+    """A run that cannot be written so; the message is one line."""
+
+
+@torch.no_grad()
+def merge_adapters(model: FoldingModel) -> Converted:
+    """The model with its adapters in the weights of what they adapt, and gone. Changes ``model``.
+
+    Raises:
+        ExportError: an adapter that is no update of weights.
+    """
+    for name, root in model.adapted().items():
+        try:
+            lorta.merge(root)
+        except ValueError as error:
+            raise ExportError(f"the adapter on {name}: {error}") from error
+        lorta.detach(root)
+    model.trunk_adapters.clear()
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name != _TIED}
+    return Converted(plain_config(model.config), state)
+
+
+def plain_config(config: RunConfig) -> RunConfig:
+    """The configuration without adapters, and without the model that training started from."""
+    return replace(config, init=InitConfig(), adapter=AdapterConfig(method="none"), trunk_adapter=TrunkAdapterConfig())
+
+
+def export_adapters(model: FoldingModel, out: Path) -> list[Path]:
+    """Every adapter as PEFT's LoRA files, in a directory of its name; returns the directories.
+
+    Raises:
+        ExportError: no adapter, or one that is no update of weights.
+    """
+    adapted = model.adapted()
+    if not adapted:
+        raise ExportError(f"the run has no adapter (adapter.method = {model.config.adapter.method!r}): use --to merged")
+    written = []
+    for name, root in adapted.items():
+        base = model.config.stem.name if name == "stem" else ""
+        try:
+            written.append(lorta.export_lora(root, out / name, base_model=base))
+        except ValueError as error:
+            raise ExportError(f"the adapter on {name}: {error}") from error
+    return written
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.export",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Write a trained run as files that other programs load:\n\n"
+            "  hf      a directory for transformers' EsmForProteinFolding, adapters merged; for runs of ESMFold's\n"
+            "          architecture (--preset esmfold, or started from its weights), others are refused\n"
+            "  lora    the adapters as plain LoRA in PEFT's format: DIR/stem for ESM-2 in fair-esm's names, and\n"
+            "          DIR/sequence, DIR/triangle for the trunk's attention where it is adapted\n"
+            f"  merged  one file, adapters merged, with its configuration: DIR/{MERGED_FILE} and DIR/model.toml\n\n"
+            "examples:\n"
+            "  python -m pipeline.export --run RUN --to merged --out DIR\n"
+            f"  python -m pipeline.predict --run DIR/{MERGED_FILE} --fasta SEQS.fasta --out PREDS"
+        ),
+    )
+    p.add_argument("--run", required=True, help="run directory of pipeline.train")
+    p.add_argument("--to", choices=["hf", "lora", "merged"], required=True, help="see above")
+    p.add_argument("--out", type=Path, required=True, help="new directory")
+    p.add_argument("--checkpoint", type=int, metavar="STEP", help="a kept step, 0: untrained (default: newest)")
+    p.add_argument("--weights", default="", metavar="FILE", help="the whole model that training started from, if moved")
+    p.add_argument("--esm-weights", default="", metavar="FILE", help="the stem's pretrained weights, if they moved")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+
+    def body(arguments: argparse.Namespace) -> int:
+        out: Path = arguments.out
+        if out.exists():
+            raise ExportError(f"--out {out}: is there already, and would be overwritten")
+        loaded = load(Source(arguments.run, arguments.checkpoint, arguments.weights, arguments.esm_weights))
+        console = make_console()
+        if arguments.to == "lora":
+            for folder in export_adapters(loaded.model, out):
+                console.print(f"Wrote {folder}: adapter_model.safetensors, adapter_config.json", markup=False)
+            console.print("It holds the adapters alone: what else was trained is in --to merged.")
+            return 0
+        converted = merge_adapters(loaded.model)
+        if arguments.to == "hf":
+            write_hugging_face(converted, out)
+            console.print(f"Wrote {out}: {loaded.description}, for transformers' EsmForProteinFolding", markup=False)
+            run = out
+        else:
+            out.mkdir(parents=True)
+            run = out / MERGED_FILE
+            write_ours(converted, run)
+            console.print(f"Wrote {run} and {out / 'model.toml'}: {loaded.description}", markup=False)
+        console.print(f"Next: python -m pipeline.predict --run {run} --fasta SEQS.fasta --out PREDS", markup=False)
+        return 0
+
+    return run_command(body, parser().parse_args(argv), usage_errors=(ExportError, RunError, StemError, WeightsError))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

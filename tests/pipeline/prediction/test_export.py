@@ -1,0 +1,98 @@
+"""What is exported loads back, here and in transformers and PEFT, and predicts the same."""
+
+import numpy as np
+import pytest
+import torch
+
+import lorta
+from pipeline import load_run
+from pipeline.config import preset_layer, resolve
+from pipeline.export import main
+from pipeline.initial import shape_layer, source_config
+from tests.pipeline.prediction.conftest import make_run
+
+SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory, weights_path):
+    """A run that started from a whole model, with LoRTA on its stem and LoRA on its trunk."""
+    layers = {
+        "init": {"weights": str(weights_path)},
+        "adapter": {"method": "lorta", "rank": 2},
+        "trunk_adapter": {"method": "lora"},
+    }
+    shape = shape_layer(source_config(str(weights_path)))
+    return make_run(tmp_path_factory.mktemp("export") / "run", resolve(preset_layer("esmfold"), shape, layers), 5)
+
+
+def export(run, to, out, code=0, *arguments):
+    assert main(["--run", str(run), "--to", to, "--out", str(out), *arguments]) == code
+
+
+def same(a, b):
+    np.testing.assert_allclose(a.prediction.atom14, b.prediction.atom14, atol=1e-3)
+    np.testing.assert_allclose(a.plddt, b.plddt, atol=1e-2)
+    assert np.abs(a.ca_positions).max() > 3, "the comparison is of something"
+
+
+@pytest.mark.parametrize("name", ["run_path", "adapted"])
+def test_merged_weights(name, request, tmp_path):
+    run = request.getfixturevalue(name)
+    export(run, "merged", tmp_path / "out")
+    merged = load_run(tmp_path / "out" / "model.safetensors", device="cpu")
+    assert not merged.loaded.model.adapted()
+    expected = load_run(run, device="cpu").fold(SEQUENCE)
+    same(merged.fold(SEQUENCE), expected)
+    untrained = load_run(run, step=0, device="cpu").fold(SEQUENCE)
+    assert np.abs(untrained.ca_positions - expected.ca_positions).max() > 1, "the adapter and the rest matter"
+
+
+def test_hugging_face_directory(adapted, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the directory is for transformers")
+    export(adapted, "hf", tmp_path / "hf")
+    model = load_run(adapted, device="cpu")
+    ours = model.fold(SEQUENCE)
+    same(load_run(tmp_path / "hf", device="cpu").fold(SEQUENCE), ours)
+    port = transformers.EsmForProteinFolding.from_pretrained(tmp_path / "hf").eval()
+    aatype = torch.from_numpy(ours.prediction.aatype)[None]
+    with torch.no_grad():
+        passes = model.loaded.model.config.data.max_recycles
+        theirs = port(aatype, attention_mask=torch.ones_like(aatype), num_recycles=passes)
+    np.testing.assert_allclose(theirs["positions"][-1, 0].numpy()[:, :4], ours.prediction.atom14[:, :4], atol=1e-3)
+    np.testing.assert_allclose(100 * theirs["plddt"][0, :, 1].numpy(), ours.plddt, atol=1e-2)
+
+
+def test_adapters_as_plain_lora(adapted, tmp_path):
+    """PEFT puts the files on the untouched modules, next to everything else that was trained."""
+    peft = pytest.importorskip("peft", reason="the files are PEFT's")
+    export(adapted, "lora", tmp_path / "lora")
+    assert sorted(path.name for path in (tmp_path / "lora").iterdir()) == ["sequence", "stem", "triangle"]
+    expected = load_run(adapted, device="cpu").fold(SEQUENCE)
+    model = load_run(adapted, device="cpu")
+    for root in model.loaded.model.adapted().values():
+        lorta.detach(root)
+    base = model.fold(SEQUENCE)
+    assert np.abs(base.ca_positions - expected.ca_positions).max() > 0.1, "the adapters matter"
+    stem = model.loaded.model.stem
+    stem.esm = peft.PeftModel.from_pretrained(stem.esm, tmp_path / "lora" / "stem").get_base_model()
+    for name in ("sequence", "triangle"):  # the trunk's functions read the weights, so the update goes into them
+        view = model.loaded.model.adapted()[name]
+        peft.PeftModel.from_pretrained(view, tmp_path / "lora" / name).merge_and_unload()
+    same(model.fold(SEQUENCE), expected)
+
+
+def test_refusals_are_one_line(run_path, tmp_path, capsys, weights_path):
+    def error(*arguments):
+        export(*arguments, 2)
+        text = capsys.readouterr().err.strip()
+        assert len(text.splitlines()) == 1
+        return text
+
+    assert "trunk.pair_update = 'outer_product_mean' has no place in ESMFold's files" in error(
+        run_path, "hf", tmp_path / "x"
+    )
+    assert not (tmp_path / "x").exists()
+    assert "is there already" in error(run_path, "merged", tmp_path)
+    assert "not a run directory" in error(tmp_path, "merged", tmp_path / "x")
+    assert "the run has no adapter" in error(weights_path, "lora", tmp_path / "x")
