@@ -176,4 +176,4 @@ rule folding_table:
         note=config["note"],
     shell:
         "{params.python:q} {params.script:q} --results {params.out:q} --baseline {params.baseline:q}"
-        " --arms {params.arms:q} --seeds {params.seeds} --note {params.note:q} > {log:q} 2>&1"
+        " --arms {params.arms:q} --seeds {params.seeds} --note={params.note:q} > {log:q} 2>&1"
