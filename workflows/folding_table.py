@@ -74,7 +74,8 @@ def markdown(rows: list[Arm], baseline: str, note: str) -> str:
         )
     lines.append(
         f"\nMeans over {rows[0].targets} targets, a failed or missing prediction taken as 0, and over {rows[0].seeds} "
-        "seed(s), ± their standard deviation. Differences are paired by target and seed; intervals are bootstraps over targets."
+        "seed(s), ± their standard deviation. Differences are paired by target and seed; intervals are bootstraps over "
+        "targets."
     )
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,93 @@
+"""Command lines of the README and the docs: every module, option, make target and file in them exists.
+
+What the commands do is tested elsewhere (tests/test_main_job.py runs those of the main job); this finds the lines that an
+option's new name has left behind.
+"""
+
+import argparse
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import dotted_layer, resolve
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLACEHOLDERS = {"I/N": "1/2", "i/n": "1/2", "N": "1", "STEP": "1", "DATE": "2020-01-01", "[...]": "", "...": ""}
+"""Words of the pages that stand for a value of a certain form."""
+
+
+def command_lines(page: Path) -> Iterator[str]:
+    """Lines of code blocks, indented or fenced, that start with a command of ours; continued lines joined."""
+    fenced, pending = False, ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+            continue
+        if not (fenced or line.startswith("    ") or pending):
+            continue
+        text = pending + line.strip().removeprefix("$ ")
+        if text.endswith("\\"):
+            pending = text[:-1]
+            continue
+        pending = ""
+        if re.match(r"(python -m|torchrun|srun|snakemake|make) ", text):
+            yield text
+
+
+LINES = [pytest.param(line, id=f"{page.name}: {line[:70]}") for page in PAGES for line in command_lines(page)]
+
+
+class ParsedError(Exception):
+    """The arguments were accepted; nothing else of the command should run."""
+
+
+def words(line: str) -> list[str]:
+    text = re.sub(r"\s\(.*\)\s*$", "", line)
+    return [word for word in (PLACEHOLDERS.get(w, w) for w in shlex.split(text, comments=True)) if word]
+
+
+def check_module(module: str, arguments: list[str], monkeypatch) -> None:
+    """Run a module up to the point where it has parsed its arguments. argparse exits with 2 if it does not take them."""
+    known = argparse.ArgumentParser.parse_known_args
+
+    def parse(self, args=None, namespace=None):
+        namespace, rest = known(self, args, namespace)
+        assert not rest or module.startswith("pipeline."), f"{module} does not know {rest}"
+        if rest:
+            resolve(dotted_layer(rest))
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
+    monkeypatch.setattr("sys.argv", [module, *arguments])
+    with pytest.raises(ParsedError):
+        runpy.run_module(module, run_name="__main__", alter_sys=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+@pytest.mark.parametrize("line", LINES)
+def test_command_line_is_one_that_works(line, monkeypatch):
+    found = words(line)
+    if found[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        assert found[1] in targets
+    elif found[0] == "snakemake":
+        for option in ("-s", "--configfile", "--profile"):
+            if option in found:
+                assert (ROOT / found[found.index(option) + 1]).exists()
+    elif "-m" in found:
+        module = found[found.index("-m") + 1]
+        if module.split(".")[0] in ("pipeline", "evaluation", "benchmarks"):
+            check_module(module, found[found.index("-m") + 2 :], monkeypatch)
+        else:
+            assert module in ("venv", "pip", "pytest"), f"what is {module}?"
+    else:
+        pytest.fail(f"no rule for {line!r}")
+
+
+def test_pages_have_command_lines():
+    assert len(LINES) > 20
