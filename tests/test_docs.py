@@ -1,7 +1,7 @@
 """Command lines of the README and the docs: every module, option, make target and file in them exists.
 
-What the commands do is tested elsewhere (tests/test_main_job.py runs those of the main job); this finds the lines that an
-option's new name has left behind.
+What the commands do is tested elsewhere (tests/test_main_job.py runs those of the main job); this finds the lines that
+an option's new name has left behind.
 """
 
 import argparse
@@ -17,18 +17,19 @@ from pipeline.config import dotted_layer, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PLACEHOLDERS = {"I/N": "1/2", "i/n": "1/2", "N": "1", "STEP": "1", "DATE": "2020-01-01", "[...]": "", "...": ""}
+PLACEHOLDERS = {"I/N": "1/2", "i/n": "1/2", "N": "1", "STEP": "1", "DATE": "2020-01-01", "...": ""}
 """Words of the pages that stand for a value of a certain form."""
 
 
 def command_lines(page: Path) -> Iterator[str]:
-    """Lines of code blocks, indented or fenced, that start with a command of ours; continued lines joined."""
+    """Commands of ours in code blocks, indented or fenced (continued lines joined), and in inline code."""
     fenced, pending = False, ""
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
             fenced = not fenced
             continue
         if not (fenced or line.startswith("    ") or pending):
+            yield from re.findall(r"`((?:python -m|snakemake|make) [^`]+)`", line)
             continue
         text = pending + line.strip().removeprefix("$ ")
         if text.endswith("\\"):
@@ -47,12 +48,12 @@ class ParsedError(Exception):
 
 
 def words(line: str) -> list[str]:
-    text = re.sub(r"\s\(.*\)\s*$", "", line)
+    text = re.sub(r"\s\(.*\)\s*$|[\[\]]", "", line)
     return [word for word in (PLACEHOLDERS.get(w, w) for w in shlex.split(text, comments=True)) if word]
 
 
 def check_module(module: str, arguments: list[str], monkeypatch) -> None:
-    """Run a module up to the point where it has parsed its arguments. argparse exits with 2 if it does not take them."""
+    """Run a module until it has parsed its arguments; argparse exits with 2 if it does not take them."""
     known = argparse.ArgumentParser.parse_known_args
 
     def parse(self, args=None, namespace=None):
@@ -64,8 +65,10 @@ def check_module(module: str, arguments: list[str], monkeypatch) -> None:
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
     monkeypatch.setattr("sys.argv", [module, *arguments])
-    with pytest.raises(ParsedError):
+    with pytest.raises((ParsedError, SystemExit)) as stopped:
         runpy.run_module(module, run_name="__main__", alter_sys=False)
+    if stopped.type is SystemExit:
+        assert (stopped.value.code, "--help" in arguments) == (0, True)
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")

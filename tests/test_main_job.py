@@ -4,10 +4,11 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.offline import run_offline
 
 ROOT = Path(__file__).resolve().parents[1]
 STRUCTURES = ROOT / "pipeline" / "demo_structures"
@@ -21,9 +22,9 @@ SMALL = (
 
 
 def command(module: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", module, *map(str, arguments)]
-    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert result.returncode == code, f"{' '.join(words)}\n{result.stdout}\n{result.stderr}"
+    """Run a stage command, which must open no connection: none was asked for."""
+    result = run_offline(module, *arguments, cwd=ROOT)
+    assert result.returncode == code, f"{module} {arguments}\n{result.stdout}\n{result.stderr}"
     assert "Traceback" not in result.stderr
     return result
 
@@ -156,3 +157,10 @@ def test_mistakes_are_one_line_and_exit_2(folder, dataset, trained, tmp_path):
     (tmp_path / "bad.fasta").write_text("MKT\n")
     assert "not FASTA" in error("pipeline.predict", "--run", trained, "--fasta", tmp_path / "bad.fasta", "--out", out)
     assert not out.exists()
+
+
+def test_the_guard_against_connections_sees_one(tmp_path):
+    (tmp_path / "opens.py").write_text("import urllib.request as r; r.urlopen('http://127.0.0.1:9')")
+    result = run_offline("opens", cwd=tmp_path)
+    assert result.returncode == 99
+    assert "NETWORK" in result.stderr
