@@ -292,12 +292,15 @@ def _by_stem(directory: Path, whose: str) -> dict[str, list[Path]]:
 
 
 def _listed(directory: Path) -> set[str]:
-    """Files that ``predictions.csv`` names: where a prediction was written as PDB and mmCIF, the one to take."""
-    try:
-        with (directory / "predictions.csv").open(newline="", encoding="utf-8-sig") as file:
-            return {row.get("file") or "" for row in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return set()
+    """Files that the tables of ``pipeline.predict`` name: of a prediction as PDB and mmCIF, the one to take."""
+    names: set[str] = set()
+    for table in directory.glob("predictions*.csv"):  # with --shard, predictions.I-of-N.csv
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as file:
+                names |= {row.get("file") or "" for row in csv.DictReader(file)}
+        except (OSError, UnicodeDecodeError, csv.Error):
+            continue
+    return names
 
 
 def _split_chain(stem: str, truths: Iterable[str]) -> tuple[str | None, str | None]:

@@ -65,7 +65,8 @@ def test_an_empty_chain_id_has_a_name_too(folders):
 
 def test_of_two_formats_the_one_in_the_predictions_table_is_taken(folders):
     preds, truth = folders(["a.pdb", "a.cif", "b.cif", "c.cif", "c.pdb"], ["a.pdb", "b.pdb", "c.pdb"])
-    (preds / "predictions.csv").write_text("name,file\na,a.cif\nb,b.pdb\n")
+    (preds / "predictions.csv").write_text("name,file\na,a.cif\n")
+    (preds / "predictions.2-of-2.csv").write_text("name,file\nb,b.pdb\n")
     targets = {target.name: target for target in pair(preds, truth).targets}
     assert targets["a"].prediction.name == "a.cif" and not targets["a"].problem
     assert targets["b"].prediction.name == "b.cif" and not targets["b"].problem
