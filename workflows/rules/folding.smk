@@ -168,7 +168,7 @@ rule folding_table:
     localrule: True
     params:
         python=sys.executable,
-        script=workflow.source_path("../folding_table.py"),
+        script=f"{workflow.basedir}/folding_table.py",
         out=OUT,
         arms=list(ARMS),
         seeds=SEEDS,
