@@ -77,10 +77,12 @@ def test_finished_run_has_nothing_left_to_do(finished, config):
 
 
 def test_killed_training_goes_on_where_it_was(finished, config):
-    # What a job that was killed after its first checkpoint leaves behind: its run directory, no marker.
+    # What a job that was killed after its first checkpoint leaves behind: its run directory and no marker.
     results = finished / "results"
-    (results / ".done" / "train" / "lorta_r1" / "0").unlink()
-    shutil.rmtree(results / "runs" / "lorta_r1" / "seed0" / "checkpoints" / "step_00000002", ignore_errors=True)
+    shutil.rmtree(results / "runs" / "lorta_r1" / "seed0" / "checkpoints" / "step_00000002")
+    for later in (".done/train", ".done/predict", "preds", "scores", "comparison"):
+        shutil.rmtree(results / later / "lorta_r1")
+    (results / "folding.md").unlink()
     snakemake("-s", WORKFLOWS / "fold.smk", "--configfile", config, "--cores", "2", cwd=finished)
     assert "Resuming" in (results / "logs" / "train" / "lorta_r1" / "0.log").read_text()
     assert (results / "folding.md").is_file()
