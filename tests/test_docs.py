@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import dotted_layer, resolve
+from pipeline.config import RunConfig, dotted_layer, resolve
+from pipeline.lm.settings import STAGES
+from pipeline.train import parser as train_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,6 +45,13 @@ def command_lines(page: Path) -> Iterator[str]:
 LINES = [pytest.param(line, id=f"{page.name}: {line[:70]}") for page in PAGES for line in command_lines(page)]
 
 
+DOTTED = {
+    "pipeline.train": RunConfig, "pipeline.compare": RunConfig, "pipeline.sweep": RunConfig,
+    "pipeline.nlu": STAGES["nlu"], "pipeline.sft": STAGES["sft"], "pipeline.dpo": STAGES["dpo"],
+}  # fmt: skip
+"""Commands that take any field of a configuration by its dotted name."""
+
+
 class ParsedError(Exception):
     """The arguments were accepted; nothing else of the command should run."""
 
@@ -58,9 +67,11 @@ def check_module(module: str, arguments: list[str], monkeypatch) -> None:
 
     def parse(self, args=None, namespace=None):
         namespace, rest = known(self, args, namespace)
-        assert not rest or module.startswith("pipeline."), f"{module} does not know {rest}"
+        if module in ("pipeline.compare", "pipeline.sweep"):  # hand on what they do not know
+            _, rest = known(train_parser(), rest)
         if rest:
-            resolve(dotted_layer(rest))
+            assert module in DOTTED, f"{module} does not know {rest}"
+            resolve(dotted_layer(rest), kind=DOTTED[module])
         raise ParsedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
