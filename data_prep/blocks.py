@@ -13,13 +13,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 from data_prep.ingest import Ingested, IngestSettings, ingest_file
 from data_prep.ledger import LedgerRow
 from data_prep.record import ProteinRecord
+from data_prep.release import release
 from data_prep.shards import ShardReader, save_shard
 from data_prep.structure_bytes import atomic_write
 
@@ -74,7 +74,7 @@ class Blocks:
         """Hash of what the results depend on: program, settings, files with size and time."""
         stats = [(file, os.stat(self.root / file)) for file in self.files]
         listing = [(file, entry.st_size, entry.st_mtime_ns) for file, entry in stats]
-        content = [version("lorta-fold"), FILES_PER_BLOCK, asdict(self.settings), listing]
+        content = [release(), FILES_PER_BLOCK, asdict(self.settings), listing]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def missing(self) -> list[int]:

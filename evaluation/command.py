@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.release import add_version_option
 from evaluation.match import MIN_IDENTITY, MODES
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_version_option(parser)
     parser.add_argument("preds", metavar="PREDS", type=Path, help="predictions: directory or file")
     parser.add_argument("truth", metavar="TRUTH", type=Path, help="true structures: directory, dataset or file")
     parser.add_argument(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.release import add_version_option
 from evaluation.compare import CompareError, Comparison, Scores, as_json, compare, read_scores
 from evaluation.output import write_atomically
 from evaluation.screen import in_words
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_version_option(parser)
     parser.add_argument("a", metavar="A", type=Path, help="the run to compare with: directory or scores.csv")
     parser.add_argument("b", metavar="B", type=Path, help="the run to be judged: directory or scores.csv")
     parser.add_argument(

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+from data_prep.release import release
 from evaluation.evaluate import Row, Settings
 from evaluation.lddt import DEFINITION
 from evaluation.output import write_atomically
@@ -94,7 +94,7 @@ class Journal:
 
 
 def _header(settings: Settings) -> dict[str, Any]:
-    return {"version": version("lorta-fold"), "definition": DEFINITION, **asdict(settings)}
+    return {"version": release(), "definition": DEFINITION, **asdict(settings)}
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
+from data_prep.release import release
 from data_prep.structure_bytes import atomic_write
 from evaluation.calibration import calibrate
 from evaluation.evaluate import STATUSES, Row, Settings
@@ -53,7 +53,7 @@ def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequenc
     summarised = [name for name in SUMMARISED if name not in unasked]
     return {
         "program": "evaluation.lddt of lorta-fold",
-        "version": version("lorta-fold"),
+        "version": release(),
         "definition": DEFINITION,
         "columns": dict(DEFINITIONS),
         "settings": asdict(settings)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.dataset import DatasetError, StructureDataset
+from data_prep.release import add_version_option
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_FAILED, make_console, run_command
 from pipeline.comparison.arms import Arm, ArmError, parse_adapters
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="All other options are those of pipeline.train, for all arms: --preset, --config, --trunk.blocks ...",
         allow_abbrev=False,
     )
+    add_version_option(p)
     p.add_argument("--data", type=Path, required=True, help="dataset directory with a validation split")
     p.add_argument("--out", type=Path, required=True, help="directory to write")
     p.add_argument(

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
+from data_prep.release import add_version_option
 from data_prep.residues import ATOM37_INDEX
 from data_prep.structure_io import write_pdb
 from pipeline.command import make_console
@@ -123,6 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m pipeline.demo",
         description="The main job on bundled structures: prepare, train, predict, evaluate, report.",
     )
+    add_version_option(p)
     p.add_argument("--out", type=Path, default=Path("demo_out"), help="directory to write (default: demo_out)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--max-steps", type=int, help="fewer steps than the tiny preset, for a quick look")

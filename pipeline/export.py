@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import lorta
+from data_prep.release import add_version_option
 from pipeline.command import make_console, run_command
 from pipeline.config import AdapterConfig, InitConfig, RunConfig, TrunkAdapterConfig
 from pipeline.folding.model import FoldingModel
@@ -87,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
             f"  python -m pipeline.predict --run DIR/{MERGED_FILE} --fasta SEQS.fasta --out PREDS"
         ),
     )
+    add_version_option(p)
     p.add_argument("--run", required=True, help="run directory of pipeline.train")
     p.add_argument("--to", choices=["hf", "lora", "merged"], required=True, help="see above")
     p.add_argument("--out", type=Path, required=True, help="new directory")

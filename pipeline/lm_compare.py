@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from data_prep.release import add_version_option
 from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import ConfigError, dotted_layer, merge
 from pipeline.lm.command_line import numbers
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
+    add_version_option(p)
     p.add_argument("--out", type=Path, help="directory to write, or to go on with (default: runs/compare-STAGE)")
     p.add_argument("--grid", metavar="GRID", help=f"TOML file, or one of {', '.join(grid_names())}")
     p.add_argument("--stage", choices=sorted(STAGES), help="without a grid: what is trained")

@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from data_prep.release import add_version_option
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import make_console, pick_device, run_command
 from pipeline.config import ConfigError
@@ -34,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
+    add_version_option(p)
     p.add_argument("--out", type=Path, help="directory to write, or to go on with (default: runs/mtbench)")
     p.add_argument("--run", type=Path, help="run directory of pipeline.sft or pipeline.dpo")
     p.add_argument("--model", help="in place of a run: hub name or directory of the model")

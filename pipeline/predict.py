@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.dataset import DatasetError, StructureDataset
+from data_prep.release import add_version_option
 from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, pick_device, run_command
 from pipeline.config import ConfigError
 from pipeline.folding.stem import StemError
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
             "2 wrong usage, or nothing that can be folded."
         ),
     )
+    add_version_option(p)
     p.add_argument("--run", required=True, help="run directory of pipeline.train; or esmfold_v1, esmfold_v0")
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.dataset import DatasetError, StructureDataset
+from data_prep.release import add_version_option
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_FAILED, make_console, run_command
 from pipeline.comparison.arms import Adapter, Arm, ArmError
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="All other options are those of pipeline.train.",
         allow_abbrev=False,
     )
+    add_version_option(p)
     p.add_argument("--data", type=Path, required=True, help="dataset directory with a validation split")
     p.add_argument("--out", type=Path, required=True, help="directory to write")
     p.add_argument("--adapter", default="lorta", metavar="METHOD")

@@ -7,13 +7,13 @@ import argparse
 import platform
 import sys
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data_prep.dataset import DatasetError, StructureDataset
+from data_prep.release import add_version_option, release
 from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import (
     ADAPTER_METHODS,
@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
+    add_version_option(p)
     p.add_argument("--data", type=Path, help="dataset directory of pipeline.prepare")
     p.add_argument("--out", type=Path, help="run directory to write")
     p.add_argument(
@@ -187,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         if config.stem.init == "random":
             console.print("The stem is randomly initialised: it has learned nothing about proteins beforehand.")
         info = {
-            "version": version("lorta-fold"),
+            "version": release(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "dataset": str(arguments.data.resolve()),

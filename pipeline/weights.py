@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from data_prep.release import add_version_option
 from pipeline.command import make_console, run_command
 from pipeline.config import RunConfig, file_layer, resolve, to_toml
 from pipeline.folding.stem import Stem, StemError, cached_file, read_esm2_weights
@@ -327,6 +328,7 @@ def parser() -> argparse.ArgumentParser:
             "  python -m pipeline.weights --from esmfold_3B_v1.pt --esm-weights esm2_t36_3B_UR50D.pt --to hf --out DIR"
         ),
     )
+    add_version_option(p)
     p.add_argument(
         "--from",
         dest="source",

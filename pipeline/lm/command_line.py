@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data_prep.release import add_version_option
 from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import describe_fields, dotted_layer, file_layer, resolve
 from pipeline.lm.errors import InputError, StageFailed, require_extra
@@ -34,7 +35,7 @@ TOP_LEVEL = ("task", "beta", "loss_on")
 
 def stage_parser(stage: str, description: str) -> argparse.ArgumentParser:
     """A parser with the description of a stage and every field of its configuration in the help."""
-    return argparse.ArgumentParser(
+    p = argparse.ArgumentParser(
         prog=f"python -m pipeline.{stage}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=description,
@@ -47,6 +48,8 @@ def stage_parser(stage: str, description: str) -> argparse.ArgumentParser:
         ),
         allow_abbrev=False,
     )
+    add_version_option(p)
+    return p
 
 
 def add_stage_options(p: argparse.ArgumentParser, stage: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from gemmi import cif
 
 from data_prep.record import ProteinRecord
+from data_prep.release import release
 from data_prep.residues import ATOM_TYPES
 from pipeline.prediction.fold import Prediction
 
@@ -130,7 +131,7 @@ def format_modelcif(prediction: Prediction, origin: Origin) -> bytes:
         classification="model building",
         description="folding of protein sequences with an ESM-2 stem and an ESMFold-style trunk",
         location=None,
-        version=version("lorta-fold"),
+        version=release(),
     )
     model = _Model(prediction, records, units)
     system.model_groups.append(modelcif.model.ModelGroup([model], name="Predicted structure"))

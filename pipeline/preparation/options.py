@@ -10,6 +10,7 @@ from data_prep.confidence import ConfidenceSettings
 from data_prep.filters import METHODS, FilterSettings
 from data_prep.ingest import IngestSettings
 from data_prep.recipes import RECIPES
+from data_prep.release import add_version_option
 from data_prep.splits import SplitSettings
 
 EXAMPLE = """examples:
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_version_option(parser)
     parser.add_argument("--pdb-dir", type=Path, metavar="DIR", help="directory of structure files, or one such file")
     parser.add_argument("--out", type=Path, metavar="DATASET", help="directory to write")
     parser.add_argument("--list", type=Path, metavar="FILE", help="read only these paths (in DIR), one per line")
