@@ -1,5 +1,6 @@
 """What instruction tuning and preference optimisation share: base, adapter, trl's trainer, what is written."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from data_prep.structure_bytes import atomic_write
 from pipeline.config import ConfigError
 from pipeline.lm.adapters import adapter_config, check_export, count_parameters, export_as_lora
 from pipeline.lm.card import model_card
-from pipeline.lm.engine import Clock, finish, is_complete, quiet, run_trainer, total_steps
+from pipeline.lm.engine import finish, is_complete, quiet, run_trainer, total_steps
 from pipeline.lm.errors import InputError
 from pipeline.lm.examples import prompt_form, texts_of
 from pipeline.lm.models import load_causal_lm, prepare_base
@@ -111,9 +112,9 @@ def train_causal(
     )
     if templated and isinstance(train[0].get("prompt"), list):
         console.print("The tokenizer has no chat template: a plain one is used and saved with it.")
-    clock = Clock()
+    begun = time.perf_counter()
     rows = run_trainer(trainer, config, run, console, metric="loss", greater=False, at_start=True)
-    seconds = clock.seconds()
+    seconds = time.perf_counter() - begun
     saved = run.adapter if adapter is not None else run.model
     trainer.model.save_pretrained(str(saved))
     tokenizer.save_pretrained(str(saved))

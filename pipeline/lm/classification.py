@@ -1,5 +1,6 @@
 """One run of text classification or regression: a task, a model, an adapter, a seed."""
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from pipeline.lm.adapters import (
     wrap,
 )
 from pipeline.lm.card import model_card
-from pipeline.lm.engine import Clock, finish, is_complete, quiet, run_trainer, total_steps, training_arguments
+from pipeline.lm.engine import finish, is_complete, quiet, run_trainer, total_steps, training_arguments
 from pipeline.lm.glue import HUB_NAME, Example, Task, find_task, load_task
 from pipeline.lm.models import head_modules, load_classifier, prepare_base
 from pipeline.lm.run import LanguageRun
@@ -120,9 +121,9 @@ def train_classifier(
         compute_metrics=partial(score, task),
         optimizers=(optimizer, None),
     )
-    clock = Clock()
+    begun = time.perf_counter()
     rows = run_trainer(trainer, config, run, console, metric=task.metric_name, greater=True)
-    seconds = clock.seconds()
+    seconds = time.perf_counter() - begun
     saved = run.adapter if adapter is not None else run.model
     model.save_pretrained(str(saved))
     tokenizer.save_pretrained(str(saved))

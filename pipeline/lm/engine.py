@@ -7,7 +7,6 @@ optimizer, schedule and random generators as ``.pt`` and ``.pth`` files, which a
 
 import json
 import math
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -108,7 +107,7 @@ def training_arguments(kind: type[Arguments], config: StageConfig, run: Language
         **more,
     )
     if arguments.n_gpu > 1:
-        raise ConfigError("several GPUs are visible: choose one by CUDA_VISIBLE_DEVICES, or start with torchrun")
+        raise ConfigError("several GPUs are visible, and these stages use one: choose it by CUDA_VISIBLE_DEVICES=0")
     return arguments
 
 
@@ -119,7 +118,13 @@ class Recorder(TrainerCallback):
     without a break.
     """
 
-    def __init__(self, run: LanguageRun, console: Console, save_best: Callable[[dict], None], interrupted) -> None:
+    def __init__(
+        self,
+        run: LanguageRun,
+        console: Console,
+        save_best: Callable[[list[dict[str, Any]]], None],
+        interrupted: Callable[[], bool],
+    ) -> None:
         self.run, self.console, self.save_best, self.interrupted = run, console, save_best, interrupted
         self.stack = ExitStack()
         self.stopped = False
@@ -271,14 +276,3 @@ def finish(
     }
     atomic_write(run.results_file, (json.dumps(result, indent=1) + "\n").encode())
     return result
-
-
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self.begun = time.perf_counter()
-
-    def seconds(self) -> float:
-        """Wall clock."""
-        return time.perf_counter() - self.begun
