@@ -58,7 +58,8 @@ class ParsedError(Exception):
 
 def words(line: str) -> list[str]:
     text = re.sub(r"\s\(.*\)\s*$|[\[\]]", "", line)
-    return [word for word in (PLACEHOLDERS.get(w, w) for w in shlex.split(text, comments=True)) if word]
+    found = (PLACEHOLDERS.get(word, word).split("|")[0] for word in shlex.split(text, comments=True))
+    return [word for word in found if word]
 
 
 def check_module(module: str, arguments: list[str], monkeypatch) -> None:
