@@ -32,7 +32,7 @@ from pipeline.folding.stem import ESM2_SHAPES, StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.run import RunDirectory, RunError, with_initial_shape
 from pipeline.training.loop import Interrupted, TrainingError, train
-from pipeline.training.processes import Processes, is_restarted
+from pipeline.training.processes import Processes, is_lost_connection, is_restarted
 from pipeline.training.proof import GradientPathError
 from pipeline.training.tables import TableError
 
@@ -203,6 +203,12 @@ def main(argv: list[str] | None = None) -> int:
                 f"--out {arguments.out} --resume"
             )
             return EXIT_INTERRUPTED
+        except RuntimeError as error:
+            if processes.count == 1 or not is_lost_connection(error):
+                raise
+            raise TrainingError(
+                "another process of the run was lost; go on with --resume (torchrun --max-restarts does by itself)"
+            ) from error
         finally:
             processes.close()
         best = summary.best_step

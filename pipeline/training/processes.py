@@ -33,6 +33,11 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether ``error`` means that another process went away. gloo has no exception of its own."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
 class Processes:
     """This process among those of the run."""
 

@@ -83,12 +83,15 @@ def test_early_stopping_keeps_the_best(train_here, tmp_path, monkeypatch):
     assert (summary["step"], summary["best_step"], summary["stopped_early"]) == (6, 2, True)
 
 
-def test_overfit_frozen_per_sample(train_here, tmp_path):
+def test_overfit_frozen_per_sample_with_a_panel(train_here, small_dataset, tmp_path):
     """Two chains to train and validate on; a frozen part stays as it is; clipping per sample takes one at a time."""
     run = tmp_path / "run"
+    panel = ("--training.panel", small_dataset)
     options = ("--overfit", "2", "--training.freeze", '["trunk.structure_module.*"]', "--optimizer.clip", "sample")
-    assert train_here(run, *SMALL, *options, "--max-steps", "2", "--optimizer.clip_norm", "0.1") == 0
+    assert train_here(run, *SMALL, *options, *panel, "--max-steps", "2") == 0
     assert len({row["target"] for row in table(run / "validation.csv")}) == 2
+    assert [row["step"] for row in table(run / "panel.csv")] == ["0"] * 4 + ["2"] * 4  # all of its chains, twice
+    assert "Forgetting check on a panel of 4 chains" in (run / "README.md").read_text()
     trained = load_file(run / "checkpoints" / "step_00000002" / "trained.safetensors")
     assert not any(name.startswith("trunk.structure_module.") for name in trained)
     assert json.loads((run / "run.json").read_text())["parameters"]["structure module"]["trainable"] < 1000
