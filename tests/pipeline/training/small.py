@@ -29,7 +29,7 @@ def launch(*words: object, processes: int = 2) -> subprocess.CompletedProcess:
         cwd=ROOT,
         env=environment,
         check=False,
-        timeout=300,
+        timeout=900,
     )
 
 

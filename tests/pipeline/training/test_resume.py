@@ -50,7 +50,7 @@ def start(*words: object) -> subprocess.Popen:
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
     """Until ``metrics.csv`` has the row of ``step``."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stdout.read()
         if (run / "metrics.csv").is_file() and f"\n{step}," in (run / "metrics.csv").read_text():
@@ -117,7 +117,7 @@ def test_a_lost_worker_is_replaced_and_sigterm_on_any_saves(small_dataset, tmp_p
         lost_at = int(table(run / "metrics.csv")[-1]["step"])
         wait_for_step(run, lost_at + 4, process)
         worker(process, 1).send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 1  # the launcher's: a worker that was told to stop is a failure to it
