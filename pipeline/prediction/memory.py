@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from pipeline.config import RunConfig
+from pipeline.folding.memory import peak_bytes
 
 GIB = 1 << 30
 SHARE = 0.8
@@ -17,6 +18,8 @@ SHARE = 0.8
 
 TELLING = 256 << 20
 """Bytes; of a smaller batch, what the libraries take once is too large a part."""
+STEM_HEADS = 40
+"""Attention heads of ESM-2 3B, whose weights of one layer are there at a time."""
 LEAST_CORRECTION, MOST_CORRECTION = 0.25, 4.0
 """A measurement beyond these is of something else, such as memory that was kept from before."""
 
@@ -150,32 +153,31 @@ class MemoryModel:
         """bytes beyond what was in use when this was made."""
         self.correction = 1.0
         """Measured to estimated, of the largest batch that was large enough to tell."""
+        self._device = device
         self._peak = Peak(device)
         self._base = self._peak.now()
         self._largest = TELLING
 
-    def estimate(self, batch: int, length: int) -> int:
-        """Bytes that a batch padded to ``length`` will take."""
-        return int(self.correction * self.from_shapes(batch, length))
+    def estimate(self, batch: int, length: int, chunk_size: int = 0) -> int:
+        """Bytes that a batch padded to ``length`` will take; ``chunk_size`` as the trunk takes it, 0: automatic."""
+        return int(self.correction * self.from_shapes(batch, length, chunk_size))
 
     def start(self) -> None:
         """Before a batch."""
         self._peak.reset()
 
-    def learn(self, batch: int, length: int) -> int:
+    def learn(self, batch: int, length: int, chunk_size: int = 0) -> int:
         """After a batch: corrects the estimate, if the batch is the largest so far; returns what it took, in bytes."""
         taken = max(0, self._peak.read() - self._base)
-        expected = self.from_shapes(batch, length)
+        expected = self.from_shapes(batch, length, chunk_size)
         if expected >= self._largest:
             self._largest = expected
             self.correction = min(max(taken / expected, LEAST_CORRECTION), MOST_CORRECTION)
         return taken
 
-    def from_shapes(self, batch: int, length: int) -> int:
-        """Bytes of the pair representation and of what is as large: a dozen copies, attention weights, head logits."""
+    def from_shapes(self, batch: int, length: int, chunk_size: int = 0) -> int:
+        """Bytes of the trunk's peak, of the heads' logits and of the stem's attention weights."""
         trunk, heads = self.config.trunk, self.config.heads
         bins = heads.distogram_bins + (heads.pae_bins if heads.pae else 0)
-        attention = 2 * (trunk.c_s // trunk.sequence_head_width + trunk.structure_module.heads)
-        if trunk.triangle_attention:
-            attention += 2 * length * trunk.c_z // trunk.pair_head_width
-        return 4 * batch * length * length * (12 * trunk.c_z + 3 * bins + attention)
+        pair = peak_bytes(trunk, batch, length, chunk_size=chunk_size, device=self._device.type)
+        return pair + 4 * batch * length * length * (2 * bins + STEM_HEADS)

@@ -52,6 +52,8 @@ class PredictionRow:
     """See ``distogram.contacts_kept``."""
     device: str = ""
     batch_size: int | None = None
+    chunk_size: int | None = None
+    """Rows of the pair representation at a time; blank where the trunk chose."""
     notes: str = ""
     """What was changed in reading, and what was fallen back to."""
     header: str = ""
@@ -88,7 +90,7 @@ def _cell(value: Any) -> Any:
 
 
 def done_row(prediction: Prediction, files: Sequence[str], seconds: float, **how: Any) -> PredictionRow:
-    """The row of a prediction that was written to ``files``; ``how``: device, batch_size, notes."""
+    """The row of a prediction that was written to ``files``; ``how``: device, batch_size, chunk_size, notes."""
     query, geometry, error = prediction.query, prediction.geometry, prediction.error
     notes = SEPARATOR.join((*query.notes, *how.pop("notes", ())))
     return PredictionRow(

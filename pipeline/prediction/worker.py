@@ -17,6 +17,9 @@ from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.rows import PredictionRow, done_row, failed_row, same_as
 from pipeline.prediction.sequences import Query
 
+CHUNKS = (64, 16, 4, 1)
+"""Rows of the pair representation at a time, where those that the trunk chooses are too many."""
+
 CPU = torch.device("cpu")
 
 Event = PredictionRow | str
@@ -63,6 +66,7 @@ class Worker:
         self.num_recycles = num_recycles
         self._max_memory, self._share = max_memory, share
         self.memory = self._memory_model()
+        self._chunk_to(0)  # sequences come shortest first, so pieces only get smaller
 
     def _memory_model(self) -> MemoryModel:
         budget = int(self._share * free_bytes(self.device)) if self._max_memory is None else self._max_memory
@@ -77,9 +81,11 @@ class Worker:
         parts = [(list(batch), ())]
         while parts:
             part, notes = parts.pop()
-            yield from self._make_room(part)
+            made_room = list(self._make_room(part))
+            yield from made_room
+            notes = (*notes, *made_room)
             size, length = len(part), linked_length(part[-1])
-            device = self.device
+            chunk, device = self._chunk, self.device
             refusal = self._too_large(part)
             if refusal:
                 for query in part:
@@ -87,7 +93,7 @@ class Worker:
                 continue
             started = time.perf_counter()
             predictions, problem, ended = self._fold(part)
-            how = {"device": str(device), "batch_size": size, "notes": notes}
+            how = {"device": str(device), "batch_size": size, "chunk_size": chunk or None, "notes": notes}
             if predictions is not None:
                 seconds = time.perf_counter() - started
                 total = sum(query.length for query in part)
@@ -101,15 +107,18 @@ class Worker:
             else:
                 what = f"memory of {device} ended with {size} x {length} residues"
                 if size > 1:
-                    self.memory.budget = min(self.memory.budget, int(0.9 * self.memory.estimate(size, length)))
+                    self.memory.budget = min(self.memory.budget, int(0.9 * self.memory.estimate(size, length, chunk)))
                     said = f"{what}: going on with {(size + 1) // 2} at a time"
                     parts += [(part[size // 2 :], (*notes, said)), (part[: size // 2], (*notes, said))]
+                elif self._take_smaller_pieces(length):
+                    said = f"{what}: going on in pieces of {self._chunk} rows"
+                    parts.append((part, (*notes, said)))
                 elif device != CPU:
-                    said = f"{what}: going on with the CPU"
+                    said = f"{what}, in the smallest pieces: going on with the CPU"
                     self._to_cpu()
                     parts.append((part, (*notes, said)))
                 else:
-                    said = what
+                    said = f"{what}, in the smallest pieces"
                     yield from (failed_row(one, said, notes=notes) for one in same[part[0].key])
                 yield said
 
@@ -124,7 +133,7 @@ class Worker:
             result = (None, str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
             ended = is_out_of_memory(error)
         else:
-            self.memory.learn(len(part), linked_length(part[-1]))
+            self.memory.learn(len(part), linked_length(part[-1]), self._chunk)
             return predictions, "", False
         gc.collect()
         if self.device.type == "cuda":
@@ -132,29 +141,52 @@ class Worker:
         return *result, ended
 
     def _make_room(self, part: list[Query]) -> Iterator[str]:
-        """The CPU, where the estimate of a single query is above the budget."""
+        """Smaller pieces, then the CPU, where the estimate of a single query is above the budget."""
         if len(part) > 1:
             return
         length = linked_length(part[0])
-        if self.device != CPU and self.memory.estimate(1, length) > self.memory.budget:
-            needed, free = self.memory.estimate(1, length) / GIB, self.memory.budget / GIB
-            yield f"{length} residues need about {needed:.1f} GiB, {free:.1f} are free on {self.device}: with the CPU"
-            self._to_cpu()
+        while self._needs(length) > self.memory.budget:
+            needed, free = self._needs(length) / GIB, self.memory.budget / GIB
+            what = f"{length} residues need about {needed:.1f} GiB, {free:.1f} are free on {self.device}"
+            if self._take_smaller_pieces(length):
+                yield f"{what}: in pieces of {self._chunk} rows from here on"
+            elif self.device != CPU:
+                self._to_cpu()
+                yield f"{what}: with the CPU from here on"
+            else:
+                return
+
+    def _needs(self, length: int) -> int:
+        return self.memory.estimate(1, length, self._chunk)
 
     def _too_large(self, part: list[Query]) -> str:
-        if len(part) > 1 or self.memory.estimate(1, linked_length(part[0])) <= self.memory.budget:
+        length = linked_length(part[0])
+        if len(part) > 1 or self._needs(length) <= self.memory.budget:
             return ""
-        needed = self.memory.estimate(1, linked_length(part[0])) / GIB
         return (
-            f"{linked_length(part[0])} residues need about {needed:.1f} GiB, and "
+            f"{length} residues need about {self._needs(length) / GIB:.1f} GiB even in the smallest pieces, and "
             f"{self.memory.budget / GIB:.1f} are free: a larger machine, --max-memory, or a part of the sequence"
         )
+
+    def _take_smaller_pieces(self, length: int) -> bool:
+        """Whether there are smaller ones than the trunk works in; from here on it does."""
+        rows = self.model.trunk.chunk_size_for(length)
+        smaller = next((size for size in CHUNKS if size < rows), None)
+        if smaller is not None:
+            self._chunk_to(smaller)
+        return smaller is not None
+
+    def _chunk_to(self, size: int) -> None:
+        """``size`` rows at a time; 0: as the trunk chooses."""
+        self._chunk = size
+        self.model.trunk.set_chunk_size(size)
 
     def _to_cpu(self) -> None:
         self.model.to(CPU)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.device, self._max_memory = CPU, None
+        self._chunk_to(0)
         self.memory = self._memory_model()
 
     def _write(

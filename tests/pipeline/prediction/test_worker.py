@@ -146,7 +146,9 @@ def test_a_sequence_that_memory_is_not_enough_for_fails_alone(worker, monkeypatc
     monkeypatch.setattr(worker_module, "fold_batch", fold)
     _, rows = process(worker, queries(10, 11, 12))
     assert [rows[name].status for name in ("s0", "s1", "s2")] == ["done", "done", "failed"]
-    assert rows["s2"].reason.startswith("memory of cpu ended with 1 x 12 residues")
+    assert rows["s2"].reason == "memory of cpu ended with 1 x 12 residues, in the smallest pieces"
+    said = rows["s2"].notes.split("; ")
+    assert said[-1].endswith("going on in pieces of 1 rows")
 
 
 def test_a_sequence_above_the_budget_is_not_begun(worker, monkeypatch):
@@ -154,6 +156,15 @@ def test_a_sequence_above_the_budget_is_not_begun(worker, monkeypatch):
     worker.memory.budget = 1 << 30
     _, rows = process(worker, queries(10_000))
     assert rows["s0"].status == "failed" and "10000 residues need about" in rows["s0"].reason
+
+
+def test_smaller_pieces_before_a_sequence_is_given_up(worker, monkeypatch):
+    (query,) = queries(40)
+    worker.memory.budget = worker.memory.estimate(1, 40, 16)
+    assert worker.memory.estimate(1, 40) > worker.memory.budget, "or there is nothing to test"
+    lines, rows = process(worker, [query])
+    assert rows["s0"].status == "done" and rows["s0"].chunk_size == 16
+    assert lines[-1].endswith("in pieces of 16 rows from here on") and rows["s0"].notes == lines[-1]
 
 
 def test_one_bad_sequence_of_a_batch_does_not_take_the_others_along(worker, monkeypatch):
