@@ -6,7 +6,6 @@ Written by python-modelcif, the library of the dictionary's authors.
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import ihm
 import modelcif
@@ -33,8 +32,6 @@ class Origin:
 
     model: str
     """One line: which weights."""
-    relaxed: bool = False
-    """Whether a force field moved the atoms afterwards."""
 
 
 class _LocalPlddt(modelcif.qa_metric.Local, modelcif.qa_metric.PLDDT):
@@ -142,19 +139,6 @@ def format_modelcif(prediction: Prediction, origin: Origin) -> bytes:
             input_data=targets, output_data=model, name="prediction", details=_plain(origin.model), software=software
         )
     )
-    if origin.relaxed:
-        openmm = modelcif.Software(
-            name="OpenMM",
-            classification="model refinement",
-            description="energy minimisation",
-            location="https://openmm.org",
-            version=version("openmm"),
-        )
-        protocol.steps.append(
-            modelcif.protocol.ModelRefinementStep(
-                input_data=model, output_data=model, name="relaxation", software=openmm
-            )
-        )
     system.protocols.append(protocol)
     stream = io.StringIO()
     modelcif.dumper.write(stream, [system])

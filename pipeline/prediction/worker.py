@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,6 @@ class Output:
     directory: Path
     file_format: Format
     origin: Origin
-    relax: Callable[[Prediction], Prediction] | None = None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -197,8 +196,6 @@ class Worker:
         first: PredictionRow | None = None
         for query in same[prediction.query.key]:
             try:
-                if self.output.relax is not None and first is None:
-                    prediction = self.output.relax(prediction)
                 prediction = replace(prediction, query=query)
                 files = write_files(self.output.directory, prediction, self.output.file_format, self.output.origin)
             except PredictionError as error:
