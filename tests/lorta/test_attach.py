@@ -133,7 +133,7 @@ def test_gradient_reaches_the_zero_factors_first(model, config, tokens, run):
 
 def test_training_lowers_the_loss(model, config, tokens, run):
     lorta.attach(model, config)
-    losses = train(model, tokens, run, steps=15)
+    losses = train(model, tokens, run, steps=15, lr=2e-3)
     assert losses[-1] < losses[0]
 
 
