@@ -38,6 +38,22 @@ def is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
+def _join_after_restart(device: torch.device) -> None:
+    """Join the group under keys of this attempt.
+
+    torchrun keeps its store over restarts (torch 2.13), where the addresses of the attempt before stand: a process
+    that reads them before its peer has written new ones waits for ever.
+    """
+    store, rank, count = next(torch.distributed.rendezvous("env://"))
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=torch.distributed.PrefixStore(f"attempt_{attempt}", store),
+        rank=rank,
+        world_size=count,
+    )
+
+
 class Processes:
     """This process among those of the run."""
 
@@ -63,6 +79,8 @@ class Processes:
                 )
         device = pick_device(training.device)
         AcceleratorState._reset_state(not torch.distributed.is_initialized())  # of a run before this one
+        if count > 1 and is_restarted() and not torch.distributed.is_initialized():
+            _join_after_restart(device)
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision="no" if training.precision == "fp32" else "bf16",

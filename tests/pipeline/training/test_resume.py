@@ -108,7 +108,7 @@ def worker(process: subprocess.Popen, rank: int) -> psutil.Process:
 def test_a_lost_worker_is_replaced_and_sigterm_on_any_saves(small_dataset, tmp_path):
     """Kill -9 of worker 1: the launcher starts both again. SIGTERM to worker 1: both stop, saved."""
     run = tmp_path / "run"
-    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 3)
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
     options = ("--data", small_dataset, "--out", run, *SMALL, "--max-steps", "1000")
     process = start(*launcher, "-m", "pipeline.train", *options)
     try:
