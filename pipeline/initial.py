@@ -4,15 +4,13 @@
 """
 
 import os
-import urllib.error
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.config import ConfigError, RunConfig
+from pipeline.folding.hub import DownloadError, cached_file, download
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import canonical_name, pretrained_file
 from pipeline.folding.weights import UNUSED, WeightsError, model_from_state
@@ -20,8 +18,6 @@ from pipeline.weights import Converted, needs_stem, read, read_config
 
 PUBLISHED = {"esmfold_v1": "esmfold_3B_v1.pt", "esmfold_v0": "esmfold_3B_v0.pt"}
 """fair-esm's files by the names that its loaders and papers use."""
-
-DOWNLOAD_URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{file}"
 
 FREE_FIELDS = frozenset(
     (
@@ -53,24 +49,20 @@ def locate(source: str) -> Path:
         names = ", ".join(PUBLISHED)
         raise WeightsError(f"{source}: no such file or directory, and not the name of a published model ({names})")
     file = PUBLISHED[source]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
+    cached = cached_file(file)
     if cached.is_file():
         return cached
     snapshot = hugging_face_snapshot(source)
     if snapshot is not None:
         return snapshot
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    url = DOWNLOAD_URL.format(file=file)
     try:
-        torch.hub.download_url_to_file(url, str(cached))
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
+        return download(file)
+    except DownloadError as error:
         raise WeightsError(
-            f"{source} cannot be had: no file {cached}, nothing in Hugging Face's cache and no download from {url} "
-            f"({reason}). Two ways out: (1) copy {file} to {cached.parent}, (2) name a local file or directory "
+            f"{source} cannot be had: no file {cached}, nothing in Hugging Face's cache and {error}. "
+            f"Two ways out: (1) copy {file} to {cached.parent}, (2) name a local file or directory "
             f"in place of {source}"
         ) from None
-    return cached
 
 
 def read_source(source: str, esm_weights: str = "") -> tuple[Converted, Path]:

@@ -28,7 +28,8 @@ from safetensors.torch import load_file, save_file
 from data_prep.release import add_version_option
 from pipeline.command import make_console, run_command
 from pipeline.config import RunConfig, file_layer, resolve, to_toml
-from pipeline.folding.stem import Stem, StemError, cached_file, read_esm2_weights
+from pipeline.folding.hub import cached_file
+from pipeline.folding.stem import Stem, StemError, hub_name, read_esm2_weights
 from pipeline.folding.weights import (
     UNUSED,
     State,
@@ -172,10 +173,10 @@ def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
         raise WeightsError(f"{path}: has its own stem: do not give --esm-weights")
     if not file.has_stem:
         if esm_weights is None:
-            esm_weights = cached_file(file.stem)
+            esm_weights = cached_file(hub_name(file.stem))
         if not esm_weights.exists():
             raise WeightsError(
-                f"{path}: has no stem: add --esm-weights {file.stem}_UR50D.pt (or its Hugging Face directory)"
+                f"{path}: has no stem: add --esm-weights {hub_name(file.stem)} (or its Hugging Face directory)"
             )
         with torch.device("meta"):
             own = Stem(file.stem).esm.state_dict()

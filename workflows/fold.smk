@@ -4,12 +4,7 @@
 #
 # docs/workflows.md is the guide.
 
-from snakemake.utils import min_version, validate
-
-min_version("9.0")
-validate(config, workflow.source_path("config/schema.yaml"))
-if config["baseline"] not in config["arms"]:
-    raise WorkflowError(f"baseline {config['baseline']!r} is no arm; arms: {', '.join(config['arms'])}")
+include: "rules/configuration.smk"
 
 
 rule all:

@@ -5,12 +5,7 @@
 #
 # docs/reproduce.md says what each needs and what has been run.
 
-from snakemake.utils import min_version, validate
-
-min_version("9.0")
-validate(config, workflow.source_path("config/schema.yaml"))
-if config["baseline"] not in config["arms"]:
-    raise WorkflowError(f"baseline {config['baseline']!r} is no arm; arms: {', '.join(config['arms'])}")
+include: "rules/configuration.smk"
 
 
 rule all:

@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import json
 import re
-import urllib.error
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,6 +23,7 @@ from torch import nn
 
 from data_prep.residues import RESTYPES_WITH_X
 from pipeline.config import StemConfig
+from pipeline.folding.hub import DownloadError, cached_file, download
 
 ESM2_SHAPES: dict[str, tuple[int, int, int]] = {
     "esm2_t6_8M": (6, 320, 20),
@@ -40,8 +40,6 @@ MASKED = 22
 
 DEMO_STEM = "esm2_t3_demo"
 DEMO_SHAPE = (3, 64, 4)
-
-DOWNLOAD_URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{name}_UR50D.pt"
 
 
 class StemError(ValueError):
@@ -156,9 +154,9 @@ def _pretrained_state(name: str, weights: str) -> Mapping[str, torch.Tensor]:
     return read_esm2_weights(Path(weights) if weights else pretrained_file(name))
 
 
-def cached_file(name: str) -> Path:
-    """Where torch's hub keeps fair-esm's file of a published ESM-2, whether it is there or not."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / f"{name}_UR50D.pt"
+def hub_name(name: str) -> str:
+    """fair-esm's file of a published ESM-2."""
+    return f"{name}_UR50D.pt"
 
 
 def pretrained_file(name: str) -> Path:
@@ -166,20 +164,17 @@ def pretrained_file(name: str) -> Path:
     name = canonical_name(name)
     if name == DEMO_STEM:
         raise StemError(f"{name} has no pretrained weights: use --esm-init random, or the name of a published ESM-2")
-    cached = cached_file(name)
-    if not cached.is_file():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        url = DOWNLOAD_URL.format(name=name)
-        try:
-            torch.hub.download_url_to_file(url, str(cached))
-        except (urllib.error.URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            raise StemError(
-                f"pretrained weights of {name} cannot be had: no file {cached} and no download from {url} ({reason}). "
-                f"Three ways out: (1) copy {name}_UR50D.pt to {cached.parent}, (2) --esm-weights FILE (fair-esm's .pt "
-                f"or a Hugging Face directory), (3) --esm-init random for an untrained stem"
-            ) from None
-    return cached
+    cached = cached_file(hub_name(name))
+    if cached.is_file():
+        return cached
+    try:
+        return download(cached.name)
+    except DownloadError as error:
+        raise StemError(
+            f"pretrained weights of {name} cannot be had: no file {cached} and {error}. "
+            f"Three ways out: (1) copy {cached.name} to {cached.parent}, (2) --esm-weights FILE (fair-esm's .pt "
+            f"or a Hugging Face directory), (3) --esm-init random for an untrained stem"
+        ) from None
 
 
 def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline import initial
 from pipeline.config import ConfigError, preset_layer, resolve, to_toml
+from pipeline.folding import hub
 from pipeline.folding.weights import WeightsError, hugging_face_config, to_hugging_face
 from pipeline.initial import check_agreement, load_published, locate, shape_layer, source_config
 from tests.pipeline.folding.test_weights import batch, tiny_config, tiny_model
@@ -104,7 +104,7 @@ def test_a_download_is_kept_where_it_is_looked_for(caches, model, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     for _ in range(2):
         assert_same_prediction(model, load_published("esmfold_v1")[0])
-    assert asked == [initial.DOWNLOAD_URL.format(file="esmfold_3B_v1.pt")]
+    assert asked == [hub.DOWNLOAD_URL.format(file="esmfold_3B_v1.pt")]
 
 
 @pytest.mark.parametrize(
