@@ -92,8 +92,7 @@ def _record(
     _report_modified(chosen, parsed, warnings)
     letter_of = {name: parent_letter(name, parsed.parents) for name in atoms.resname.values}
     letters = "".join([letter_of[name] for name in atoms.resname.take(chosen).list()])
-    aatype = sequence_to_aatype(letters)
-    positions, mask, b_factors = atom37_arrays(chosen, aatype, rows, position, atoms, warnings)
+    positions, mask, b_factors = atom37_arrays(chosen, letter_of, rows, position, atoms, warnings)
     placed = place_residues(chosen, letters, positions, mask, parsed, warnings)
     size = len(placed.sequence)
     is_whole = len(chosen) == size and np.array_equal(placed.where, np.arange(size))

@@ -1,10 +1,12 @@
 """Atoms of the chosen conformers to atom37 arrays: which name goes where, and what is left out."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from data_prep.atom_site import AtomSite, plausible
 from data_prep.components import ATOM_NAMES_EVERYWHERE, ATOM_NAMES_OF_PARENT, LETTER_OF_RESNAME, kind
-from data_prep.residues import ATOM37_INDEX, RESTYPE_ATOM37_MASK, UNKNOWN_AATYPE
+from data_prep.residues import ATOM37_INDEX, RESTYPE_ATOM37_MASK, UNKNOWN_AATYPE, sequence_to_aatype
 from data_prep.wording import some
 
 ALLOWED_ATOMS = RESTYPE_ATOM37_MASK.copy()
@@ -12,10 +14,16 @@ ALLOWED_ATOMS = RESTYPE_ATOM37_MASK.copy()
 ALLOWED_ATOMS[UNKNOWN_AATYPE, [ATOM37_INDEX[name] for name in ("N", "CA", "C", "O", "CB")]] = True
 ALLOWED_ATOMS[:, ATOM37_INDEX["OXT"]] = True
 
+_ALLOWED_OR_NONE = np.pad(ALLOWED_ATOMS, ((0, 0), (0, 1)))
+"""The same with a last column for position -1, which is none."""
+
+_POINT = np.dtype("V12")
+"""x, y and z as float32: NumPy moves one such item in a third of the time of a row of three."""
+
 
 def atom37_arrays(
     residues: np.ndarray,
-    aatype: np.ndarray,
+    letter_of: Mapping[str, str],
     rows: np.ndarray,
     position: np.ndarray,
     atoms: AtomSite,
@@ -23,18 +31,14 @@ def atom37_arrays(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions float32 [n, 37, 3], mask bool [n, 37], B-factors float32 [n, 37] of the observed ``residues`` [n].
 
-    ``aatype`` int [n]; ``rows`` and ``position`` int [m] as of ``conformer_rows``. Coordinates are rounded to 0.001
-    angstrom.
+    ``letter_of`` is the one-letter code of each component of ``atoms``; ``rows`` and ``position`` int [m] are as of
+    ``conformer_rows``. Coordinates are rounded to 0.001 angstrom.
     """
     n = len(residues)
-    name = atoms.name.code[rows]
-    table = _atom_table(atoms)
-    atom = table.ravel()[(atoms.resname.code[residues] * table.shape[1])[position] + name]
-    allowed = ALLOWED_ATOMS[aatype]
-    is_d = atoms.resname.take(residues).lookup(lambda resname: kind(resname) == "D-amino", bool)
-    allowed[is_d, ATOM37_INDEX["CB"]] = False
-    fits = (atom >= 0) & allowed.ravel()[position * 37 + np.maximum(atom, 0)]
-    stated = plausible(atoms.xyz)[rows]
+    table = _atom_table(atoms, letter_of)
+    atom = table.ravel()[(atoms.resname.code[residues] * table.shape[1])[position] + atoms.name.code[rows]]
+    place = position * 37 + atom
+    fits, stated = atom >= 0, plausible(atoms.xyz)
 
     def shown(which: np.ndarray) -> str:
         return some([f"{atoms.name[rows[i]]} of {atoms.label(residues[position[i]])}" for i in which.tolist()])
@@ -42,40 +46,44 @@ def atom37_arrays(
     if not fits.all():
         standard = atoms.resname.lookup(lambda resname: resname in LETTER_OF_RESNAME and resname != "UNK", bool)
         hydrogen = np.array([is_hydrogen(word) for word in atoms.name.values], dtype=bool)
-        foreign = np.flatnonzero(~fits & standard[residues][position] & ~hydrogen[name])
+        foreign = np.flatnonzero(~fits & standard[residues][position] & ~hydrogen[atoms.name.code[rows]])
         if len(foreign):
             warnings.append(f"{len(foreign)} atoms that their residue type does not have dropped: {shown(foreign)}")
+        rows, position, place = rows[fits], position[fits], place[fits]
     if not stated.all():
-        missing = np.flatnonzero(fits & ~stated)
+        stated = stated[rows]
+        missing = np.flatnonzero(~stated)
         if len(missing):
             warnings.append(f"{len(missing)} atoms without coordinates treated as missing: {shown(missing)}")
-    use = np.flatnonzero(fits & stated)
-    place = position[use] * 37 + atom[use]
+        rows, position, place = rows[stated], position[stated], place[stated]
     mask = np.zeros(n * 37, dtype=bool)
     mask[place] = True
-    if np.count_nonzero(mask) < len(use):
+    if np.count_nonzero(mask) < len(place):
         holder = np.empty(n * 37, dtype=np.int64)
-        holder[place[::-1]] = use[::-1]  # of several atoms for one place the first stays
-        is_first = holder[place] == use
-        repeated = use[~is_first]
+        holder[place[::-1]] = np.arange(len(place))[::-1]  # of several atoms for one place the first stays
+        is_first = holder[place] == np.arange(len(place))
+        repeated = np.flatnonzero(~is_first)
         warnings.append(f"{len(repeated)} atoms listed twice, first kept: {shown(repeated)}")
-        use, place = use[is_first], place[is_first]
-    source = rows[use]
-    positions, b_factors = np.zeros((n * 37, 3), dtype=np.float32), np.zeros(n * 37, dtype=np.float32)
-    positions[place] = np.rint(atoms.xyz[source] * 1000) / 1000
-    b_factors[place] = atoms.b_factor[source]
-    return positions.reshape(n, 37, 3), mask.reshape(n, 37), b_factors.reshape(n, 37)
+        rows, place = rows[is_first], place[is_first]
+    positions, b_factors = np.zeros(n * 37, dtype=_POINT), np.zeros(n * 37, dtype=np.float32)
+    rounded = np.rint(atoms.xyz.take(rows, axis=0) * 1000) / 1000
+    positions[place] = rounded.astype(np.float32).view(_POINT)[:, 0]
+    b_factors[place] = atoms.b_factor[rows]
+    return positions.view(np.float32).reshape(n, 37, 3), mask.reshape(n, 37), b_factors.reshape(n, 37)
 
 
-def _atom_table(atoms: AtomSite) -> np.ndarray:
-    """int [component codes, name codes]: position in atom37, -1 for none."""
-    names = atoms.name.values
+def _atom_table(atoms: AtomSite, letter_of: Mapping[str, str]) -> np.ndarray:
+    """int64 [component codes, name codes]: position in atom37 of an atom that the component may have, -1 for others."""
+    names, components = atoms.name.values, atoms.resname.values
     usual = [ATOM37_INDEX.get(ATOM_NAMES_EVERYWHERE.get(name, name), -1) for name in names]
-    table = np.tile(np.array(usual, dtype=np.int64), (len(atoms.resname.values), 1))
-    for code, resname in enumerate(atoms.resname.values):
-        for name, parent_name in ATOM_NAMES_OF_PARENT.get(resname, {}).items():
+    aatype = sequence_to_aatype("".join([letter_of[component] for component in components]))
+    table = np.where(_ALLOWED_OR_NONE[aatype][:, usual], usual, -1)
+    for code, component in enumerate(components):
+        for name, parent_name in ATOM_NAMES_OF_PARENT.get(component, {}).items():
             if name in names:
                 table[code, names.index(name)] = ATOM37_INDEX[parent_name]
+        if kind(component) == "D-amino":
+            table[code, table[code] == ATOM37_INDEX["CB"]] = -1
     return table
 
 

@@ -69,6 +69,8 @@ class AtomSite:
         """The atoms of some residues (int [n]), in their order, and for each atom the position of its residue."""
         count = self.count[residues]
         position = np.repeat(np.arange(len(residues)), count)
+        if len(residues) and residues[-1] - residues[0] == len(residues) - 1 and (residues[1:] > residues[:-1]).all():
+            return np.arange(self.start[residues[0]], self.start[residues[0]] + len(position)), position
         within = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
         return self.start[residues][position] + within, position
 

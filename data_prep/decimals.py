@@ -68,9 +68,9 @@ def _fixed_point(cells: np.ndarray, places: int, signs: bytes) -> tuple[np.ndarr
         padded[..., 1:] = cells
         cells, width = padded, width + 1
     pairs = cells.view("<u2").astype(np.intp)  # low byte first: the left character
-    total = _pair_table(0, width, places, signs)[pairs[..., 0]]
+    total = _pair_table(0, width, places, signs).take(pairs[..., 0])  # faster than an index in brackets
     for place in range(1, width // 2):
-        total += _pair_table(place, width, places, signs)[pairs[..., place]]
+        total += _pair_table(place, width, places, signs).take(pairs[..., place])
     values = (total & ((1 << _OPEN) - 1)) / 10.0**places
     return np.copysign(values, total), (total & _NO_NUMBER) == 0
 

@@ -33,6 +33,12 @@ _RESIDUE_WORDS = ((2, _word(b"\0\xff\xff\xff\0\xff\xff\xff")), (3, _word(b"\xff\
 number (23-26), insertion code (27)."""
 
 
+_READ_BESIDE_ATOMS = tuple(
+    _word(name) for name in (b"HEAD", b"EXPD", b"REVD", b"REMA", b"SEQR", b"MODR", b"MODE", b"ENDM")
+)
+"""The first four letters of the other records of interest, beside TER."""
+
+
 class _Lines:
     """The lines of a text as places in one buffer, so that whole columns can be cut at once."""
 
@@ -55,9 +61,14 @@ class _Lines:
         passed_over = self.is_atom | (first == _word(b"ANIS")) | (first == _word(b"CONE"))
         remark = (six == _word(b"REMARK")) & (head != _word(b"REMARK  "))
         others = np.flatnonzero(~(passed_over | remark))
+        first = first[others]
+        is_read = first & _word(b"\xff" * 3) == _word(b"TER")
+        for beginning in _READ_BESIDE_ATOMS:
+            is_read |= first == beginning
+        others = others[is_read]
         places = zip(others.tolist(), self.start[others].tolist(), self.end[others].tolist(), strict=True)
         self.others = [(number, data[start:end]) for number, start, end in places]
-        """All other lines, with their numbers."""
+        """The other lines that are read, with their numbers."""
 
     def __getitem__(self, number: int) -> bytes:
         return self.data[self.start[number] : self.end[number]]
@@ -200,7 +211,7 @@ def _atom_site(table: np.ndarray, segment: np.ndarray) -> tuple[AtomSite, np.nda
         part = words[:, place] & kept
         new[1:] |= part[1:] != part[:-1]
     start = np.flatnonzero(new)
-    residues = table[start]
+    residues = table.take(start, axis=0)
     return AtomSite(
         name=Words.of_cells(table[:, 12:16]),
         altloc=Words.of_cells(table[:, 16:17]),

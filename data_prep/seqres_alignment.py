@@ -4,8 +4,6 @@ mmCIF states the place of every residue (label_seq_id), PDB does not. A plain se
 several equal residues beside a gap was observed; the author's numbers and the peptide bonds usually tell.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 MATCH = 4.0
@@ -22,28 +20,27 @@ MAX_CELLS = 25_000_000
 
 
 def align_to_seqres(
-    seqres: Sequence[str],
+    seqres: np.ndarray,
     seqres_letters: str,
-    observed: Sequence[str],
+    observed: np.ndarray,
     observed_letters: str,
     steps: np.ndarray,
     first_number: int,
 ) -> np.ndarray | None:
     """Place the observed residues along SEQRES, in order.
 
-    ``seqres`` and ``observed`` are component ids with their one-letter parents; ``steps`` int [n] is how many positions
-    each observed residue should stand after the one before it (the first value is not used); ``first_number`` is the
-    author's number of the first, which breaks ties. Returns int [n], the SEQRES position from 0 or -1 for a residue
-    without a place; None where the two are too long to compare (``MAX_CELLS``).
+    ``seqres`` int [m] and ``observed`` int [n] are components: equal numbers for equal ones, -1 in ``seqres`` for those
+    that are not observed; the letters are those of their parents. ``steps`` int [n] is how many positions each observed
+    residue should stand after the one before it (the first value is not used); ``first_number`` is the author's number
+    of the first, which breaks ties. Returns int [n], the SEQRES position from 0 or -1 for a residue without a place;
+    None where the two are too long to compare (``MAX_CELLS``).
     """
     n, m = len(observed), len(seqres)
     if n * m > MAX_CELLS:
         return None
-    code = {name: i for i, name in enumerate(dict.fromkeys([*seqres, *observed]))}
-    s, o = np.array([code[name] for name in seqres]), np.array([code[name] for name in observed])
-    placed = _place_rigidly(s, o, steps, first_number)
+    placed = _place_rigidly(seqres, observed, steps, first_number)
     if placed is None:
-        placed = _place(_match_scores(s, seqres_letters, o, observed_letters), steps, first_number)
+        placed = _place(_match_scores(seqres, seqres_letters, observed, observed_letters), steps, first_number)
     return placed
 
 
@@ -58,19 +55,23 @@ def _match_scores(s: np.ndarray, seqres_letters: str, o: np.ndarray, observed_le
 
 def _place_rigidly(s: np.ndarray, o: np.ndarray, steps: np.ndarray, first_number: int) -> np.ndarray | None:
     """The placement that follows the steps throughout, if every residue then matches: the usual case."""
-    offsets = np.concatenate([[0], np.cumsum(steps[1:])])
-    starts = np.arange(len(s) - int(offsets[-1]))
     if (steps[1:] < 1).any():
         return None
+    offsets = np.cumsum(steps) - steps[0]
+    last_start = len(s) - 1 - int(offsets[-1])
+
+    def fits(start: int) -> bool:
+        return 0 <= start <= last_start and bool((s[start + offsets] == o).all())
+
+    if fits(first_number - 1):
+        return first_number - 1 + offsets
+    starts = np.arange(last_start + 1)
     for i, offset in enumerate(offsets.tolist()):  # few residues are needed to tell a start from the others
         starts = starts[s[starts + offset] == o[i]]
         if len(starts) <= 1:
             break
-    starts = starts[[bool((s[start + offsets] == o).all()) for start in starts.tolist()]] if len(starts) else starts
-    if len(starts) == 0:
-        return None
-    start = first_number - 1 if first_number - 1 in starts else int(starts[0])
-    return start + offsets
+    start = next((start for start in starts.tolist() if fits(start)), None)
+    return None if start is None else start + offsets
 
 
 def _place(score: np.ndarray, steps: np.ndarray, first_number: int) -> np.ndarray:

@@ -51,8 +51,7 @@ def place_residues(
     first, last = _without_caps(seqres, places)
     keep = np.flatnonzero(places >= 0)
     where = places[keep] - first
-    observed = [letters[i] for i in keep.tolist()]
-    sequence = _sequence(seqres[first:last], where, observed, parsed, warnings)
+    sequence = _sequence(_letters(seqres[first:last], parsed), where, _codes(letters)[keep], warnings)
     return Placed(sequence, np.arange(last - first, dtype=np.int32), keep, where)
 
 
@@ -80,40 +79,50 @@ def _seqres_places(
 ) -> np.ndarray | None:
     """SEQRES position of each observed residue, -1 for none; None where the two do not belong together."""
     atoms = parsed.atoms
-    seqres_letters = "".join(_parents(seqres, parsed))
+    seqres_letters = _letters(seqres, parsed)
     if parsed.has_labels:
         places = atoms.label_seq[residues].astype(np.int64) - 1
         places[places >= len(seqres)] = -1
     else:
         steps = _steps(atoms.seqnum[residues])
         steps[1:][_bonded(positions, mask)] = 1
-        names = atoms.resname.take(residues).list()
-        first_number = int(atoms.seqnum[residues[0]])
-        placed = align_to_seqres(seqres, seqres_letters, names, letters, steps, first_number)
+        code = {name: i for i, name in enumerate(atoms.resname.values)}
+        components = np.array([code.get(name, -1) for name in seqres], dtype=np.int64)
+        observed, first_number = atoms.resname.code[residues], int(atoms.seqnum[residues[0]])
+        placed = align_to_seqres(components, seqres_letters, observed, letters, steps, first_number)
         if placed is None:
             warnings.append(f"chain too long to align to SEQRES ({len(residues)} residues): observed sequence used")
             return None
         places = placed
-    differ = sum(
-        p < 0 or (letter != seqres_letters[p] and "X" not in (letter, seqres_letters[p]))
-        for p, letter in zip(places.tolist(), letters, strict=True)
-    )
+    missing = places < 0
+    differ = np.count_nonzero(missing | _contradict(_codes(letters), _codes(seqres_letters)[places]))
     if differ > max(1, MAX_SEQRES_DISAGREEMENT * len(residues)):
         warnings.append(
             f"SEQRES and ATOM sequences do not align ({differ} of {len(residues)} observed residues differ): "
             "observed sequence used"
         )
         return None
-    missing = [atoms.label(residue) for residue in residues[places < 0].tolist()]
-    if missing:
-        warnings.append(f"{len(missing)} residues that are not in SEQRES dropped: {some(missing)}")
+    if missing.any():
+        dropped = [atoms.label(residue) for residue in residues[missing].tolist()]
+        warnings.append(f"{len(dropped)} residues that are not in SEQRES dropped: {some(dropped)}")
     return places
 
 
-def _parents(seqres: tuple[str, ...], parsed: ParsedStructure) -> list[str]:
+def _letters(seqres: tuple[str, ...], parsed: ParsedStructure) -> str:
     """One letter per component, each different one looked up once."""
     letter = {component: parent_letter(component, parsed.parents) for component in set(seqres)}
-    return [letter[component] for component in seqres]
+    return "".join([letter[component] for component in seqres])
+
+
+def _codes(letters: str) -> np.ndarray:
+    """uint8 [n]."""
+    return np.frombuffer(letters.encode("ascii"), dtype=np.uint8)
+
+
+def _contradict(observed: np.ndarray, stated: np.ndarray) -> np.ndarray:
+    """bool [n]: letters (as ``_codes``) that differ and are both known."""
+    unknown = ord("X")
+    return (observed != stated) & (observed != unknown) & (stated != unknown)
 
 
 def _without_caps(seqres: tuple[str, ...], places: np.ndarray) -> tuple[int, int]:
@@ -127,17 +136,13 @@ def _without_caps(seqres: tuple[str, ...], places: np.ndarray) -> tuple[int, int
     return first, last
 
 
-def _sequence(
-    seqres: tuple[str, ...], where: np.ndarray, letters: list[str], parsed: ParsedStructure, warnings: list[str]
-) -> str:
-    sequence = _parents(seqres, parsed)
-    differ = []
-    for place, letter in zip(where.tolist(), letters, strict=True):
-        if letter == sequence[place] or letter == "X":
-            continue
-        if sequence[place] != "X":
-            differ.append(f"{sequence[place]}{place + 1}{letter}")
-        sequence[place] = letter
+def _sequence(seqres_letters: str, where: np.ndarray, letters: np.ndarray, warnings: list[str]) -> str:
+    """SEQRES with the observed ``letters`` (as ``_codes``) at their places, but for those that are X."""
+    sequence = _codes(seqres_letters).copy()
+    stated = sequence[where]
+    sequence[where] = np.where(letters == ord("X"), stated, letters)
+    differ = np.flatnonzero(_contradict(letters, stated)).tolist()
     if differ:
-        warnings.append(f"{len(differ)} residues are not what SEQRES says, observed kept: {some(differ)}")
-    return "".join(sequence)
+        shown = [f"{chr(stated[i])}{where[i] + 1}{chr(letters[i])}" for i in differ]
+        warnings.append(f"{len(differ)} residues are not what SEQRES says, observed kept: {some(shown)}")
+    return sequence.tobytes().decode("ascii")

@@ -9,10 +9,11 @@ import io
 import os
 import re
 import stat
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from zlib_ng import zlib_ng as zlib
 
 MAX_TEXT_BYTES = 512 << 20
 """Largest accepted text, decompressed: twice that of the largest entry of the PDB (3J3Q, an HIV-1 capsid of 2.4 million

@@ -43,7 +43,9 @@ class Words:
         rows, width = cells.shape
         if rows == 0 or width == 0:
             return cls.constant("", rows)
-        if width <= 8:
+        if width in (1, 4, 8) and cells.strides[1] == 1:
+            keys = cells.view(f"u{width}")[:, 0]
+        elif width <= 8:
             packed = np.zeros((rows, 4 if width <= 4 else 8), dtype=np.uint8)
             packed[:, :width] = cells
             keys = packed.view(np.uint32 if width <= 4 else np.uint64)[:, 0]
@@ -89,6 +91,8 @@ def _first_rows(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A table by hash value takes the place of sorting, unless two of the keys share theirs.
     """
     rows = len(keys)
+    if keys.dtype.itemsize == 1:
+        keys = keys.astype(np.uint32)
     if keys.dtype.itemsize in _HASH_FACTOR:
         shift = 8 * keys.dtype.itemsize - _HASH_BITS
         slot = ((keys * _HASH_FACTOR[keys.dtype.itemsize]) >> shift).astype(np.int64)

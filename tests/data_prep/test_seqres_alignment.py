@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from data_prep import seqres_alignment as sa
 
 
+def codes(letters: str) -> np.ndarray:
+    return np.frombuffer(letters.encode(), dtype=np.uint8)
+
+
 def align(seqres: str, observed: str, numbers: list[int]) -> list[int]:
     steps = np.array([1, *np.maximum(np.diff(numbers), 1)], dtype=np.int64)
-    return sa.align_to_seqres(list(seqres), seqres, list(observed), observed, steps, numbers[0]).tolist()
+    return sa.align_to_seqres(codes(seqres), seqres, codes(observed), observed, steps, numbers[0]).tolist()
 
 
 def test_by_hand():
@@ -50,7 +54,7 @@ def test_no_placement_scores_better(seqres, observed, data):
     n, m = len(observed), len(seqres)
     steps = np.array(data.draw(st.lists(st.integers(1, 4), min_size=n, max_size=n)), dtype=np.int64)
     first = data.draw(st.integers(-1, 5))
-    found = sa.align_to_seqres(list(seqres), seqres, list(observed), observed, steps, first).tolist()
+    found = sa.align_to_seqres(codes(seqres), seqres, codes(observed), observed, steps, first).tolist()
     placed = [place for place in found if place >= 0]
     assert placed == sorted(set(placed)) and len(found) == n
     best = max(
