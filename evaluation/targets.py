@@ -292,9 +292,13 @@ def _by_stem(directory: Path, whose: str) -> dict[str, list[Path]]:
 
 
 def _listed(directory: Path) -> set[str]:
-    """Files that the tables of ``pipeline.predict`` name: of a prediction as PDB and mmCIF, the one to take."""
+    """Files that the tables of ``pipeline.predict`` name: of a prediction as PDB and mmCIF, the one to take.
+
+    Relaxed structures lie in a directory below that of the table, under the same names.
+    """
     names: set[str] = set()
-    for table in directory.glob("predictions*.csv"):  # with --shard, predictions.I-of-N.csv
+    pattern = "predictions*.csv"  # with --shard, predictions.I-of-N.csv
+    for table in (*directory.glob(pattern), *directory.resolve().parent.glob(pattern)):
         try:
             with table.open(newline="", encoding="utf-8-sig") as file:
                 names |= {row.get("file") or "" for row in csv.DictReader(file)}

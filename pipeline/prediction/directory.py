@@ -3,6 +3,7 @@
 PREDS/predictions.csv             a row per sequence; with --shard I/N predictions.I-of-N.csv
 PREDS/predictions.json            model and settings that everything in the directory was made with
 PREDS/NAME.pdb  NAME.cif  NAME.pae.json
+PREDS/relaxed/NAME.pdb  NAME.cif
 PREDS/report.html
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from data_prep.structure_bytes import atomic_write
-from pipeline.prediction.files import ERROR_SUFFIX
+from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import COLUMNS, PredictionRow
 from pipeline.prediction.sequences import InputError, Query
 
@@ -101,8 +102,11 @@ class PredictionDirectory:
             self._lock.unlink(missing_ok=True)
             self._lock_stream.close()
 
-    def finished(self, query: Query) -> PredictionRow | None:
-        """The row of a query that needs no folding again. Raises InputError for another sequence of its name."""
+    def finished(self, query: Query, *, relax: bool = False) -> PredictionRow | None:
+        """The row of a query that needs no folding again; with ``relax``, if its relaxation was tried too.
+
+        Raises InputError for another sequence of its name.
+        """
         row = self._rows.get(query.name)
         if row is None or row.status != "done":
             return None
@@ -110,7 +114,10 @@ class PredictionDirectory:
             raise InputError(
                 f"{self.path}: has a prediction of another sequence under the name {query.name!r}: {WAYS_OUT}"
             )
-        return row if (self.path / row.file).is_file() else None
+        files = [self.path / row.file, *([self.path / RELAXED / row.file] if row.relaxed == "done" else [])]
+        if relax and not row.relaxed:
+            return None
+        return row if all(file.is_file() for file in files) else None
 
     def add(self, row: PredictionRow) -> None:
         """Append a row; it is with the system when this returns, so a killed command does not lose it."""
@@ -180,7 +187,10 @@ class PredictionDirectory:
                     if row.file and Path(row.file).name == row.file:
                         for name in (f"{stem}.pdb", f"{stem}.cif", f"{stem}{ERROR_SUFFIX}"):
                             (self.path / name).unlink(missing_ok=True)
+                            (self.path / RELAXED / name).unlink(missing_ok=True)
             table.unlink()
+        with suppress(OSError):  # not there, or with files that are not ours
+            (self.path / RELAXED).rmdir()
         self._settings.unlink(missing_ok=True)
 
 

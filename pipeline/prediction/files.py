@@ -1,4 +1,8 @@
-"""Files of one prediction: PDB, ModelCIF, and the predicted aligned error as AlphaFold DB has it."""
+"""Files of one prediction: PDB, ModelCIF, and the predicted aligned error as AlphaFold DB has it.
+
+Relaxed structures have the same names in a directory of their own: no header can make a name that is taken there, and
+the evaluator pairs either directory with the truth.
+"""
 
 import json
 from pathlib import Path
@@ -15,6 +19,8 @@ from pipeline.prediction.modelcif_file import Origin, format_modelcif
 Format = Literal["pdb", "mmcif", "both"]
 SUFFIXES: dict[Format, tuple[str, ...]] = {"pdb": (".pdb",), "mmcif": (".cif",), "both": (".pdb", ".cif")}
 ERROR_SUFFIX = ".pae.json"
+RELAXED = "relaxed"
+"""Directory of the relaxed structures, in that of the predictions."""
 
 
 def format_aligned_error(error: AlignedError) -> bytes:
@@ -25,12 +31,18 @@ def format_aligned_error(error: AlignedError) -> bytes:
 
 
 def write_files(out: Path, prediction: Prediction, file_format: Format, origin: Origin) -> list[str]:
-    """Write a prediction, each file whole or not at all; returns the names of the structure files in ``out``.
+    """Write a prediction, each file whole or not at all; returns the names of the structure files.
+
+    They lie in ``out``, those of a relaxed prediction in its directory ``RELAXED``, without the aligned error.
 
     Raises:
         PredictionError: PDB was asked for alone and cannot hold it. With ``both`` there is mmCIF then, alone.
     """
     name, written = prediction.query.name, []
+    relaxed = prediction.relaxed_by != ""
+    if relaxed:
+        out = out / RELAXED
+        out.mkdir(exist_ok=True)
     for suffix in SUFFIXES[file_format]:
         path = out / f"{name}{suffix}"
         if suffix == ".cif":
@@ -44,6 +56,6 @@ def write_files(out: Path, prediction: Prediction, file_format: Format, origin: 
                 path.unlink(missing_ok=True)  # of an earlier command, and not this prediction
                 continue
         written.append(path.name)
-    if prediction.error is not None:
+    if prediction.error is not None and not relaxed:
         atomic_write(out / f"{name}{ERROR_SUFFIX}", format_aligned_error(prediction.error))
     return written

@@ -14,7 +14,7 @@ from pipeline.folding.model import FoldingModel
 from pipeline.losses.plddt import predicted_plddt
 from pipeline.prediction.aligned_error import AlignedError, read_aligned_error
 from pipeline.prediction.distogram import contact_probability, contacts_kept
-from pipeline.prediction.geometry import GeometryCounts, count_violations
+from pipeline.prediction.geometry import GeometryCounts, find_violations
 from pipeline.prediction.linker import link
 from pipeline.prediction.sequences import Query
 
@@ -46,6 +46,8 @@ class Prediction:
     contacts_kept: float | None
     """See ``distogram.contacts_kept``."""
     geometry: GeometryCounts
+    relaxed_by: str = ""
+    """Program that moved the atoms after the model (``relaxation.relax``); empty: the model's own coordinates."""
 
     @property
     def mean_plddt(self) -> float:
@@ -136,7 +138,7 @@ def fold_batch(
                 plddt=confidence,
                 error=None if aligned is None else read_aligned_error(_pairs(aligned[row], keep), chain),
                 contacts_kept=contacts_kept(contacts, points, kept_aatype, kept_index),
-                geometry=count_violations(points, kept_aatype, kept_index, chain),
+                geometry=find_violations(points, kept_aatype, kept_index, chain)[0],
             )
         )
     return predictions

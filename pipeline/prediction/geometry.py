@@ -34,10 +34,10 @@ class GeometryCounts:
     """Residues with two atoms at a distance that their own bonds and angles rule out."""
 
 
-def count_violations(
+def find_violations(
     atom14: np.ndarray, aatype: np.ndarray, residue_index: np.ndarray, chain: np.ndarray
-) -> GeometryCounts:
-    """Violations of a structure.
+) -> tuple[GeometryCounts, np.ndarray]:
+    """Violations of a structure, and bool [N]: the residues that have a part in one.
 
     Args:
         atom14: float [N, 14, 3], angstrom.
@@ -47,28 +47,38 @@ def count_violations(
     """
     exists = RESTYPE_ATOM14_MASK[aatype]  # [N, 14]
     bonded = (np.diff(residue_index) == 1) & (np.diff(chain) == 0)
-    measured = bonded & exists[:-1, _C] & exists[1:, _N]  # an unknown residue has no atoms
+    measured = np.flatnonzero(bonded & exists[:-1, _C] & exists[1:, _N])  # an unknown residue has no atoms
     ca, c, n, next_ca = (points[measured].astype(np.float64) for points in _peptide(atom14))
     proline = aatype[1:][measured] == _PROLINE
     ideal = np.where(proline, *(bond_geometry.PEPTIDE_BOND_LENGTH[kind][0] for kind in ("PRO", "other")))
     spread = np.where(proline, *(bond_geometry.PEPTIDE_BOND_LENGTH[kind][1] for kind in ("PRO", "other")))
-    length = np.linalg.norm(n - c, axis=-1)
-    at_c, at_n = _cosine(ca - c, n - c), _cosine(c - n, next_ca - n)
-    bad_angles = 0
-    for cosine, (mean, deviation) in ((at_c, bond_geometry.CA_C_N_COSINE), (at_n, bond_geometry.C_N_CA_COSINE)):
-        bad_angles += np.count_nonzero(np.abs(cosine - mean) > TOLERANCE * deviation)
-    batch = (torch.from_numpy(atom14)[None], torch.from_numpy(exists)[None], torch.from_numpy(aatype)[None])
-    within = within_residue_violations(*batch, TOLERANCE, OVERLAP).per_atom_violation.amax(-1).sum()
-    return GeometryCounts(
-        broken_bonds=int(np.count_nonzero(np.abs(length - ideal) > TOLERANCE * spread)),
-        bad_angles=int(bad_angles),
-        clashes=count_clashes(atom14, aatype, bonded),
-        bad_residues=int(within),
+    broken = np.abs(np.linalg.norm(n - c, axis=-1) - ideal) > TOLERANCE * spread
+    bad_angles = np.stack(
+        [
+            np.abs(cosine - mean) > TOLERANCE * deviation
+            for cosine, (mean, deviation) in (
+                (_cosine(ca - c, n - c), bond_geometry.CA_C_N_COSINE),
+                (_cosine(c - n, next_ca - n), bond_geometry.C_N_CA_COSINE),
+            )
+        ]
     )
+    batch = (torch.from_numpy(atom14)[None], torch.from_numpy(exists)[None], torch.from_numpy(aatype)[None])
+    within = within_residue_violations(*batch, TOLERANCE, OVERLAP).per_atom_violation[0].amax(-1).numpy() > 0
+    clashes, clashing = find_clashes(atom14, aatype, bonded)
+    at_bond = measured[broken | bad_angles.any(0)]
+    residues = within | clashing
+    residues[at_bond] = residues[at_bond + 1] = True
+    counts = GeometryCounts(
+        broken_bonds=int(np.count_nonzero(broken)),
+        bad_angles=int(np.count_nonzero(bad_angles)),
+        clashes=clashes,
+        bad_residues=int(np.count_nonzero(within)),
+    )
+    return counts, residues
 
 
-def count_clashes(atom14: np.ndarray, aatype: np.ndarray, bonded: np.ndarray) -> int:
-    """Pairs of atoms of different residues whose spheres overlap by more than ``OVERLAP``.
+def find_clashes(atom14: np.ndarray, aatype: np.ndarray, bonded: np.ndarray) -> tuple[int, np.ndarray]:
+    """Pairs of atoms of different residues whose spheres overlap by more than ``OVERLAP``; bool [N]: the residues.
 
     Left out are the atoms of a peptide bond, of ``bonded`` bool [N - 1] neighbours, and two cysteines' sulfurs. Unlike
     ``losses.violation``, whose list of pairs would fill the memory where a model puts all atoms in one place, this only
@@ -82,6 +92,7 @@ def count_clashes(atom14: np.ndarray, aatype: np.ndarray, bonded: np.ndarray) ->
     partner = torch.from_numpy(np.where(bonds_onward, residue + 1, -1))  # the residue whose N is bonded to this C
     residue, nitrogen = torch.from_numpy(residue), torch.from_numpy(slot == _N)
     total, step = 0, max(1, _SEARCH_PAIRS // max(1, len(points)))
+    clashing = torch.zeros(len(aatype), dtype=torch.bool)
     for start in range(0, len(points), step):
         rows = slice(start, start + step)
         # The atoms of earlier residues come first, so each pair is met once, from its earlier atom on.
@@ -92,7 +103,9 @@ def count_clashes(atom14: np.ndarray, aatype: np.ndarray, bonded: np.ndarray) ->
         clash &= ~(sulfur[rows, None] & sulfur[later])
         clash &= ~((partner[rows, None] == residue[later]) & nitrogen[later])
         total += int(clash.sum())
-    return total
+        clashing[residue[rows][clash.any(1)]] = True
+        clashing[residue[later][clash.any(0)]] = True
+    return total, clashing.numpy()
 
 
 def _peptide(atom14: np.ndarray) -> tuple[np.ndarray, ...]:

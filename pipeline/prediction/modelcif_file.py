@@ -22,6 +22,7 @@ from data_prep.release import release
 from data_prep.residues import ATOM_TYPES
 from pipeline.prediction.fold import Prediction
 
+RELAXATION = "restrained minimisation in the Amber99SB force field"
 DECIMALS = 2
 """Of pLDDT and PAE."""
 
@@ -134,15 +135,37 @@ def format_modelcif(prediction: Prediction, origin: Origin) -> bytes:
     system.model_groups.append(modelcif.model.ModelGroup([model], name="Predicted structure"))
     protocol = modelcif.protocol.Protocol()
     targets = modelcif.data.DataGroup(list(entities.values()))
+    details, relaxed = _plain(origin.model), prediction.relaxed_by
+    folded = modelcif.data.Data("coordinates before relaxation") if relaxed else model
+    if relaxed:
+        system.data.append(folded)
     protocol.steps.append(
         modelcif.protocol.ModelingStep(
-            input_data=targets, output_data=model, name="prediction", details=_plain(origin.model), software=software
+            input_data=targets, output_data=folded, name="prediction", details=details, software=software
         )
     )
+    if relaxed:
+        protocol.steps.append(
+            modelcif.protocol.ModelingStep(
+                input_data=folded, output_data=model, name="relaxation", details=RELAXATION, software=_program(relaxed)
+            )
+        )
     system.protocols.append(protocol)
     stream = io.StringIO()
     modelcif.dumper.write(stream, [system])
     return _with_author_names(stream.getvalue())
+
+
+def _program(text: str) -> modelcif.Software:
+    """The program that relaxed, from its name and version."""
+    name, version = text.rsplit(" ", 1)
+    return modelcif.Software(
+        name=name,
+        classification="refinement",
+        description="molecular mechanics",
+        location="https://openmm.org",
+        version=version,
+    )
 
 
 def _with_author_names(text: str) -> bytes:

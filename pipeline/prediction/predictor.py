@@ -14,6 +14,7 @@ from pipeline.prediction.files import format_aligned_error
 from pipeline.prediction.fold import Prediction, fold_batch
 from pipeline.prediction.loading import Loaded, Source, load
 from pipeline.prediction.modelcif_file import Origin, format_modelcif
+from pipeline.prediction.relaxation import relax
 from pipeline.prediction.rows import warnings_of
 from pipeline.prediction.sequences import InputError, Rejected, safe_name, single_chain
 
@@ -66,6 +67,14 @@ class Structure:
     def warnings(self) -> list[str]:
         """What to look at before the structure is used; empty where nothing was found."""
         return warnings_of(self.prediction)
+
+    def relax(self) -> "Structure":
+        """The structure after restrained minimisation in the Amber force field, as ``pipeline.predict --relax`` does.
+
+        Raises:
+            RelaxationError: it cannot be relaxed, or OpenMM is not installed.
+        """
+        return Structure(relax(self.prediction), self.origin)
 
     def save(self, path: str | Path) -> Path:
         """Write ``.pdb``, ``.cif`` (ModelCIF) or ``.json`` (aligned error), told by the ending; returns the path.

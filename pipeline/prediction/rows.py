@@ -1,14 +1,17 @@
 """One line of predictions.csv: what became of a sequence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from pipeline.prediction.fold import Prediction
 from pipeline.prediction.sequences import Query, Rejected
 
 Status = Literal["done", "failed", "rejected"]
+Relaxed = Literal["", "done", "failed"]
 
+LARGE_SHIFT = 1.0
+"""angstrom by which relaxation moves the alpha carbons of a structure that was far from sound."""
 LOW_PLDDT, VERY_LOW_PLDDT = 70.0, 50.0
 """AlphaFold DB's limits: below them the backbone is uncertain, and likely wrong."""
 FEW_CONTACTS_KEPT = 0.7
@@ -48,6 +51,16 @@ class PredictionRow:
     clashes: int | None = None
     bad_residues: int | None = None
     """These four: see ``geometry.GeometryCounts``."""
+    relaxed: Relaxed = ""
+    """``done``: the relaxed structure lies in ``files.RELAXED``; ``failed``: it could not be; blank: not asked for."""
+    relaxed_broken_bonds: int | None = None
+    relaxed_bad_angles: int | None = None
+    relaxed_clashes: int | None = None
+    relaxed_bad_residues: int | None = None
+    """These four: of the relaxed structure."""
+    relaxed_shift: float | None = None
+    """See ``relaxation.alpha_carbon_shift``, angstrom."""
+    relax_seconds: float | None = None
     contacts_kept: float | None = None
     """See ``distogram.contacts_kept``."""
     device: str = ""
@@ -72,13 +85,14 @@ class PredictionRow:
             text = cells.get(field.name)
             if text is None:
                 raise ValueError(f"no column {field.name}")
-            if field.type in (str, Status):
+            if field.type in (str, Status, Relaxed):
                 values[field.name] = text
             else:
                 number = int if int in get_args(field.type) else float
                 values[field.name] = None if text == "" else number(text)
-        if values["status"] not in get_args(Status):
-            raise ValueError(f"status {values['status']!r}")
+        for name, known in (("status", Status), ("relaxed", Relaxed)):
+            if values[name] not in get_args(known):
+                raise ValueError(f"{name} {values[name]!r}")
         return cls(**values)
 
 
@@ -114,6 +128,28 @@ def done_row(prediction: Prediction, files: Sequence[str], seconds: float, **how
         sequence_sha256=query.key,
         **how,
     )
+
+
+def relaxed_row(row: PredictionRow, relaxed: Prediction, shift: float, seconds: float) -> PredictionRow:
+    """The row of a prediction that was relaxed, by which alpha carbons moved ``shift`` angstrom."""
+    warnings = [row.warnings] if row.warnings else []
+    if shift > LARGE_SHIFT:
+        warnings.append(f"relaxation moved alpha carbons by {shift:.1f} angstrom")
+    counts = {f"relaxed_{name}": count for name, count in asdict(relaxed.geometry).items()}
+    return replace(
+        row,
+        relaxed="done",
+        relaxed_shift=round(shift, 3),
+        relax_seconds=round(seconds, 3),
+        warnings=SEPARATOR.join(warnings),
+        **counts,
+    )
+
+
+def unrelaxed_row(row: PredictionRow, reason: str) -> PredictionRow:
+    """The row of a prediction that could not be relaxed; its own files stay."""
+    warnings = SEPARATOR.join(filter(None, (row.warnings, f"not relaxed: {reason}")))
+    return replace(row, relaxed="failed", warnings=warnings)
 
 
 def failed_row(query: Query, reason: str, **how: Any) -> PredictionRow:

@@ -14,7 +14,8 @@ from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.linker import linked_length
 from pipeline.prediction.memory import GIB, SHARE, MemoryModel, capped, free_bytes
 from pipeline.prediction.modelcif_file import Origin
-from pipeline.prediction.rows import PredictionRow, done_row, failed_row, same_as
+from pipeline.prediction.relaxation import RelaxationError, alpha_carbon_shift, relax
+from pipeline.prediction.rows import PredictionRow, done_row, failed_row, relaxed_row, same_as, unrelaxed_row
 from pipeline.prediction.sequences import Query
 
 CHUNKS = (64, 16, 4, 1)
@@ -33,6 +34,8 @@ class Output:
     directory: Path
     file_format: Format
     origin: Origin
+    relax: bool = False
+    """Relaxed structures beside the model's own."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -194,15 +197,34 @@ class Worker:
         """Files and rows of a prediction, for each of the queries that share it."""
         started = time.perf_counter()
         first: PredictionRow | None = None
+        relaxed: Prediction | None = None
         for query in same[prediction.query.key]:
             try:
                 prediction = replace(prediction, query=query)
-                files = write_files(self.output.directory, prediction, self.output.file_format, self.output.origin)
+                files = self._files(prediction)
             except PredictionError as error:
                 yield failed_row(query, str(error), **how)
                 continue
             if first is None:
                 first = done_row(prediction, files, seconds + time.perf_counter() - started, **how)
+                if self.output.relax:
+                    first, relaxed = self._relax(prediction, first)
                 yield first
             else:
+                if relaxed is not None:
+                    self._files(replace(relaxed, query=query))
                 yield same_as(first, query, files[0])
+
+    def _files(self, prediction: Prediction) -> list[str]:
+        return write_files(self.output.directory, prediction, self.output.file_format, self.output.origin)
+
+    def _relax(self, prediction: Prediction, row: PredictionRow) -> tuple[PredictionRow, Prediction | None]:
+        """The row with what became of the relaxation; the relaxed prediction, whose files are written, if it worked."""
+        started = time.perf_counter()
+        try:
+            relaxed = relax(prediction)
+            self._files(relaxed)
+        except (RelaxationError, PredictionError) as error:
+            return unrelaxed_row(row, str(error)), None
+        shift, seconds = alpha_carbon_shift(prediction, relaxed), time.perf_counter() - started
+        return relaxed_row(row, relaxed, shift, seconds), relaxed

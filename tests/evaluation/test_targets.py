@@ -71,6 +71,10 @@ def test_of_two_formats_the_one_in_the_predictions_table_is_taken(folders):
     assert targets["a"].prediction.name == "a.cif" and not targets["a"].problem
     assert targets["b"].prediction.name == "b.cif" and not targets["b"].problem
     assert targets["c"].problem.startswith("c.cif and c.pdb share a stem"), "the table does not name it"
+    (preds / "relaxed").mkdir()
+    for name in ("a.pdb", "a.cif"):
+        (preds / "relaxed" / name).write_bytes((preds / name).read_bytes())
+    assert pair(preds / "relaxed", truth).targets[0].prediction.name == "a.cif", "the table lies above"
 
 
 def test_doubled_stems_are_a_problem_of_the_target(folders):

@@ -34,7 +34,9 @@ def predictions(esmfold_like):
 def folder(tmp_path_factory, predictions):
     path = tmp_path_factory.mktemp("files")
     for i, prediction in enumerate(predictions):
-        write_files(path, replace(prediction, query=replace(prediction.query, name=f"p{i}")), "both", ORIGIN)
+        named = replace(prediction, query=replace(prediction.query, name=f"p{i}"))
+        write_files(path, named, "both", ORIGIN)
+    write_files(path, replace(named, relaxed_by="OpenMM 8.6.1"), "both", ORIGIN)
     return path
 
 
@@ -101,6 +103,15 @@ def test_gemmi_reads_entities_and_confidence(folder, predictions):
     assert "OpenMM" not in list(block.find_values("_software.name"))
 
 
+def test_a_relaxed_structure_says_so_and_lies_apart(folder):
+    assert sorted(path.name for path in (folder / "relaxed").iterdir()) == ["p1.cif", "p1.pdb"], "no aligned error"
+    own, relaxed = (gemmi.cif.read(str(path / "p1.cif")).sole_block() for path in (folder, folder / "relaxed"))
+    assert dict(relaxed.find("_software.", ["name", "version"]))["OpenMM"] == "8.6.1"
+    steps = [row[0] for row in relaxed.find("_ma_protocol_step.", ["step_name"])]
+    assert steps == ["prediction", "relaxation"]
+    assert len(list(own.find("_atom_site.", ["id"]))) == len(list(relaxed.find("_atom_site.", ["id"])))
+
+
 def test_the_dictionary_of_the_pdb_accepts_them(folder):
     """What the installed version finds fault with is what later ones changed: model groups became categories."""
     dictionary = pytest.importorskip("ihm.dictionary")
@@ -108,7 +119,9 @@ def test_the_dictionary_of_the_pdb_accepts_them(folder):
         pytest.skip(f"no {DICTIONARY}: apt-get install libcifpp-data")
     with DICTIONARY.open() as stream:
         modelcif = dictionary.read(stream)
-    for path in sorted(folder.glob("*.cif")):
+    paths = sorted(folder.rglob("*.cif"))
+    assert len(paths) == 3
+    for path in paths:
         with path.open() as stream, pytest.raises(dictionary.ValidatorError) as error:
             modelcif.validate(stream)
         complaints = [line for line in str(error.value).splitlines() if line]

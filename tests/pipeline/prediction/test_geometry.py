@@ -9,7 +9,7 @@ import torch
 from data_prep.residues import RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
 from data_prep.structure_io import read_structure
 from pipeline.losses.violation import clash_violations, connection_violations
-from pipeline.prediction.geometry import GeometryCounts, count_violations
+from pipeline.prediction.geometry import GeometryCounts, find_violations
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def losses(atom14, aatype, index):
 def test_a_crystal_structure_is_within_the_tolerances(chain):
     atom14, aatype, index = chain
     assert len(aatype) > 100
-    counts = count_violations(atom14, aatype, index, np.zeros(len(aatype), dtype=np.int64))
+    counts, _ = find_violations(atom14, aatype, index, np.zeros(len(aatype), dtype=np.int64))
     assert (counts.broken_bonds, counts.bad_angles, counts.clashes) == (0, 0, 0)
     assert counts.bad_residues <= 2  # side chains of the experiment
 
@@ -43,7 +43,7 @@ def test_counts_agree_with_the_losses_on_perturbed_coordinates(chain):
     atom14, aatype, index = chain
     rng = np.random.default_rng(0)
     moved = (atom14 * 0.8 + rng.normal(scale=0.3, size=atom14.shape)).astype(np.float32)
-    counts = count_violations(moved, aatype, index, np.zeros(len(aatype), dtype=np.int64))
+    counts, _ = find_violations(moved, aatype, index, np.zeros(len(aatype), dtype=np.int64))
     residues, clashes = losses(moved, aatype, index)
     assert clashes > 100 and counts.clashes == clashes
     assert 0 < residues <= 2 * (counts.broken_bonds + counts.bad_angles)
@@ -54,18 +54,18 @@ def test_one_cut_is_one_broken_bond(chain):
     cut = atom14.copy()
     cut[40:] += np.float32([0, 0, 1.0]) * RESTYPE_ATOM14_MASK[aatype[40:]][..., None]
     zero = np.zeros(len(aatype), dtype=np.int64)
-    assert count_violations(cut, aatype, index, zero).broken_bonds == 1
+    assert find_violations(cut, aatype, index, zero)[0].broken_bonds == 1
     two_chains = (np.arange(len(aatype)) >= 40).astype(np.int64)
-    assert count_violations(cut, aatype, index, two_chains).broken_bonds == 0, "no bond leads from chain to chain"
+    assert find_violations(cut, aatype, index, two_chains)[0].broken_bonds == 0, "no bond leads from chain to chain"
     renumbered = index + 512 * two_chains
-    assert count_violations(cut, aatype, renumbered, zero).broken_bonds == 0, "nor over a gap in the numbers"
+    assert find_violations(cut, aatype, renumbered, zero)[0].broken_bonds == 0, "nor over a gap in the numbers"
 
 
 def test_everything_in_one_place_is_counted_without_filling_the_memory():
     n = 400
     aatype = np.tile(np.arange(20), n // 20)
     atom14 = np.zeros((n, 14, 3), dtype=np.float32)
-    counts = count_violations(atom14, aatype, np.arange(n), np.zeros(n, dtype=np.int64))
+    counts, _ = find_violations(atom14, aatype, np.arange(n), np.zeros(n, dtype=np.int64))
     atoms = RESTYPE_ATOM14_MASK[aatype].sum(-1)
     cysteines = n // 20
     pairs = (atoms.sum() ** 2 - (atoms**2).sum()) // 2 - (n - 1) - cysteines * (cysteines - 1) // 2
@@ -74,5 +74,7 @@ def test_everything_in_one_place_is_counted_without_filling_the_memory():
 
 def test_unknown_residues_have_no_geometry():
     aatype = np.array([0, 20, 0])
-    counts = count_violations(np.zeros((3, 14, 3), dtype=np.float32), aatype, np.arange(3), np.zeros(3, dtype=np.int64))
+    counts, _ = find_violations(
+        np.zeros((3, 14, 3), dtype=np.float32), aatype, np.arange(3), np.zeros(3, dtype=np.int64)
+    )
     assert (counts.broken_bonds, counts.bad_angles, counts.clashes) == (0, 0, 25)
