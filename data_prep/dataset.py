@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.checksums import write_checksums
@@ -53,6 +54,8 @@ _RECORD_COLUMNS = (
     *("chain_id", "sequence", "resolution", "method", "deposition_date", "release_date"),
     *("source_file", "source_sha256", "model_number"),
 )
+_PLACEMENT_COLUMNS = ("split", "cluster", "cluster_size", "nearest_train_id", "nearest_train_identity")
+_KNOWN_WHEN_ADDED = pa.schema([column for column in INDEX_SCHEMA if column.name not in _PLACEMENT_COLUMNS])
 
 
 class DatasetError(ValueError):
@@ -86,9 +89,10 @@ class DatasetWriter:
     """Writes a dataset beside its final place and moves it there at the end: a half-written one never has the name.
 
     Use as a context manager: ``add`` records in a fixed order, then ``finish``; leaving without ``finish`` removes
-    what was written. Memory holds one shard and the index. Raises ``DatasetError`` if ``path`` is there already,
-    unless ``overwrite`` is true and it is a dataset or an empty directory. ``work`` is where it is written until then,
-    a directory on the same file system whose content is lost; by default one of this process beside ``path``.
+    what was written. Memory holds one shard and the index as a table. Raises ``DatasetError`` if ``path`` is there
+    already, unless ``overwrite`` is true and it is a dataset or an empty directory. ``work`` is where it is written
+    until then, a directory on the same file system whose content is lost; by default one of this process beside
+    ``path``.
     """
 
     def __init__(self, path: str | os.PathLike, *, overwrite: bool = False, work: Path | None = None) -> None:
@@ -101,6 +105,7 @@ class DatasetWriter:
             (self._work / "shards").mkdir(parents=True)
         except OSError as error:
             raise DatasetError(f"{self.path}: cannot be written ({error.strerror})") from None
+        self._batches: list[pa.RecordBatch] = []
         self._rows: list[dict[str, Any]] = []
         self._ids: set[str] = set()
         self._pending: list[ProteinRecord] = []
@@ -135,7 +140,8 @@ class DatasetWriter:
     def _flush(self) -> None:
         if self._pending:
             save_shard(self._work / shard_name(self._n_shards), self._pending)
-            self._pending = []
+            self._batches.append(pa.RecordBatch.from_pylist(self._rows, schema=_KNOWN_WHEN_ADDED))
+            self._pending, self._rows = [], []
             self._residues = self._atoms = 0
             self._n_shards += 1
 
@@ -154,13 +160,10 @@ class DatasetWriter:
         record id are appended to the records' own. ``pages(index, ledger, description)`` gives further text files
         by name.
         """
-        if not self._rows:
+        if not self._ids:
             raise DatasetError(f"{self.path}: no records to write")
         self._flush()
-        for row in self._rows:
-            row |= vars(placements[row["id"]])
-            row["warnings"] = row["warnings"] + list((extra_warnings or {}).get(row["id"], ()))
-        index = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
+        index = _index(self._batches, placements, extra_warnings or {})
         pq.write_table(index, self._work / "index.parquet")
         rows = list(ledger)
         write_ledger(self._work / "ledger.csv", rows)
@@ -168,7 +171,7 @@ class DatasetWriter:
             "format": FORMAT_NAME,
             "format_version": FORMAT_VERSION,
             "tool": f"lorta-fold {version('lorta-fold')}",
-            "records": len(self._rows),
+            "records": len(index),
             "shards": self._n_shards,
             "settings": dict(settings or {}),
         }
@@ -186,6 +189,23 @@ class DatasetWriter:
             os.rename(self.path, old)
         os.rename(self._work, self.path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _index(
+    batches: Sequence[pa.RecordBatch], placements: Mapping[str, Placement], extra_warnings: Mapping[str, Sequence[str]]
+) -> pa.Table:
+    """The index of ``INDEX_SCHEMA`` from what was known as records were added and what was decided about all."""
+    known = pa.Table.from_batches(batches)
+    ids = known["id"].to_pylist()
+    columns = {name: known[name] for name in known.schema.names}
+    for name in _PLACEMENT_COLUMNS:
+        columns[name] = pa.array(
+            (getattr(placements[record_id], name) for record_id in ids), INDEX_SCHEMA.field(name).type
+        )
+    if extra_warnings:
+        own = zip(ids, known["warnings"].to_pylist(), strict=True)
+        columns["warnings"] = [[*warnings, *extra_warnings.get(record_id, ())] for record_id, warnings in own]
+    return pa.table(columns, schema=INDEX_SCHEMA)
 
 
 def write_dataset(
@@ -228,12 +248,7 @@ class StructureDataset:
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
-        return {row["id"]: i for i, row in enumerate(self.index)}
-
-    @cached_property
-    def index(self) -> list[dict[str, Any]]:
-        """The index as Python values: one dictionary per record."""
-        return self.table.to_pylist()
+        return {record_id: i for i, record_id in enumerate(self.ids())}
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -246,13 +261,21 @@ class StructureDataset:
 
     def ids(self, split: str | None = None) -> list[str]:
         """Record ids in the order of the index, of one split ('train', 'val', 'test', 'none') or of all."""
-        return [row["id"] for row in self.index if split in (None, row["split"])]
+        ids = self.table["id"]
+        return (ids if split is None else ids.filter(pc.equal(self.table["split"], split))).to_pylist()
+
+    def column(self, name: str, ids: Sequence[str]) -> list[Any]:
+        """A column of the index (see ``INDEX_SCHEMA``) for these records. Raises ``KeyError`` for an unknown id."""
+        return self.table[name].take([self._place(record_id) for record_id in ids]).to_pylist()
 
     def row(self, record_id: str) -> dict[str, Any]:
         """The index row of a record, by column name. Raises ``KeyError`` for an unknown id."""
+        return self.table.slice(self._place(record_id), 1).to_pylist()[0]
+
+    def _place(self, record_id: str) -> int:
         if record_id not in self._row_of:
             raise KeyError(f"{self.path}: no record {record_id}")
-        return self.index[self._row_of[record_id]]
+        return self._row_of[record_id]
 
     def load(self, record_id: str) -> ProteinRecord:
         """The record exactly as it was written. Raises ``KeyError`` for an unknown id."""

@@ -135,4 +135,6 @@ def _truth_digest(target: Target) -> str:
 def _record_digests(dataset: Path) -> dict[str, str]:
     from data_prep.dataset import StructureDataset  # loads file formats that no other truth needs
 
-    return {row["id"]: row["source_sha256"] for row in StructureDataset(dataset).index}
+    data = StructureDataset(dataset)
+    ids = data.ids()
+    return dict(zip(ids, data.column("source_sha256", ids), strict=True))

@@ -27,12 +27,12 @@ class TrainingChains:
         """``sources`` with the share of the samples that each gives."""
         self.sources = [source for source, _ in sources]
         self._first = np.cumsum([0, *(len(source.ids) for source in self.sources)])
-        rows = [[source.dataset.row(name) for name in source.ids] for source in self.sources]
-        self.lengths = np.array([row["length"] for part in rows for row in part])
+        lengths = [source.dataset.column("length", source.ids) for source in self.sources]
+        self.lengths = np.concatenate(lengths)
         weights = []
-        for part, (_, share) in zip(rows, sources, strict=True):
-            clusters = [row["cluster_size"] for row in part] if by_cluster else None
-            weights.append(share * sampling_weights([row["length"] for row in part], clusters))
+        for part, (source, share) in zip(lengths, sources, strict=True):
+            clusters = source.dataset.column("cluster_size", source.ids) if by_cluster else None
+            weights.append(share * sampling_weights(part, clusters))
         self.weights: np.ndarray = np.concatenate(weights)
         """float64 [chains], sum 1."""
 

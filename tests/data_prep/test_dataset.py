@@ -75,10 +75,10 @@ def test_splits_index_and_ledger(records, tmp_path):
     write_dataset(tmp_path / "d", records, placements=placements, ledger=ledger, settings={"x": [1, None]})
     dataset = StructureDataset(tmp_path / "d")
     assert [dataset.ids(split) for split in ("train", "val", "none")] == [["a_A"], ["b_A"], ["c_A"]]
-    row = dataset.index[1]
+    row = dataset.table.to_pylist()[1]
     assert (row["length"], row["cluster"], row["cluster_size"]) == (1, 1, 1)
     assert (row["nearest_train_id"], row["nearest_train_identity"]) == ("a_A", 0.25)
-    assert dataset.row("a_A")["resolution"] == 1.9 and dataset.index[2]["resolution"] is None
+    assert dataset.row("a_A")["resolution"] == 1.9 and dataset.table.to_pylist()[2]["resolution"] is None
     assert dataset.description["settings"] == {"x": [1, None]}
     assert read_ledger(tmp_path / "d/ledger.csv") == [ledger[1], ledger[0]]
     assert (tmp_path / "d/ledger.csv").read_text().startswith("file,chain,status,reason")

@@ -40,7 +40,7 @@ def test_demo_structures(demo):
     assert sorted(row.id for row in ledger if row.status == "accepted") == sorted(dataset.ids())
     assert [row.reason[:21] for row in ledger if row.status != "accepted"] == ["not a structure file:"]
     assert len(dataset) == 34 and len(dataset.ids("val")) == 3
-    for row in dataset.index:
+    for row in dataset.table.to_pylist():
         assert row["split"] == "train" or (row["nearest_train_identity"] or 0) < 0.4
     name = dataset.ids("val")[0]
     path = next(path for path in DEMO.iterdir() if name.startswith(structure_stem(path)))
@@ -140,7 +140,7 @@ def test_unfinished_work_with_other_settings_is_not_mixed_in(tmp_path, capsys):
     assert "holds unfinished work on other files or with other settings" in capsys.readouterr().err
     assert files_of(tmp_path) == before
     assert main(demo_arguments(out, "--min-length", "100", "--overwrite")) == 0
-    assert min(row["length"] for row in StructureDataset(out).index) >= 100
+    assert min(row["length"] for row in StructureDataset(out).table.to_pylist()) >= 100
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit to the size of files")
@@ -210,7 +210,7 @@ def test_all_models_are_records_of_one_cluster(tmp_path):
     out = tmp_path / "out"
     arguments = ["--pdb-dir", str(tmp_path / "in"), "--out", str(out), "--jobs", "1", "--val-fraction", "0.5"]
     assert main([*arguments, "--model", "all"]) == 0
-    index = {row["id"]: row for row in StructureDataset(out).index}
+    index = {row["id"]: row for row in StructureDataset(out).table.to_pylist()}
     models = ["nmr_A.m1", "nmr_A.m2", "nmr_A.m3"]
     assert list(index) == ["2igd_A_A", *models]
     assert [index[name]["model_number"] for name in models] == [1, 2, 3]
@@ -298,7 +298,7 @@ def test_duplicates(tmp_path, capsys):
         "sub/X.ent.gz": ("rejected", "duplicate stem: shared with x.pdb.gz; rename or remove"),
         "x.pdb.gz": ("rejected", "duplicate stem: shared with sub/X.ent.gz; rename or remove"),
     }
-    index = {row["id"]: row for row in StructureDataset(tmp_path / "out").index}
+    index = {row["id"]: row for row in StructureDataset(tmp_path / "out").table.to_pylist()}
     assert index["a_A"]["split"] == index["b_A"]["split"] and index["a_A"]["cluster_size"] == 2
     assert index["a_A"]["warnings"] == ["same content as b.pdb.gz"]
 
@@ -322,7 +322,7 @@ def test_filters_and_val_ids(tmp_path, demo):
     assert main([*arguments, "--min-length", "100", "--identity", "0.4"]) == 0
     dataset = StructureDataset(tmp_path / "out")
     assert dataset.ids("val") == ["1aki_A_A", "d1asha__A"]
-    assert min(row["length"] for row in dataset.index) >= 100
+    assert min(row["length"] for row in dataset.table.to_pylist()) >= 100
     short = [row for row in read_ledger(tmp_path / "out/ledger.csv") if row.reason.startswith("too short")]
     assert [(row.file, row.reason) for row in short] == [
         ("1cyo_A.pdb.gz", "too short: 93 residues (minimum 100)"),
@@ -337,7 +337,7 @@ def test_split_by_date_and_a_test_set(tmp_path):
     dates = sorted(row["release_date"] for row in _demo_index(tmp_path) if row["release_date"])
     border = dates[len(dates) // 2]
     assert main(demo_arguments(out, "--val-from", border, "--test-ids", str(ids))) == 0
-    index = StructureDataset(out).index
+    index = StructureDataset(out).table.to_pylist()
     assert [row["id"] for row in index if row["split"] == "test"] == ["1aki_A_A"]
     for row in index:
         if row["split"] in ("train", "val"):
@@ -349,7 +349,7 @@ def test_split_by_date_and_a_test_set(tmp_path):
 
 def _demo_index(tmp_path) -> list[dict]:
     assert main(demo_arguments(tmp_path / "all", "--val-fraction", "0")) == 0
-    return StructureDataset(tmp_path / "all").index
+    return StructureDataset(tmp_path / "all").table.to_pylist()
 
 
 def test_predictions_are_read_as_such_only_when_told(tmp_path, capsys):
