@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
             "model put them, as AlphaFold does: in OUT/relaxed, the model's own stays in OUT. Violations of both\n"
             "are in predictions.csv. It needs OpenMM: pip install 'lorta-fold[relax]'\n\n"
             "exit codes: 0 everything is folded; 1 some sequences were rejected or failed (see predictions.csv);\n"
-            "2 wrong usage, or nothing that can be folded."
+            "2 wrong usage, or nothing that can be folded; 130 interrupted, and the same command goes on."
         ),
     )
     add_version_option(p)
@@ -134,9 +134,7 @@ def main(argv: list[str] | None = None) -> int:
             other = "--resume" if arguments.resume else "--shard"
             raise ConfigError(f"--overwrite with {other}: the one deletes what the other goes on with: choose")
         shard = _shard(arguments.shard)
-        devices = tuple(arguments.device.split(","))
-        for device in devices:
-            pick_device(device)
+        devices = tuple(str(pick_device(name)) for name in arguments.device.split(","))
         memory = parse_size(arguments.max_memory) if arguments.max_memory else None
         if arguments.batch_residues < 1 or (arguments.recycles or 0) < 0 or arguments.cpu_threads < 0:
             raise ConfigError("--batch-residues must be above 0, --recycles and --cpu-threads not below")
@@ -171,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         failed = [row for row in rows if row.status != "done"]
         table = directory.table.name
         written = table if page is None else f"{table} and {page.name}"
-        console.print(f"Wrote {len(rows) - len(failed)} structures, {written} to {arguments.out}")
+        console.print(f"Wrote {len(rows) - len(failed)} structures, {written} to {arguments.out}", markup=False)
         if arguments.relax and code != EXIT_INTERRUPTED:
             console.print(relaxations(rows, arguments.out), markup=False)
         if failed:
@@ -183,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
             print("interrupted: the same command goes on", file=sys.stderr)
         else:
             truth = arguments.data or "TRUTH"
-            console.print(f"Next: python -m evaluation.lddt {arguments.out} {truth} --out SCORES")
+            console.print(f"Next: python -m evaluation.lddt {arguments.out} {truth} --out SCORES", markup=False)
         return code
 
     return run_command(

@@ -80,9 +80,7 @@ class PredictionDirectory:
         if self._settings.is_file():
             self._check(settings)
         elif tables:
-            raise InputError(
-                f"{self.path}: holds {tables[0].name} but no {SETTINGS}: use another --out, or --overwrite"
-            )
+            raise InputError(f"{self.path}: holds {tables[0].name} but no {SETTINGS}: {WAYS_OUT}")
         else:
             document = {"settings": dict(settings), **about}
             atomic_write(self._settings, (json.dumps(document, indent=1) + "\n").encode())
@@ -170,9 +168,7 @@ class PredictionDirectory:
         try:
             old = json.loads(self._settings.read_text())["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self._settings}: cannot be read ({error}): use another --out, or --overwrite"
-            ) from error
+            raise InputError(f"{self._settings}: cannot be read ({error}): {WAYS_OUT}") from error
         changed = sorted(name for name in old.keys() | settings.keys() if old.get(name) != settings.get(name))
         if changed:
             what = ", ".join(f"{n} was {_short(old.get(n))}, now {_short(settings.get(n))}" for n in changed)

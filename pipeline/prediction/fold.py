@@ -103,7 +103,7 @@ def fold_batch(
 
     Raises:
         PredictionError: coordinates or confidence that are not finite.
-        MemoryError, RuntimeError: see ``pipeline.prediction.fallback``.
+        MemoryError, RuntimeError: memory ended (``memory.is_out_of_memory``).
     """
     linked = [link(query) for query in queries]
     longest = max(map(len, linked))

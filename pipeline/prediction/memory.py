@@ -111,6 +111,16 @@ class Peak:
         return psutil.Process().memory_info().rss
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ended, on whichever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
+    )
+
+
 @contextmanager
 def capped(device: torch.device, beyond: int) -> Iterator[None]:
     """Let allocations on the CPU beyond what is in use now and ``beyond`` bytes fail, so that they can be answered.

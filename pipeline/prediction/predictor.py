@@ -11,8 +11,10 @@ from data_prep.structure_bytes import atomic_write
 from data_prep.structure_io import write_pdb
 from pipeline.command import pick_device
 from pipeline.prediction.files import format_aligned_error
-from pipeline.prediction.fold import Prediction, fold_batch
+from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
+from pipeline.prediction.linker import linked_length
 from pipeline.prediction.loading import Loaded, Source, load
+from pipeline.prediction.memory import SHARE, capped, free_bytes, is_out_of_memory
 from pipeline.prediction.modelcif_file import Origin, format_modelcif
 from pipeline.prediction.relaxation import relax
 from pipeline.prediction.rows import warnings_of
@@ -62,6 +64,11 @@ class Structure:
     def ptm(self) -> float | None:
         """Predicted TM-score, 0 to 1; None without the head."""
         return None if self.prediction.error is None else self.prediction.error.ptm
+
+    @property
+    def iptm(self) -> float | None:
+        """Predicted TM-score over pairs of different chains; None without the head, or for one chain."""
+        return None if self.prediction.error is None else self.prediction.error.iptm
 
     @property
     def warnings(self) -> list[str]:
@@ -118,14 +125,21 @@ class Predictor:
 
         Raises:
             InputError: a sequence that cannot be folded; one line.
-            PredictionError: the model gave numbers that are not finite.
+            PredictionError: memory ended, or the model gave numbers that are not finite; one line.
         """
         query = single_chain(safe_name(name) or "prediction", sequence, name)
         if isinstance(query, Rejected):
             raise InputError(f"{name}: {query.reason}")
         model = self.loaded.model
         passes = model.config.data.max_recycles if recycles is None else recycles
-        (prediction,) = fold_batch(model, [query], self.device, passes)
+        try:
+            with capped(self.device, int(SHARE * free_bytes(self.device))):
+                (prediction,) = fold_batch(model, [query], self.device, passes)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            length = linked_length(query)
+            raise PredictionError(f"{name}: memory of {self.device} ended with {length} residues") from None
         return Structure(prediction, Origin(self.description))
 
 

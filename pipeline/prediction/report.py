@@ -37,8 +37,11 @@ _COLUMNS = {
     "contacts_kept": "contacts kept",
     "clashes": "clashes",
     "broken_bonds": "broken bonds",
+    "relaxed_clashes": "clashes, relaxed",
+    "relaxed_broken_bonds": "broken bonds, relaxed",
     "seconds": "seconds",
 }
+"""Columns of the table and their headings; a column that no row fills is left out."""
 
 
 def write_report(directory: Path, rows: Sequence[PredictionRow], description: str) -> Path:
@@ -58,7 +61,9 @@ def write_report(directory: Path, rows: Sequence[PredictionRow], description: st
     )
     page = environment.get_template("report.html.jinja").render(
         rows=rows,
-        columns=_COLUMNS,
+        columns={
+            name: title for name, title in _COLUMNS.items() if any(getattr(row, name) not in (None, "") for row in rows)
+        },
         place=place,
         description=description,
         separator=SEPARATOR,

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from pipeline.prediction.fold import Prediction
+from pipeline.prediction.geometry import GeometryCounts
 from pipeline.prediction.sequences import Query, Rejected
 
 Status = Literal["done", "failed", "rejected"]
@@ -135,6 +136,9 @@ def relaxed_row(row: PredictionRow, relaxed: Prediction, shift: float, seconds: 
     warnings = [row.warnings] if row.warnings else []
     if shift > LARGE_SHIFT:
         warnings.append(f"relaxation moved alpha carbons by {shift:.1f} angstrom")
+    left = violations_of(relaxed.geometry)
+    if left:
+        warnings.append(f"still there after relaxation: {', '.join(left)}")
     counts = {f"relaxed_{name}": count for name, count in asdict(relaxed.geometry).items()}
     return replace(
         row,
@@ -186,12 +190,15 @@ def warnings_of(prediction: Prediction) -> list[str]:
         found.append(f"{'very ' if mean < VERY_LOW_PLDDT else ''}low confidence (mean pLDDT {mean:.1f})")
     if kept is not None and kept < FEW_CONTACTS_KEPT:
         found.append(f"distogram and coordinates disagree ({kept:.0%} of the predicted contacts are there)")
-    for count, what in (
-        (geometry.clashes, "clashes"),
-        (geometry.broken_bonds, "broken bonds"),
-        (geometry.bad_angles, "bad backbone angles"),
-        (geometry.bad_residues, "distorted residues"),
-    ):
-        if count:
-            found.append(f"{what}: {count}")
-    return found
+    return found + violations_of(geometry)
+
+
+def violations_of(geometry: GeometryCounts) -> list[str]:
+    """What is beyond the tolerances, as ``clashes: 3``."""
+    counts = {
+        "clashes": geometry.clashes,
+        "broken bonds": geometry.broken_bonds,
+        "bad backbone angles": geometry.bad_angles,
+        "distorted residues": geometry.bad_residues,
+    }
+    return [f"{what}: {count}" for what, count in counts.items() if count]

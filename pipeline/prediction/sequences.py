@@ -24,7 +24,7 @@ from data_prep.residues import RESTYPES
 PARENTS = {"U": "C", "O": "K"}
 """Selenocysteine and pyrrolysine differ from these in one atom and in a tail; the model has neither."""
 AMBIGUOUS = "BJZX"
-"""Letters for more than one residue (Asx, Leu or Ile, Glx, any): folded as unknown, which has no side chain."""
+"""Letters for more than one residue (Asx, Leu or Ile, Glx, any): folded as unknown, which has no atoms."""
 
 CHAIN_SEPARATOR = ":"
 MAX_NAME = 100
@@ -111,7 +111,7 @@ def single_chain(name: str, sequence: str, header: str = "") -> Query | Rejected
                 notes.append(f"{where}{ungapped.count(letter)} {letter} folded as {parent}")
         for letter in AMBIGUOUS:
             if letter in ungapped:
-                notes.append(f"{where}{ungapped.count(letter)} {letter} folded as unknown, without a side chain")
+                notes.append(f"{where}{ungapped.count(letter)} {letter} folded as unknown, without atoms")
         standard = "".join(PARENTS.get(letter, letter) for letter in ungapped)
         chains.append("".join(letter if letter in RESTYPES else "X" for letter in standard))
     if all(set(chain) == {"X"} for chain in chains):

@@ -12,7 +12,7 @@ from pipeline.folding.model import FoldingModel
 from pipeline.prediction.files import Format, write_files
 from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.linker import linked_length
-from pipeline.prediction.memory import GIB, SHARE, MemoryModel, capped, free_bytes
+from pipeline.prediction.memory import GIB, SHARE, MemoryModel, capped, free_bytes, is_out_of_memory
 from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.relaxation import RelaxationError, alpha_carbon_shift, relax
 from pipeline.prediction.rows import PredictionRow, done_row, failed_row, relaxed_row, same_as, unrelaxed_row
@@ -36,16 +36,6 @@ class Output:
     origin: Origin
     relax: bool = False
     """Relaxed structures beside the model's own."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ended, on whichever device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
-    )
 
 
 class Worker:

@@ -26,7 +26,7 @@ SEQUENCES = {
 
 
 def test_files_and_rows(predict, fasta, capsys):
-    out = predict(fasta(**SEQUENCES, bad="MK*T", twin=SEQUENCES["b"].lower()), code=1)
+    out = predict(fasta(**SEQUENCES, bad="MK*T", twin=SEQUENCES["b"].lower()), out="out [1]", code=1)
     found = {row["name"]: row for row in rows(out)}
     assert list(found) == ["a", "b", "c", "d", "bad", "twin"], "the order of the input"
     assert {row["status"] for row in found.values()} == {"done", "rejected"}
@@ -40,7 +40,8 @@ def test_files_and_rows(predict, fasta, capsys):
         name.startswith(".") for name in names
     )
     screen = capsys.readouterr().out
-    assert "residues/s" in screen and "Not folded: 1" in screen and "Next: python -m evaluation.lddt" in screen
+    assert "residues/s" in screen and "Not folded: 1" in screen and f"Next: python -m evaluation.lddt {out} " in screen
+    assert f"Wrote 5 structures, predictions.csv and report.html to {out}" in screen and "Device cpu;" in screen
 
 
 def test_what_is_done_is_not_folded_again(predict, fasta, tmp_path, capsys):
@@ -199,6 +200,7 @@ def test_published_weights_as_a_run(predict, fasta, weights_path, capsys):
         (("--overwrite", "--shard", "1/2"), "--overwrite with --shard"),
         (("--weights", "x.pt"), "is a run, which has its weights"),
         (("--device", "cpu,tpu9"), "device 'tpu9' cannot be used here"),
+        (("--device", "meta"), "device 'meta' cannot be used here"),
         (("--run", "esmfold_v7"), "no such run directory, and not the name of a published model"),
         (("--run", "esmfold_v1", "--weights", "gone.pt"), "gone.pt: no such file"),
         (("--run", "esmfold_v1", "--checkpoint", "3"), "published weights have no steps"),

@@ -15,7 +15,7 @@ from pipeline.prediction.aligned_error import AlignedError
 from pipeline.prediction.files import format_aligned_error, write_files
 from pipeline.prediction.fold import PredictionError, fold_batch
 from pipeline.prediction.modelcif_file import Origin
-from pipeline.prediction.rows import PredictionRow, done_row, failed_row, warnings_of
+from pipeline.prediction.rows import PredictionRow, done_row, failed_row, relaxed_row, warnings_of
 from pipeline.prediction.sequences import Query, single_chain
 
 DICTIONARY = Path("/usr/share/libcifpp/mmcif_ma.dic")
@@ -154,6 +154,13 @@ def test_rows_come_back_from_their_cells(predictions):
     for row in (done, failed, PredictionRow("x", status="rejected", reason="no sequence")):
         assert PredictionRow.from_cells({k: str(v) for k, v in row.as_cells().items()}) == row
     assert done.notes == "a; b" and done.chains == 3 and done.length == 28
+    geometry = replace(predictions[1].geometry, broken_bonds=0, bad_angles=0, clashes=2, bad_residues=0)
+    relaxed = relaxed_row(done, replace(predictions[1], geometry=geometry), 1.26, 3.0)
+    assert PredictionRow.from_cells({k: str(v) for k, v in relaxed.as_cells().items()}) == relaxed
+    assert relaxed.clashes == done.clashes and relaxed.relaxed_clashes == 2 and relaxed.relaxed == "done"
+    assert relaxed.warnings == "; ".join(
+        (done.warnings, "relaxation moved alpha carbons by 1.3 angstrom", "still there after relaxation: clashes: 2")
+    )
 
 
 def test_warnings_name_what_is_wrong(predictions):

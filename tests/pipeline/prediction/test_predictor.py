@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import pipeline
+from pipeline.prediction.fold import PredictionError
 from pipeline.prediction.sequences import InputError
 from tests.pipeline.prediction.conftest import rows
 
@@ -27,7 +29,7 @@ def test_same_as_the_command(predict, fasta, run_path, tmp_path):
     assert structure.mean_plddt == pytest.approx(float(row["mean_plddt"]), abs=0.006)
     assert "; ".join(structure.warnings) == row["warnings"]
     assert structure.sequence == SEQUENCE and structure.ca_positions.shape == (22, 3)
-    assert structure.pae is None and structure.ptm is None
+    assert structure.pae is None and structure.ptm is None and structure.iptm is None
     with pytest.raises(ValueError, match="no head for aligned errors"):
         structure.save(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"must be \.pdb, \.cif or \.json"):
@@ -39,10 +41,25 @@ def test_a_complex_of_a_published_model(weights_path, tmp_path):
     structure = model.fold("MKTAYIAK:GGSWQ", recycles=0)
     assert isinstance(structure, pipeline.Structure) and isinstance(model, pipeline.Predictor)
     assert [chain.chain_id for chain in structure.chains] == ["A", "B"]
-    assert structure.pae.shape == (13, 13) and 0 < structure.ptm < 1 and structure.plddt.shape == (13,)
+    assert (
+        structure.pae.shape == (13, 13)
+        and 0 < structure.ptm < 1
+        and 0 < structure.iptm < 1
+        and structure.plddt.shape == (13,)
+    )
     (document,) = json.loads(structure.save(tmp_path / "x.json").read_text())
     np.testing.assert_array_equal(document["predicted_aligned_error"], np.rint(structure.pae))
     assert model.description.startswith("esmfold_v1: 2 blocks")
+
+
+def test_memory_that_ends_is_one_line(run_path, monkeypatch):
+    def fold(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("pipeline.prediction.predictor.fold_batch", fold)
+    with pytest.raises(PredictionError) as error:
+        pipeline.load_run(run_path, device="cpu").fold("MKTAY:MK", name="long")
+    assert str(error.value) == "long: memory of cpu ended with 32 residues"
 
 
 def test_mistakes(run_path, tmp_path):

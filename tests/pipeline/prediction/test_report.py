@@ -33,6 +33,7 @@ def test_headers_are_text_and_every_row_is_there(page):
     text = page.read_text()
     assert HEADER not in text and text.count(str(escape(HEADER))) == 3
     assert "rejected: &#39;1&#39; at position 2" in text
+    assert "<th>ipTM</th>" in text and "relaxed</th>" not in text, "no column without a value"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")
@@ -99,4 +100,4 @@ def test_structures_beyond_the_size_of_the_page_are_rows(page, tmp_path, monkeyp
     found = [PredictionRow.from_cells(row) for row in rows(page.parent)]
     (tmp_path / "b.pdb").write_bytes((page.parent / "b.pdb").read_bytes())
     text = write_report(tmp_path, found, "a model").read_text()
-    assert "The last 1 structures are not in this page" in text and text.count("data-place=") == 1
+    assert "Choose a row of the table. 1 structures are not in this page" in text and text.count("data-place=") == 1

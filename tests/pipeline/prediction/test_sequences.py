@@ -77,7 +77,7 @@ def test_letters_that_are_not_among_the_20(tmp_path):
     assert query.notes == (
         "1 U folded as C",
         "1 O folded as K",
-        *(f"1 {letter} folded as unknown, without a side chain" for letter in "BJZX"),
+        *(f"1 {letter} folded as unknown, without atoms" for letter in "BJZX"),
     )
 
 

@@ -9,10 +9,10 @@ import torch
 from pipeline.prediction import worker as worker_module
 from pipeline.prediction.batching import batches, by_length, shared
 from pipeline.prediction.fold import PredictionError, fold_batch
-from pipeline.prediction.memory import TELLING, MemoryModel, capped, free_bytes
+from pipeline.prediction.memory import TELLING, MemoryModel, capped, free_bytes, is_out_of_memory
 from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.sequences import single_chain
-from pipeline.prediction.worker import Output, Worker, is_out_of_memory
+from pipeline.prediction.worker import Output, Worker
 
 CPU = torch.device("cpu")
 
