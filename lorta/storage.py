@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from lorta.attach import Adapter, AdapterSet, adapter_set, build, install, model_part
@@ -52,7 +53,7 @@ def write_adapter(directory: Path, tensors: dict[str, Tensor], document: dict) -
     try:
         # clone: the format wants a storage of its own for every tensor
         own = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-        save_file(own, partial[TENSOR_FILE], metadata={"format": "pt"})
+        partial[TENSOR_FILE].write_bytes(save_tensors(own, metadata={"format": "pt"}))
         partial[CONFIG_FILE].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         for name, path in partial.items():
             path.replace(directory / name)

@@ -34,10 +34,10 @@ from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
 from pipeline.folding.weights import UNUSED, State, check_state
 from pipeline.initial import check_agreement, read_source, shape_layer, source_config
+from pipeline.tensor_files import write_tensors
 from pipeline.training.checkpoint import latest_checkpoint
 from pipeline.training.freezing import freeze
 from pipeline.training.sharding import like, local, whole
-from pipeline.training.tensor_files import write_tensors
 
 
 class RunError(ValueError):

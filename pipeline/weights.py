@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from data_prep.release import add_version_option
 from pipeline.command import make_console, run_command
@@ -45,6 +45,7 @@ from pipeline.folding.weights import (
     to_fair_esm,
     to_hugging_face,
 )
+from pipeline.tensor_files import write_tensors
 
 NEITHER = "neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)"
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -277,17 +278,13 @@ def _written(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _save(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    save_file({name: value.contiguous() for name, value in state.items()}, path, {"format": "pt"})
-
-
 def write_hugging_face(model: Converted, out: Path) -> None:
     """A directory that ``EsmForProteinFolding.from_pretrained`` takes. Raises WeightsError."""
     half = all(value.dtype == torch.float16 for name, value in model.state.items() if name.startswith("stem."))
     config = hugging_face_config(model.config, half_stem=half)
     with _written(out) as folder:
         folder.mkdir()
-        _save(to_hugging_face(model.state), folder / "model.safetensors")
+        write_tensors(folder / "model.safetensors", to_hugging_face(model.state), {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -308,7 +305,7 @@ def write_fair_esm(model: Converted, out: Path) -> None:
 def write_ours(model: Converted, out: Path) -> None:
     """Our safetensors file, and the configuration as TOML beside it."""
     with _written(out) as file, _written(out.with_suffix(".toml")) as toml:
-        _save(model.state, file)
+        write_tensors(file, model.state, {"format": "pt"})
         toml.write_text(to_toml(model.config))
 
 

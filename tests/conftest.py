@@ -1,6 +1,7 @@
 """Options for the directories of reference cases, so that another set of cases runs the same way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,20 @@ def browser() -> Callable[..., Opened]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium on the PATH (or its program in the variable CHROMIUM)")
     return open_page
+
+
+@pytest.fixture
+def small_files() -> Callable:
+    """``with small_files(n):`` the system refuses to write any file beyond n bytes, as a full disk would."""
+    resource = pytest.importorskip("resource", reason="needs the limits of a POSIX system")
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
 import lorta
 from pipeline.config import ConfigError
 from pipeline.lm.settings import WITHOUT_ADAPTER, AdapterSettings
+from pipeline.tensor_files import write_tensors
 
 METHODS = (*WITHOUT_ADAPTER, *lorta.PEFT_METHODS)
 """Every value of ``--adapter``."""
@@ -112,7 +113,7 @@ def export_as_lora(model: peft.PeftModel, saved: Path, directory: Path) -> Path:
     tensors = load_file(directory / "adapter_model.safetensors")
     own = load_file(saved / "adapter_model.safetensors")
     tensors |= {key: value for key, value in own.items() if in_modules(key, names)}
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(directory / "adapter_model.safetensors", tensors, {"format": "pt"})
     document = json.loads((directory / "adapter_config.json").read_text())
     document |= {"task_type": config["task_type"], "modules_to_save": names or None}
     (directory / "adapter_config.json").write_text(json.dumps(document, indent=1) + "\n")

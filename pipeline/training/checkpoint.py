@@ -24,8 +24,8 @@ import tree
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pipeline.tensor_files import write_tensors
 from pipeline.training.sharding import like
-from pipeline.training.tensor_files import write_tensors
 
 FORMAT_VERSION = 2
 

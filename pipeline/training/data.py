@@ -11,7 +11,7 @@ import torch
 from data_prep.record import ProteinRecord
 from data_prep.residues import RESTYPES
 from pipeline.folding.stem import MASKED
-from pipeline.training.tensor_files import write_tensors
+from pipeline.tensor_files import write_tensors
 
 MASK_STREAM = 0x6D61736B
 """Makes the draws of masked residues other ones than those of substituted residues of the same step."""

@@ -14,7 +14,7 @@ from pipeline.run import (
     stem_hash,
     trained_parameters,
 )
-from pipeline.training.tensor_files import write_tensors
+from pipeline.tensor_files import write_tensors
 
 SMALL = {"trunk": {"blocks": 1, "c_s": 32, "structure_module": {"c_s": 32, "heads": 2, "blocks": 1}}}
 
