@@ -42,7 +42,7 @@ class PredictionRow:
     iptm: float | None = None
     """Predicted TM-score of the interfaces of a complex."""
     seconds: float | None = None
-    """Its share of the batch, by residues, files included."""
+    """Its share of the batch, by residues, files included; 0 where it was folded as another's duplicate."""
     warnings: str = ""
     """What to look at before the structure is used."""
     unknown_residues: int | None = None
@@ -177,9 +177,10 @@ def rejected_row(record: Rejected) -> PredictionRow:
 
 
 def same_as(row: PredictionRow, query: Query, file: str) -> PredictionRow:
-    """The row of a query with the sequence of another one, whose prediction it shares."""
+    """The row of a query with the sequence of another one, whose prediction it shares and which took the time."""
     notes = SEPARATOR.join((*query.notes, f"same sequence as {row.name}: folded once"))
-    return replace(row, name=query.name, header=query.header, file=file, notes=notes)
+    spent = None if row.relax_seconds is None else 0.0
+    return replace(row, name=query.name, header=query.header, file=file, notes=notes, seconds=0.0, relax_seconds=spent)
 
 
 def warnings_of(prediction: Prediction) -> list[str]:

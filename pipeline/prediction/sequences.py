@@ -130,6 +130,8 @@ def read_fasta(path: Path) -> list[Query | Rejected]:
         InputError: no such file, not FASTA, or no record that can be folded.
     """
     text = _read_text(path)
+    if not text.strip():
+        raise InputError(f"{path}: is empty: records that start with '>' are expected")
     if not text.lstrip().startswith(">"):
         raise InputError(f"{path}: not FASTA: the first line must start with '>'")
     records: list[Query | Rejected] = []

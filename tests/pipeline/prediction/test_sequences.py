@@ -114,7 +114,8 @@ def test_a_bad_record_is_rejected_and_the_others_go_on(tmp_path, sequence, reaso
     ("content", "message"),
     [
         (b"MKT\n", "not FASTA"),
-        (b"", "not FASTA"),
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
         ("\ufeff>a\nMKT\n".encode("utf-16"), "not FASTA"),
         (b"\x1f\x8b\x08broken", "cannot be read as FASTA"),
         (b">a\n>b\nMK1\n", "none of its 2 records can be folded; the first, 'a': no sequence"),

@@ -95,7 +95,7 @@ def test_same_sequences_are_folded_once(worker, tmp_path, monkeypatch):
     twins = [single_chain(name, "MKTAYIAKQR") for name in ("a", "b")]
     events = list(worker.process(twins[:1], shared(twins)))
     assert [row.name for row in events] == ["a", "b"] and len(calls) == 1
-    assert events[1].notes == "same sequence as a: folded once"
+    assert events[1].notes == "same sequence as a: folded once" and events[1].seconds == 0 < events[0].seconds
     assert (tmp_path / "a.pdb").read_text() == (tmp_path / "b.pdb").read_text()
 
 
