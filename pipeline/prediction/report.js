@@ -6,10 +6,11 @@ const at = (id) => document.getElementById(id);
 const structures = JSON.parse(at("data").textContent);
 let viewer = null, chosen = null;
 
-/** PDB text of the backbone; the viewer finds helices and strands in it by itself. */
+/** PDB text of the backbone, relaxed or the model's own; the viewer finds helices and strands in it by itself. */
 function pdbText(structure) {
+  const atoms = structure[at("version").value] ?? structure.atoms;
   const pad = (value, width) => String(value).padStart(width);
-  return structure.atoms.map(([residue, name, ...position], i) => {
+  return atoms.map(([residue, name, ...position], i) => {
     const [chain, number, type, plddt] = structure.residues[residue];
     const place = position.map((value) => pad((value / 100).toFixed(3), 8)).join("");
     return `ATOM  ${pad((i + 1) % 100000, 5)}  ${name.padEnd(3)} ${type} ${chain.slice(0, 1)}${pad(number % 10000, 4)}    ${place}  1.00${pad(plddt.toFixed(2), 6)}          ${pad(name[0], 2)}`;
@@ -86,6 +87,7 @@ function choose(row) {
   at("curve-at").textContent = at("map-at").textContent = "";
   curveAt = drawCurve(at("curve"));
   drawMap(at("map"));
+  at("versions").hidden = chosen.relaxed === null;
   drawStructure();
   at("detail").scrollIntoView({ behavior: "smooth", block: "nearest" });
 }
@@ -99,7 +101,7 @@ at("curve").addEventListener("mousemove", (event) => {
   at("curve-at").textContent = `${chain} ${type} ${number}: ${plddt.toFixed(1)}`;
 });
 at("map").addEventListener("mousemove", (event) => { at("map-at").textContent = chosen.errorAt(...pixel(event)); });
-at("style").addEventListener("change", drawStructure);
+for (const id of ["style", "version"]) at(id).addEventListener("change", drawStructure);
 
 const body = at("rows").tBodies[0], rows = [...body.rows];
 function search() {

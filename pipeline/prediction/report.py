@@ -17,12 +17,12 @@ from markupsafe import Markup
 from data_prep.residues import ATOM37_INDEX, RESNAMES
 from data_prep.structure_bytes import StructureError, atomic_write
 from data_prep.structure_io import read_structure
-from pipeline.prediction.files import ERROR_SUFFIX
+from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import SEPARATOR, PredictionRow
 
 REPORT = "report.html"
 MAX_DETAILED_RESIDUES = 100_000
-"""Residues of the structures that lie in the page, about 10 MB; the table has all rows."""
+"""Residues of the structures that lie in the page, relaxed ones too, about 10 MB; the table has all rows."""
 MAP_PIXELS = 256
 """Longer proteins' error maps are averaged down to this."""
 
@@ -50,10 +50,11 @@ def write_report(directory: Path, rows: Sequence[PredictionRow], description: st
     place: dict[str, int] = {}
     left = MAX_DETAILED_RESIDUES
     for row in rows:
-        if row.status == "done" and (row.length or 0) <= left:
+        size = (row.length or 0) * (2 if row.relaxed == "done" else 1)
+        if row.status == "done" and size <= left:
             found = _details(directory, row)
             if found is not None:
-                left -= row.length or 0
+                left -= size
                 place[row.name] = len(details)
                 details.append(found)
     environment = Environment(
@@ -84,8 +85,23 @@ def _viewer_file(name: str) -> str:
 
 def _details(directory: Path, row: PredictionRow) -> dict[str, Any] | None:
     """What the page's script draws of a structure; None where its file cannot be read any more."""
+    own = _backbone(directory / row.file)
+    relaxed = _backbone(directory / RELAXED / row.file) if row.relaxed == "done" else None
+    if own is None:
+        return None
+    return {
+        "name": row.name,
+        "atoms": own[0],
+        "residues": own[1],
+        "relaxed": None if relaxed is None else relaxed[0],
+        "error": _error_map(directory, row.name),
+    }
+
+
+def _backbone(path: Path) -> tuple[list, list] | None:
+    """Atoms (residue, name, x, y, z in hundredths of angstrom) and residues (chain, number, type, pLDDT) of a file."""
     try:
-        records = read_structure(directory / row.file)
+        records = read_structure(path)
     except StructureError:
         return None
     atoms, residues = [], []
@@ -98,7 +114,7 @@ def _details(directory: Path, row: PredictionRow) -> dict[str, Any] | None:
                 if record.atom37_mask[i, atom]:
                     x, y, z = (round(100 * float(value)) for value in record.atom37_positions[i, atom])
                     atoms.append([len(residues) - 1, name, x, y, z])
-    return {"name": row.name, "atoms": atoms, "residues": residues, "error": _error_map(directory, row.name)}
+    return atoms, residues
 
 
 def _error_map(directory: Path, name: str) -> dict[str, Any] | None:

@@ -2,7 +2,9 @@
 
 import base64
 import json
+from dataclasses import replace
 
+import gemmi
 import numpy as np
 import pytest
 from markupsafe import escape
@@ -18,7 +20,7 @@ SEQUENCES = {"a": "MKTAYIAKQRQISFVKSHFSRQLE", "b": "GSHMLXEEKQRAAL:MKTAYIAK", "b
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, weights_path):
-    """A page of a chain, a complex with an unknown residue, and a record that was rejected."""
+    """A page of a chain with a relaxed structure, a complex with an unknown residue, and a record that was rejected."""
     from pipeline.predict import main
 
     folder = tmp_path_factory.mktemp("report")
@@ -26,14 +28,23 @@ def page(tmp_path_factory, weights_path):
     fasta.write_text("".join(f">{name} {HEADER}\n{sequence}\n" for name, sequence in SEQUENCES.items()))
     words = ["--run", weights_path, "--fasta", fasta, "--out", folder / "out", "--device", "cpu"]
     assert main([str(word) for word in words]) == 1
-    return folder / "out" / "report.html"
+    out = folder / "out"
+    assert "relaxed</th>" not in (out / "report.html").read_text(), "no column without a value"
+    (out / "relaxed").mkdir()
+    moved = gemmi.read_structure(str(out / "a.pdb"))
+    for atom in moved[0].all():
+        atom.atom.pos.x += 1
+    (out / "relaxed" / "a.pdb").write_text(moved.make_pdb_string())
+    found = [PredictionRow.from_cells(row) for row in rows(out)]
+    relaxed = [replace(row, relaxed="done", relaxed_clashes=7) if row.name == "a" else row for row in found]
+    return write_report(out, relaxed, "a model")
 
 
 def test_headers_are_text_and_every_row_is_there(page):
     text = page.read_text()
     assert HEADER not in text and text.count(str(escape(HEADER))) == 3
     assert "rejected: &#39;1&#39; at position 2" in text
-    assert "<th>ipTM</th>" in text and "relaxed</th>" not in text, "no column without a value"
+    assert "<th>ipTM</th>" in text and "<th>clashes, relaxed</th>" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")
@@ -52,7 +63,15 @@ def test_a_click_on_a_row_shows_atoms(page):
         chosen: document.querySelector("tr.chosen").cells[0].textContent,
         curve: pixels(document.getElementById("curve")), map: pixels(document.getElementById("map")),
         error: chosen.errorAt(0, 0), canvas: document.querySelectorAll("#viewer canvas").length,
+        versions: !document.getElementById("versions").hidden,
       };
+      if (name === "a") {
+        const version = document.getElementById("version");
+        version.value = "atoms";
+        version.dispatchEvent(new Event("change"));
+        seen.own = viewer.selectedAtoms({})[1].x;
+        version.value = "relaxed";
+      }
     }
     const search = document.getElementById("search");
     search.value = "REJECTED";
@@ -74,7 +93,9 @@ def test_a_click_on_a_row_shows_atoms(page):
     assert seen["a"]["canvas"] >= 1 and seen["a"]["curve"] > 4 and seen["a"]["map"] > 4
     lines = (page.parent / "a.pdb").read_text().splitlines()
     ca = next(line for line in lines if line.startswith("ATOM") and line[12:16].strip() == "CA")
-    assert seen["a"]["x"] == pytest.approx(float(ca[30:38]), abs=0.006)
+    assert seen["own"] == pytest.approx(float(ca[30:38]), abs=0.006)
+    assert seen["a"]["x"] == pytest.approx(float(ca[30:38]) + 1, abs=0.006), "the relaxed one is shown first"
+    assert seen["a"]["versions"] and not seen["b"]["versions"]
     assert seen["a"]["b"] == pytest.approx(float(ca[60:66]), abs=0.06)
     (error,) = json.loads((page.parent / "a.pae.json").read_text())
     expected = error["predicted_aligned_error"][0][0]
