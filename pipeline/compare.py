@@ -13,6 +13,7 @@ from data_prep.release import add_version_option
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_FAILED, make_console, run_command
 from pipeline.comparison.arms import Arm, ArmError, parse_adapters
+from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import (
     ArmResult,
     PairedDifference,
@@ -38,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
         description=(
             "Train one model per adapter and seed, and compare them target by target.\n\n"
             "Arms of one seed see the same chains and crops in the same order and start from the same trunk. An arm\n"
-            "that is done is not repeated, one that was interrupted goes on: give the same command again.\n\n"
+            "that is done is not repeated, one that was interrupted goes on: give the same command again. Adapters\n"
+            "and seeds may be added to a comparison; other options are refused.\n\n"
             "examples:\n"
             "  python -m pipeline.compare --data DATASET --out COMPARISON --preset tiny --max-steps 400\n"
             "  python -m pipeline.compare --data DATASET --out COMPARISON --adapters none,lorta:8,lorta:8:256 --seeds 5"
@@ -73,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         dataset = StructureDataset(arguments.data)
         if not dataset.ids("val"):
             raise DatasetError(f"{arguments.data}: no validation chains: see pipeline.prepare --val-fraction")
+        open_directory(arguments.out, arguments.data, options, {"train_chains": arguments.train_chains})
         # Seed by seed, so that an early stop leaves whole comparisons.
         arms = [
             Arm(adapter, seed, arguments.out / "runs" / f"{adapter.folder}_seed{seed}")

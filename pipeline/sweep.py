@@ -4,8 +4,6 @@ python -m pipeline.sweep --data DATASET --adapter lorta --rank 8 --out SWEEP
 """
 
 import argparse
-import csv
-import io
 import math
 import sys
 from collections.abc import Callable
@@ -14,9 +12,10 @@ from pathlib import Path
 
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option
-from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_FAILED, make_console, run_command
 from pipeline.comparison.arms import Adapter, Arm, ArmError
+from pipeline.comparison.directory import open_directory
+from pipeline.comparison.results import write_csv
 from pipeline.run import RunDirectory
 from pipeline.training.tables import read_rows
 from pipeline.training.validation import validation_history
@@ -73,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         description=(
             "Find alpha as the LoRTA paper does: try 256 and 128 times the rank, halve both twice while neither\n"
             "converges, and take the better one of the first pair in which one does. Trials that are done are not\n"
-            "repeated.\n\n"
+            "repeated: give the same command again.\n\n"
             "example:\n"
             "  python -m pipeline.sweep --data DATASET --adapter lorta --rank 8 --out SWEEP --max-steps 2000"
         ),
@@ -100,19 +99,20 @@ def main(argv: list[str] | None = None) -> int:
             raise DatasetError(f"{arguments.data}: no validation chains: see pipeline.prepare --val-fraction")
         if arguments.rank < 1 or arguments.pairs < 1:
             raise ArmError("--rank and --pairs: at least 1")
+        shared = {"adapter": arguments.adapter, "rank": arguments.rank, "seed": arguments.seed}
+        open_directory(arguments.out, arguments.data, options, shared)
 
         def trial(alpha: float) -> Trial:
             arm = Arm(
                 Adapter(arguments.adapter, arguments.rank, alpha), arguments.seed, arguments.out / f"alpha_{alpha:g}"
             )
             console.print(f"alpha {alpha:g}: training, see {arm.log}")
-            done = RunDirectory(arm.path).summary_file.is_file()
-            result = judge(arm, alpha, "" if done else arm.train(arguments.data, options))
+            result = judge(arm, alpha, "" if arm.is_trained() else arm.train(arguments.data, options))
             console.print(f"alpha {alpha:g}: {result.reason or f'validation lDDT-Calpha {result.lddt_ca:.4f}'}")
             return result
 
         trials = search(trial, arguments.rank, arguments.pairs)
-        write_trials(arguments.out / "sweep.csv", trials)
+        write_csv(arguments.out / "sweep.csv", Trial, trials)
         converged = [t for t in trials if t.converged]
         if not converged:
             print(
@@ -128,18 +128,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     return run_command(body, arguments, usage_errors=(ArmError, DatasetError))
-
-
-def write_trials(path: Path, trials: list[Trial]) -> None:
-    """A row per alpha."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("alpha", "converged", "reason", "lddt_ca"))
-    for t in trials:
-        writer.writerow(
-            (f"{t.alpha:g}", int(t.converged), t.reason, "" if math.isnan(t.lddt_ca) else f"{t.lddt_ca:.6g}")
-        )
-    atomic_write(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

@@ -83,6 +83,10 @@ class Arm:
         """What its training printed."""
         return self.path.with_name(f"{self.path.name}.log")
 
+    def is_trained(self) -> bool:
+        """Whether it was trained to its end."""
+        return RunDirectory(self.path).summary_file.is_file()
+
     def is_done(self) -> bool:
         """Whether it was trained to its end and scored."""
         return (self.path / TRAIN_SCORES).is_file()

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from pipeline.comparison.arms import Adapter, ArmError, parse_adapters
+from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import paired_differences
 from pipeline.sweep import Trial, search
 
@@ -80,3 +81,24 @@ def test_a_comparison_end_to_end(tmp_path, capsys):
     capsys.readouterr()
     assert main(words) == 0
     assert capsys.readouterr().out.count("done before") == 2
+    assert main([*words, "--optimizer.lr", "1e-4"]) == 2
+    error = capsys.readouterr().err
+    assert "other settings (options)" in error and "--max-steps 2" in error
+
+
+def test_a_directory_belongs_to_one_dataset_and_one_set_of_options(tmp_path):
+    data, config, out = tmp_path / "data", tmp_path / "a.toml", tmp_path / "out"
+    data.mkdir()
+    (data / "index.parquet").write_bytes(b"one")
+    config.write_text("x = 1")
+    options = ["--config", str(config)]
+    open_directory(out, data, options, {"rank": 8})
+    open_directory(out, data, options, {"rank": 8})
+    for change, what in (
+        (lambda: open_directory(out, data, options, {"rank": 4}), "rank"),
+        (lambda: open_directory(out, data, [*options, "--max-steps", "9"], {"rank": 8}), "options"),
+        (lambda: (config.write_text("x = 2"), open_directory(out, data, options, {"rank": 8})), "files"),
+        (lambda: ((data / "index.parquet").write_bytes(b"two"), open_directory(out, data, options)), "dataset, files"),
+    ):
+        with pytest.raises(ArmError, match=rf"other settings \({what}\)"):
+            change()
