@@ -103,12 +103,13 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_TEXT_BYTES) -> St
 
 def _contents(path: str | os.PathLike, file: BinaryIO, max_bytes: int) -> tuple[bytes, str]:
     """The decompressed content of an open file and the hash of the file as it lies on disk."""
-    first = file.read(_PIECE_BYTES)
+    wanted = min(os.fstat(file.fileno()).st_size + 1, _PIECE_BYTES)  # a buffer of the right size: clearing one costs
+    first = file.read(wanted)
     if not first:
         raise StructureError(path, "empty file (0 bytes)")
     if first[:2] == b"\x1f\x8b":
         return _gunzip(path, first, file, max_bytes)
-    data = first + file.read(max_bytes + 1 - len(first)) if len(first) == _PIECE_BYTES else first
+    data = first + file.read(max_bytes + 1 - len(first)) if len(first) == wanted else first
     if len(data) > max_bytes:
         raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
     return data, hashlib.sha256(data).hexdigest()
@@ -164,6 +165,8 @@ def _sniff(path: str | os.PathLike, data: bytes) -> str:
     if b"\0" in data:
         place = data.index(b"\0")
         raise StructureError(path, f"neither PDB nor mmCIF text: binary data (NUL byte at offset {place})")
+    if data[:6].rstrip() in _PDB_RECORDS:
+        return "pdb"
     first = ""
     for line in io.BytesIO(data[: 1 << 16].replace(b"\r", b"\n")):
         words = line.split(None, 1)

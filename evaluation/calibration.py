@@ -41,6 +41,10 @@ class Calibration:
     bins: tuple[CalibrationBin, ...]
 
 
+NOTHING_TO_COMPARE = Calibration(0, None, None, None, ())
+"""Of no residues."""
+
+
 def calibrate(plddt: np.ndarray, lddt: np.ndarray) -> Calibration:
     """Compares confidence and score.
 
@@ -55,7 +59,7 @@ def calibrate(plddt: np.ndarray, lddt: np.ndarray) -> Calibration:
     if plddt.shape != lddt.shape or plddt.ndim != 1 or not (np.isfinite(plddt) & np.isfinite(lddt)).all():
         raise ValueError(f"plddt {plddt.shape} and lddt {lddt.shape}: expected two finite arrays of one length")
     if not len(plddt):
-        return Calibration(0, None, None, None, ())
+        return NOTHING_TO_COMPARE
     number = np.clip((plddt / (100 / BINS)).astype(np.int64), 0, BINS - 1)
     bins = tuple(
         CalibrationBin(

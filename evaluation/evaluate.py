@@ -1,6 +1,6 @@
 """All targets of a run: each ends in a row with a status and a reason."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-from data_prep.calpha_trace import CalphaTrace, read_calpha
+from data_prep.calpha_reader import read_calpha_of
+from data_prep.calpha_trace import CalphaTrace
 from data_prep.record import ProteinRecord
 from data_prep.structure_io import StructureError, read_structure
 from evaluation.match import MIN_IDENTITY, MatchError
@@ -26,6 +27,7 @@ STATUSES: Mapping[str, str] = {
 
 
 _TARGETS_AT_ONCE = 16  # per message to a process: few, so that progress shows and a stopped run loses little
+_READ_AT_ONCE = 16  # targets whose files are read before the first is scored: their chains are kept so long
 
 
 class WorkerError(RuntimeError):
@@ -98,12 +100,15 @@ def _evaluate_list(targets: Sequence[Target], settings: Settings) -> list[Row]:
 
 
 def _evaluate_some(targets: Sequence[Target], settings: Settings) -> Iterator[Row]:
-    truths = _Truths(settings)
-    for target in targets:
-        yield _evaluate_one(target, settings, truths)
+    structures = _Structures(settings)
+    for start in range(0, len(targets), _READ_AT_ONCE):
+        some = targets[start : start + _READ_AT_ONCE]
+        structures.read(some)
+        for target in some:
+            yield _evaluate_one(target, settings, structures)
 
 
-def _evaluate_one(target: Target, settings: Settings, truths: "_Truths") -> Row:
+def _evaluate_one(target: Target, settings: Settings, structures: "_Structures") -> Row:
     prediction = "" if target.prediction is None else str(target.prediction)
     truth = target.truth_name
 
@@ -117,11 +122,11 @@ def _evaluate_one(target: Target, settings: Settings, truths: "_Truths") -> Row:
     if target.prediction is None:
         return row("missing", "no prediction of this name")
     try:
-        true_chains = truths.read(target)
+        true_chains = structures.truth(target)
     except (StructureError, TruthError) as error:
         return row("failed", f"truth: {error}", counts=False)
     try:
-        pred_chains = _reader(settings)(target.prediction)
+        pred_chains = structures.of_file(target.prediction)
     except StructureError as error:
         return row("failed", f"prediction: {error}")
     hashes = {"prediction_sha256": pred_chains[0].source_sha256, "truth_sha256": true_chains[0].source_sha256}
@@ -143,40 +148,71 @@ def _evaluate_one(target: Target, settings: Settings, truths: "_Truths") -> Row:
     return row("partial", reason, score=score, **hashes)
 
 
-def _reader(settings: Settings) -> Callable[[Path], Sequence[CalphaTrace | ProteinRecord]]:
-    """Whole chains where all of their atoms count, else their alpha carbons alone."""
-    return read_structure if settings.all_atom else read_calpha
+Chains = Sequence[CalphaTrace | ProteinRecord]
+"""Whole chains where all of their atoms count, else their alpha carbons alone."""
 
 
-class _Truths:
-    """Reads truths and keeps the last one, since many predictions may name the same."""
+class _Structures:
+    """Reads the files of some targets at a time, each once, and keeps those that the next ones name too."""
 
     def __init__(self, settings: Settings) -> None:
-        self._read = _reader(settings)
-        self._key: tuple | None = None
-        self._chains: Sequence[CalphaTrace | ProteinRecord] = []
+        self._all_atom = settings.all_atom
+        self._found: dict[Path, Chains | StructureError] = {}
         self._datasets: dict[Path, object] = {}
 
-    def read(self, target: Target) -> Sequence[CalphaTrace | ProteinRecord]:
-        key = (target.truth, target.record_id)
-        if key != self._key:
-            self._chains, self._key = self._load(target), key
+    def read(self, targets: Sequence[Target]) -> None:
+        """Reads what these targets need and forgets the rest."""
+        wanted = {target.truth for target in targets if target.record_id is None and _is_scored(target)}
+        wanted |= {target.prediction for target in targets if _is_scored(target)}
+        self._found = {path: chains for path, chains in self._found.items() if path in wanted}
+        if not self._all_atom:  # whole chains take much memory: one pair at a time, and the truth if it comes again
+            missing = sorted(wanted - self._found.keys())
+            self._found |= zip(missing, read_calpha_of(missing), strict=True)
+
+    def of_file(self, path: Path) -> Chains:
+        """The chains of a file.
+
+        Raises:
+            StructureError: it cannot be read.
+        """
+        found = self._found.get(path)
+        if found is None:
+            return read_structure(path)
+        if isinstance(found, StructureError):
+            raise found
+        return found
+
+    def truth(self, target: Target) -> Chains:
+        """The chains of the truth.
+
+        Raises:
+            StructureError: it cannot be read.
+            TruthError: the chain or record is not there.
+        """
+        if target.record_id is not None:
+            chains = [self._record(target)]
+        else:
+            chains = self.of_file(target.truth)
+            if self._all_atom:
+                self._found = {target.truth: chains}
         if target.true_chain is None:
-            return self._chains
-        named = [chain for chain in self._chains if chain.chain_id == target.true_chain]
+            return chains
+        named = [chain for chain in chains if chain.chain_id == target.true_chain]
         if not named:
-            there = ", ".join(repr(chain.chain_id) for chain in self._chains)
+            there = ", ".join(repr(chain.chain_id) for chain in chains)
             raise TruthError(f"{target.truth} has no protein chain {target.true_chain!r}, only {there}")
         return named
 
-    def _load(self, target: Target) -> Sequence[CalphaTrace | ProteinRecord]:
-        if target.record_id is None:
-            return self._read(target.truth)
+    def _record(self, target: Target) -> ProteinRecord:
         from data_prep.dataset import DatasetError, StructureDataset  # loads file formats that no other truth needs
 
         try:
             if target.truth not in self._datasets:
                 self._datasets[target.truth] = StructureDataset(target.truth)
-            return [self._datasets[target.truth].load(target.record_id)]
+            return self._datasets[target.truth].load(target.record_id)
         except DatasetError as error:
             raise TruthError(str(error)) from None
+
+
+def _is_scored(target: Target) -> bool:
+    return not target.problem and target.truth is not None and target.prediction is not None

@@ -15,8 +15,10 @@ decimals (as in every PDB file). So a distance of exactly 15.000 or an error of 
 definition puts it, on every machine, also when the coordinates were kept as float32.
 """
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -34,9 +36,10 @@ DEFINITION: str = (
 """The definition in words, for reports."""
 
 _PER_ANGSTROM = 1000.0  # distances are counted in thousandths of an angstrom, the precision of a PDB file
-_THRESHOLD_UNITS = tuple(threshold * _PER_ANGSTROM for threshold in THRESHOLDS)
+_THRESHOLD_UNITS = np.array(THRESHOLDS) * _PER_ANGSTROM
 _ROWS = 64  # residues per block at least: small enough that a block of 3,000 columns stays in the cache
 _CELLS = 1 << 16  # of a block that has more rows, because its columns are few
+_NEAR_ORIGIN = 1e6  # thousandths of an angstrom: 1,000 A
 _PAIR = float(1 << 30)  # counts a pair beside its thresholds kept in one number; exact below 2^53
 
 
@@ -125,19 +128,17 @@ def lddt_ca(
     lost_if_strict = pairs_lost_if_strict = 0
     for block in pair_blocks(pred_positions, true_positions, true_mask, chain_index):
         error = block.error
-        kept = preserved_thresholds(error)
-        exactly = np.logical_or.reduce([error == threshold for threshold in _THRESHOLD_UNITS])
         if not all_there:
             both = pred_mask[block.first] & pred_mask[block.second]
-            kept *= both
-            exactly &= both
+            error[~both] = np.inf
             pairs_common += int(np.count_nonzero(both))
-        lost_if_strict += int(np.count_nonzero(exactly))
+        kept = preserved_thresholds(error)
+        lost_if_strict += int(np.count_nonzero(error == _THRESHOLD_UNITS[:, None]))
         if chain_index is not None:
             edge = block.true_distance == INCLUSION_RADIUS * _PER_ANGSTROM
             if edge.any():
                 pairs_lost_if_strict += int(np.count_nonzero(edge))
-                lost_if_strict += int(kept[edge].sum()) - int(np.count_nonzero(exactly & edge))
+                lost_if_strict += int(preserved_thresholds(error[edge], strictly=True).sum())
         weights = kept + _PAIR
         for end in (block.first, block.second):
             totals += np.bincount(end, weights=weights, minlength=length)
@@ -173,45 +174,58 @@ def pair_blocks(
 
     Arguments as for ``lddt_ca``; both position arrays are [N, 3] and every ``true_mask`` position is finite.
     """
-    rows = np.flatnonzero(true_mask)  # index within the truth's residues -> index in the arrays
-    true_units = _centred(thousandths(true_positions[rows]))
-    # A prediction's missing positions may hold anything, nan included; 0 keeps the arithmetic quiet.
-    pred_units = thousandths(pred_positions[rows])
-    pred_units = _centred(np.where(np.isfinite(pred_units), pred_units, 0.0))
-    chains = None if chain_index is None else chain_index[rows]
-    true_left, true_right = _squared_distance_factors(true_units)
-    pred_left, pred_right = _squared_distance_factors(pred_units)
+    rows = true_mask.nonzero()[0]  # index within the truth's residues -> index in the arrays
+    if len(rows) < len(true_mask):
+        pred_positions, true_positions = pred_positions[rows], true_positions[rows]
+        chain_index = None if chain_index is None else chain_index[rows]
+    units = np.empty((2, len(rows), 3))
+    units[0], units[1] = thousandths(true_positions), thousandths(pred_positions)
+    largest = np.abs(units).max(initial=0.0)
+    if not largest <= _NEAR_ORIGIN:
+        if not np.isfinite(largest):  # missing positions may hold anything; 0 keeps the arithmetic quiet
+            units[1] = np.where(np.isfinite(units[1]), units[1], 0.0)
+        units = _centred(units)
+    (true_left, pred_left), (true_right, pred_right) = _squared_distance_factors(units)
     radius = INCLUSION_RADIUS * _PER_ANGSTROM
 
-    at_once = max(_ROWS, _CELLS // max(len(rows), 1))
-    for start in range(0, len(rows), at_once):
+    at_once = min(max(_ROWS, _CELLS // max(len(rows), 1)), len(rows))
+    cells = _scratch(at_once * len(rows))
+    for start in range(0, len(rows), max(at_once, 1)):
         stop = min(start + at_once, len(rows))
-        columns = _columns_near(true_units, start, stop, radius)
-        square = true_left[start:stop] @ true_right[columns].T  # [rows, columns], exact for whole thousandths
-        near = square <= radius**2
-        near[:, : stop - start] &= ~np.tri(stop - start, dtype=bool)  # the block against itself: each pair once
-        flat = np.flatnonzero(near)
-        square = square.take(flat)
-        row = flat // len(columns)
-        first, second = row + start, columns[flat - row * len(columns)]
-        pred_square = (pred_left[start:stop] @ pred_right[columns].T).take(flat)
-        on_the_edge = square == radius**2
-        if on_the_edge.any():  # exactly 15 A: in between chains, out within a chain
-            within = True if chains is None else chains[first] == chains[second]
-            keep = ~(on_the_edge & within)
+        columns = _columns_near(units[0], start, stop, radius)
+        right = true_right[:, columns]
+        block = cells[: (stop - start) * right.shape[1]].reshape(stop - start, -1)
+        np.matmul(true_left[start:stop], right, out=block)  # exact for whole thousandths
+        near = block <= radius**2
+        near[:, : stop - start] &= _above_diagonal(at_once)[: stop - start, : stop - start]  # each pair once
+        flat = near.ravel().nonzero()[0]
+        if not len(flat):
+            continue
+        square = block.take(flat)
+        pred_square = np.matmul(pred_left[start:stop], pred_right[:, columns], out=block).take(flat)
+        first = flat // near.shape[1]
+        second = flat - first * near.shape[1]
+        if isinstance(columns, slice):
+            second += start
+        else:
+            second = columns[second]
+        first += start
+        if square.max() == radius**2:  # exactly 15 A: in between chains, out within a chain
+            within = True if chain_index is None else chain_index[first] == chain_index[second]
+            keep = ~((square == radius**2) & within)
             first, second, square, pred_square = first[keep], second[keep], square[keep], pred_square[keep]
-        if len(first):
-            if len(rows) < len(true_mask):
-                first, second = rows[first], rows[second]
-            yield PairBlock(first, second, np.sqrt(np.maximum(square, 0.0)), np.sqrt(np.maximum(pred_square, 0.0)))
+        if len(rows) < len(true_mask):
+            first, second = rows[first], rows[second]
+        for values in (square, pred_square):
+            np.sqrt(np.maximum(values, 0.0, out=values), out=values)
+        yield PairBlock(first, second, square, pred_square)
 
 
-def preserved_thresholds(error: np.ndarray) -> np.ndarray:
-    """uint8 [P], 0 to 4: how many thresholds each distance error (thousandths of an angstrom) does not exceed."""
-    kept = np.zeros(len(error), dtype=np.uint8)
-    for threshold in _THRESHOLD_UNITS:
-        kept += error <= threshold
-    return kept
+def preserved_thresholds(error: np.ndarray, strictly: bool = False) -> np.ndarray:
+    """uint8 [P], 0 to 4: how many thresholds each distance error (thousandths of an angstrom) does not exceed; with
+    ``strictly`` also does not reach."""
+    compare = np.less if strictly else np.less_equal
+    return compare(error, _THRESHOLD_UNITS[:, None]).sum(axis=0, dtype=np.uint8)
 
 
 def thousandths(positions: np.ndarray) -> np.ndarray:
@@ -229,40 +243,59 @@ def _mask(positions: np.ndarray, mask: np.ndarray | None, name: str) -> np.ndarr
     """bool [N] of the residues that are there and finite."""
     if positions.ndim != 2 or positions.shape[1] != 3 or not np.issubdtype(positions.dtype, np.floating):
         raise ValueError(f"{name}_positions is {positions.dtype} {positions.shape}, expected floats of shape (N, 3)")
-    finite = np.isfinite(positions).all(axis=-1)
-    if mask is None:
-        return finite
-    mask = np.asarray(mask)
-    if mask.shape != finite.shape:
-        raise ValueError(f"{name}_mask has shape {mask.shape}, expected {finite.shape}")
-    return finite & mask.astype(bool)
+    mask = np.ones(len(positions), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    if mask.shape != positions.shape[:1]:
+        raise ValueError(f"{name}_mask has shape {mask.shape}, expected {positions.shape[:1]}")
+    finite = np.isfinite(positions)
+    return mask if finite.all() else mask & finite.all(axis=-1)
 
 
 def _centred(units: np.ndarray) -> np.ndarray:
-    """Moved near the origin, so that the squares stay small: by a median, which one stray residue cannot drag away,
-    rounded, so that whole numbers stay whole."""
-    middle = len(units) // 2
-    return units - np.rint(np.partition(units, middle, axis=0)[middle]) if len(units) else units
+    """[2, N, 3], each structure moved near the origin, so that the squares stay small: by a median, which one stray
+    residue cannot drag away, rounded, so that whole numbers stay whole."""
+    middle = units.shape[1] // 2
+    return units - np.rint(np.partition(units, middle, axis=1)[:, middle, None])
 
 
 def _squared_distance_factors(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[N, 5] and [N, 5] whose product is |x_i|^2 - 2 x_i.x_j + |x_j|^2: one matrix product per block.
+    """[2, N, 5] and [2, 5, N] of [2, N, 3] whose products are |x_i|^2 - 2 x_i.x_j + |x_j|^2: one matrix product per
+    structure and block.
 
     Whole numbers up to 2^53 are exact in float64, and so is this for coordinates within 30,000 A of the middle.
     """
-    square, one = (units**2).sum(axis=1, keepdims=True), np.ones((len(units), 1))
-    return np.hstack([units, square, one]), np.hstack([-2.0 * units, one, square])
+    left, right = np.ones((2, units.shape[1], 5)), np.ones((2, 5, units.shape[1]))
+    square = np.einsum("sij,sij->si", units, units)
+    left[:, :, :3], left[:, :, 3] = units, square
+    np.multiply(units.transpose(0, 2, 1), -2.0, out=right[:, :3])
+    right[:, 4] = square
+    return left, right
 
 
-def _columns_near(units: np.ndarray, start: int, stop: int, radius: float) -> np.ndarray:
+def _columns_near(units: np.ndarray, start: int, stop: int, radius: float) -> slice | np.ndarray:
     """Indices from ``start`` on that can have a partner in the rows [start, stop): first the rows themselves, then
     the later ones inside their bounding box, widened by the radius."""
     if stop == len(units):
-        return np.arange(start, stop)
+        return slice(start, stop)
     rows, later = units[start:stop], units[stop:]
     low, high = rows.min(axis=0) - radius, rows.max(axis=0) + radius
     inside = ((later >= low) & (later <= high)).all(axis=1)
-    return np.concatenate([np.arange(start, stop), stop + np.flatnonzero(inside)])
+    return np.concatenate([np.arange(start, stop), stop + inside.nonzero()[0]])
+
+
+_SCRATCH = threading.local()
+
+
+def _scratch(size: int) -> np.ndarray:
+    """float64 [size], the same memory for every block of a thread: fresh pages cost more than what is done in them."""
+    if getattr(_SCRATCH, "cells", np.empty(0)).size < size:
+        _SCRATCH.cells = np.empty(size)
+    return _SCRATCH.cells[:size]
+
+
+@cache
+def _above_diagonal(size: int) -> np.ndarray:
+    """bool [size, size]: row < column."""
+    return ~np.tri(size, dtype=bool)
 
 
 def _ratio(numerator: int, denominator: int) -> float:

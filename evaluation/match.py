@@ -80,7 +80,9 @@ def match_residues(truth: CalphaTrace, prediction: CalphaTrace, mode: str = "aut
     if number.identical == shorter:  # nothing can bring more residues together
         return number
     # max() keeps the first of equals, so the order here is the order of preference.
-    candidates = (number, _by_alignment(truth, prediction), _by_label(truth, prediction))
+    candidates = [number, _by_alignment(truth, prediction)]
+    if candidates[1].identity < 1:
+        candidates.append(_by_label(truth, prediction))
     return max(candidates, key=lambda candidate: candidate.identity)
 
 
@@ -211,14 +213,16 @@ def _by_keys(
 ) -> Correspondence:
     """Pairs the residues whose keys (int [T] and [P]) are equal, among those with an alpha carbon; of several equal
     ones of the prediction the last."""
-    true_index, pred_index = np.flatnonzero(truth.ca_mask), np.flatnonzero(prediction.ca_mask)
+    true_index, pred_index = truth.ca_mask.nonzero()[0], prediction.ca_mask.nonzero()[0]
     true_keys, pred_keys = true_keys[true_index], pred_keys[pred_index]
-    order = np.argsort(pred_keys, kind="stable")
-    place = np.searchsorted(pred_keys[order], true_keys, side="right") - 1
-    found = np.flatnonzero(place >= 0)
-    partner = order[place[found]]
-    equal = pred_keys[partner] == true_keys[found]
-    return _correspondence(mode, truth, true_index[found[equal]], prediction, pred_index[partner[equal]])
+    if len(true_keys) != len(pred_keys) or (true_keys != pred_keys).any() or not (pred_keys[1:] > pred_keys[:-1]).all():
+        order = np.argsort(pred_keys, kind="stable")
+        place = np.searchsorted(pred_keys[order], true_keys, side="right") - 1
+        found = (place >= 0).nonzero()[0]
+        partner = order[place[found]]
+        equal = pred_keys[partner] == true_keys[found]
+        true_index, pred_index = true_index[found[equal]], pred_index[partner[equal]]
+    return _correspondence(mode, truth, true_index, prediction, pred_index)
 
 
 def _correspondence(
@@ -228,19 +232,23 @@ def _correspondence(
     prediction: CalphaTrace,
     pred_index: np.ndarray,
 ) -> Correspondence:
-    true_letters, pred_letters = _letters(truth), _letters(prediction)
-    shorter = min(
-        np.count_nonzero((true_letters != _UNKNOWN) & truth.ca_mask),
-        np.count_nonzero((pred_letters != _UNKNOWN) & prediction.ca_mask),
-    )
-    true_letters, pred_letters = true_letters[true_index], pred_letters[pred_index]
-    known = (true_letters != _UNKNOWN) & (pred_letters != _UNKNOWN)
-    identical = int(np.count_nonzero(known & (true_letters == pred_letters)))
-    mismatches = int(np.count_nonzero(known)) - identical
+    shorter = min(_known_residues(truth), _known_residues(prediction))
+    true_letters, pred_letters = _letters(truth)[true_index], _letters(prediction)[pred_index]
+    same, n_known = true_letters == pred_letters, len(true_index)
+    if "X" in truth.sequence or "X" in prediction.sequence:
+        known = (true_letters != _UNKNOWN) & (pred_letters != _UNKNOWN)
+        same, n_known = same & known, int(np.count_nonzero(known))
+    identical = int(np.count_nonzero(same))
     identity = identical / shorter if shorter else float(len(true_index) > 0)
-    return Correspondence(mode, true_index, pred_index, identical, mismatches, identity)
+    return Correspondence(mode, true_index, pred_index, identical, n_known - identical, identity)
 
 
-def _letters(record: CalphaTrace) -> np.ndarray:
+def _known_residues(chain: CalphaTrace) -> int:
+    """Residues with an alpha carbon and a name."""
+    known = chain.ca_mask & (_letters(chain) != _UNKNOWN) if "X" in chain.sequence else chain.ca_mask
+    return int(np.count_nonzero(known))
+
+
+def _letters(chain: CalphaTrace) -> np.ndarray:
     """uint8 [N]: the letters of the sequence."""
-    return np.frombuffer(record.sequence.encode("ascii"), dtype=np.uint8)
+    return np.frombuffer(chain.sequence.encode("ascii"), dtype=np.uint8)

@@ -23,6 +23,8 @@ def plddt_of(prediction: Sequence[CalphaTrace]) -> tuple[list[np.ndarray] | None
     """
     if any(chain.method not in (None, "", "THEORETICAL MODEL") for chain in prediction):
         return None, ""
+    if any(chain.n_atoms < 1.5 * np.count_nonzero(chain.ca_mask) for chain in prediction):
+        return None, ""  # as the next line would find, but without looking at the column
     if any((chain.b_column.n_atoms[chain.ca_mask] > 1).mean() < 0.5 for chain in prediction):
         return None, ""
     for chain in prediction:

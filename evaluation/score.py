@@ -8,7 +8,7 @@ import numpy as np
 from data_prep.calpha_trace import CalphaTrace
 from data_prep.record import ProteinRecord
 from evaluation.all_atom import AllAtomResult, lddt_all
-from evaluation.calibration import Calibration, calibrate
+from evaluation.calibration import NOTHING_TO_COMPARE, Calibration, calibrate
 from evaluation.chains import ChainMatch, match_chains
 from evaluation.lddt import LddtResult, lddt_ca
 from evaluation.match import MIN_IDENTITY, Correspondence, MatchError
@@ -121,7 +121,7 @@ def score_pair(
     chain_index = np.repeat(np.arange(len(truth)), [len(chain) for chain in truth])
     true_positions = np.concatenate([chain.ca_positions for chain in truth])
     true_mask = np.concatenate([chain.ca_mask for chain in truth])
-    whole = lddt_ca(positions, true_positions, mask, true_mask, chain_index)
+    whole = lddt_ca(positions, true_positions, mask, true_mask, chain_index if len(truth) > 1 else None)
     if not whole.pairs:
         raise TruthError(
             f"lDDT is undefined: the truth has {whole.residues} alpha carbon(s) and no two of them within 15 A"
@@ -140,7 +140,7 @@ def score_pair(
     plddt, scale = plddt_of(prediction)
     per_residue_all = None if atoms is None else atoms.per_residue
     residues = residue_table(truth, prediction, chains, whole.per_residue, per_residue_all, plddt)
-    calibration = residue_calibration([residues] if plddt else [])
+    calibration = residue_calibration([residues]) if plddt else NOTHING_TO_COMPARE
     return PairScore(
         lddt_ca=whole.score,
         lddt_ca_common=_defined(whole.score_common),

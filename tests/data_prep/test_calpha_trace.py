@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.calpha_trace import CalphaTrace, _ordinary, read_calpha
+from data_prep.calpha_reader import _candidate, _ordinary, read_calpha, read_calpha_of
+from data_prep.calpha_trace import CalphaTrace
 from data_prep.structure_bytes import StructureError, read_text
 from data_prep.structure_io import read_structure
 
@@ -44,6 +45,9 @@ def peptide(residues="ALA GLY SER TRP", chain="A", first=1, **more):
     return lines
 
 
+FIELDS = [*(name for name in CalphaTrace.__dataclass_fields__ if name != "cut_b_column"), "b_column"]
+
+
 def of_whole_file(path):
     return [CalphaTrace.of(record) for record in read_structure(path)]
 
@@ -62,7 +66,7 @@ def differences(path) -> list[str]:
     return [
         f"{path}: {name}: {getattr(a, name)} and {getattr(b, name)}"
         for a, b in zip(whole, short, strict=True)
-        for name in vars(a)
+        for name in FIELDS
         if not same(getattr(a, name), getattr(b, name))
     ]
 
@@ -77,7 +81,8 @@ def same(a, b) -> bool:
 
 def is_ordinary(path) -> bool:
     text = read_text(path)
-    return text.format == "pdb" and _ordinary(text) is not None
+    candidate = _candidate(text) if text.format == "pdb" else None
+    return candidate is not None and _ordinary([candidate]) is not None
 
 
 def test_real_files_are_read_alike(structures_dir):
@@ -146,6 +151,21 @@ def test_unusual_files_are_read_whole(name, tmp_path):
     path = tmp_path / "x.pdb"
     path.write_text("".join(UNUSUAL[name]), newline="")
     assert not is_ordinary(path) and not differences(path)
+
+
+def test_files_are_read_together_as_alone(tmp_path):
+    texts = ORDINARY | {name: UNUSUAL[name] for name in ("selenomethionine", "atom twice", "stars", "cut off")}
+    paths = [tmp_path / f"{i}.pdb" for i in range(len(texts))]
+    for path, lines in zip(paths, texts.values(), strict=True):
+        path.write_text("".join(lines))
+    (tmp_path / "empty.pdb").touch()
+    together = read_calpha_of([*paths, tmp_path / "empty.pdb"])
+    assert isinstance(together.pop(), StructureError)
+    for name, path, traces in zip(texts, paths, together, strict=True):
+        alone = read_calpha(path)
+        assert len(traces) == len(alone), name
+        for a, b in zip(traces, alone, strict=True):
+            assert not [field for field in FIELDS if not same(getattr(a, field), getattr(b, field))], name
 
 
 def test_compressed_and_damaged_streams(tmp_path):
