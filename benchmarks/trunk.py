@@ -7,28 +7,38 @@
     python -m benchmarks.trunk --device cuda --lengths 256 --blocks 12
 
 Both take turns, and CPU time is measured (on CUDA: time between synchronisations), so that other work on the machine
-falls on both alike; the speed-up is the median over rounds of the port's time to ours in the same round. Before
-anything is timed, outputs and gradients of both must agree.
+falls on both alike; the speed-up is the median over rounds of the port's time to ours in the same round.
+
+Before anything is timed, both must compute the same, gradients included:
+
+* in float64, all blocks over 32 residues and one block over up to 128, within 1e-9 (they agree within 1e-13);
+* in float32 both are compared with float64: our error may be twice the port's, in the median over all tensors.
+
+What is timed must agree in float32 too: outputs within 1e-4, gradients within 1e-2. The last bound is wide, because a
+ReLU whose input rounds to the other side of 0 switches a unit for one residue, in float32 of either: 12 blocks have
+hundreds of millions of them, and the gradients of two runs differ by some 1e-3 of their norm while the outputs agree
+within 1e-6.
 
 ``share`` is how near to the floor we are: the time that the multiply-adds of the formulas would take at the rate of a
 large matrix product on this machine (forward as many as our matrix products, backward twice that; what is recomputed
-does not count), to the time taken. ``peak MB`` is the growth of the peak resident size over one pass, in a process
-of its own. The port's activations of 12 blocks at 256 residues are 27 GB: --checkpoint-port recomputes each of its
-blocks in the backward pass, as its own configuration cannot. It attends over all rows at once unless --chunk-size is
-given.
+does not count), to the time taken. ``peak MB`` is the growth of the peak resident size over the first pass. The port's
+activations of 12 blocks at 256 residues are 27 GB: --checkpoint-port recomputes each of its blocks in the backward
+pass, as its own configuration cannot; the time of this is measured, and the speed-up is said without it too. The port
+attends over all rows at once unless --chunk-size is given.
 
 Allocation is much of the time of large pair representations: MALLOC_* variables of the environment are in the JSON.
 """
 
 import argparse
+import ctypes
+import gc
 import json
-import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -42,24 +52,49 @@ from pipeline.folding.trunk import FoldingTrunk, TrunkBlock
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 """s [1, N, c_s], z [1, N, N, c_z] and residue mask [1, N]."""
+Call = Callable[[], list[Tensor]]
+"""A pass; gives its outputs, then the gradients that it made, those of a model in the order of its names."""
+
+SHORT, LONG = 32, 128
+"""Residues for which all blocks, and up to which one block is compared in float64."""
+EXACT = 1e-9
+"""Greatest difference in float64: rounding gives 1e-13, a weight that is used wrongly at least 1e-3 of itself."""
+ERRORS = 2.0
+"""Most of our error in float32 to the port's, median over tensors."""
+OUTPUTS, GRADIENTS = 1e-4, 1e-2
+"""Greatest differences of what is timed."""
 
 
 class Blocks(nn.Module):
     """Several blocks in a row, ours or the port's."""
 
-    def __init__(self, blocks: list[nn.Module], checkpointed: bool = False, **options: int | None) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], checkpointed: bool = False, **options: int | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.checkpointed = checkpointed
         self.options = options
+        self.spent: list[float] = []
+        """Seconds of every run of a checkpointed block since the forward pass began, recomputation included."""
 
     def forward(self, s: Tensor, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        self.spent.clear()
         for block in self.blocks:
             if self.checkpointed and torch.is_grad_enabled():
-                s, z = checkpoint(block, s, z, mask=mask, use_reentrant=False, **self.options)
+                s, z = checkpoint(self._timed, block, s, z, mask, use_reentrant=False)
             else:
                 s, z = block(s, z, mask=mask, **self.options)
         return s, z
+
+    def _timed(self, block: nn.Module, s: Tensor, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        start = clock()
+        try:
+            return block(s, z, mask=mask, **self.options)
+        finally:  # recomputation ends by an exception when it has what the backward pass needs
+            self.spent.append(clock() - start)
+
+    def recomputation(self) -> float:
+        """Seconds that the last backward pass recomputed for."""
+        return sum(self.spent[len(self.blocks) :])
 
 
 def pair_of_models(
@@ -75,14 +110,15 @@ def pair_of_models(
         sequence_head_width=config.sequence_head_width,
         pairwise_head_width=config.pair_head_width,
     )
-    ours = Blocks([TrunkBlock(config) for _ in range(config.blocks)])
-    port_blocks = [EsmFoldTriangularSelfAttentionBlock(shape) for _ in range(config.blocks)]
+    ours = Blocks([TrunkBlock(config) for _ in range(config.blocks)]).to(device)
+    with torch.device("meta"):
+        port_blocks = [EsmFoldTriangularSelfAttentionBlock(shape) for _ in range(config.blocks)]
     port = Blocks(port_blocks, checkpoint_port, chunk_size=chunk_size)
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    port.load_state_dict(ours.state_dict())
-    return {"ours": ours.to(device), "port": port.to(device)}
+    port.load_state_dict(ours.state_dict(), assign=True)  # the same memory; gradients are each one's own
+    return {"ours": ours, "port": port}
 
 
 def inputs(config: TrunkConfig, length: int, device: str = "cpu") -> Inputs:
@@ -100,52 +136,79 @@ def clock() -> float:
     return time.process_time()
 
 
-def forward_call(model: nn.Module, data: Inputs) -> Callable[[], None]:
+def forward_call(model: nn.Module, data: Inputs) -> Call:
     """A forward pass as in prediction."""
 
-    def call() -> None:
+    def call() -> list[Tensor]:
         with torch.no_grad():
-            model.eval()(*data)
+            return list(model.eval()(*data))
 
     return call
 
 
-def training_call(model: nn.Module, data: Inputs) -> Callable[[], None]:
+def training_call(model: nn.Module, data: Inputs) -> Call:
     """Forward and backward, with gradients of the weights and of both inputs."""
+    parameters = [parameter for _, parameter in sorted(model.named_parameters())]
 
-    def call() -> None:
-        model.zero_grad(set_to_none=True)
-        data[0].grad = data[1].grad = None
+    def call() -> list[Tensor]:
         s, z = model.train()(*data)
-        (s.square().mean() + z.square().mean()).backward()
+        loss = s.square().mean() + z.square().mean()
+        return [s.detach(), z.detach(), *torch.autograd.grad(loss, (*data[:2], *parameters))]
 
     return call
 
 
 NAMES = ("ours", "port")
 CALLS = {"forward": forward_call, "forward + backward": training_call}
+OUTPUT_TENSORS = 2
+"""The first of what a call gives."""
 
 
-def greatest_difference(models: dict[str, nn.Module], data: Inputs) -> float:
-    """Largest norm of a difference among outputs and gradients, relative to the norm of the tensor.
+def differences(own: Sequence[Tensor], other: Sequence[Tensor]) -> list[float]:
+    """Norm of the difference of every output and gradient, relative to the norm of the other's.
 
-    Norms, because a ReLU whose input rounds to the other side of 0 changes single gradients. A gradient that is all
-    rounding noise (that of a bias which shifts all logits of a softmax alike is 0 in theory) is compared with 1e-5 of
-    the largest one.
+    A gradient that is all rounding noise (that of a bias which shifts all logits of a softmax alike is 0 in theory) is
+    compared with 1e-5 of the largest one.
     """
-    outputs, gradients = [], []
+    norms = [float(tensor.double().norm()) for tensor in other]
+    floor = 1e-5 * max(norms[OUTPUT_TENSORS:], default=0.0)
+    floors = [0.0] * OUTPUT_TENSORS + [floor] * (len(norms) - OUTPUT_TENSORS)
+    return [
+        float((a.double() - b.double()).norm()) / max(norm, smallest)
+        for a, b, norm, smallest in zip(own, other, norms, floors, strict=True)
+    ]
+
+
+def require(condition: bool, what: str) -> None:
+    """SystemExit unless the condition holds."""
+    if not condition:
+        raise SystemExit(f"{what}: ours and the port do not compute the same, and no time means anything")
+
+
+def agreement(models: dict[str, nn.Module], config: TrunkConfig, length: int, device: str) -> dict[str, float]:
+    """Compares both in float64, and the errors of both in float32. Raises SystemExit where ours is wrong."""
+
+    def gradients(blocks: int, data: Inputs) -> dict[str, list[Tensor]]:
+        return {name: training_call(Blocks(model.blocks[:blocks]), data)() for name, model in models.items()}
+
+    def wide(data: Inputs) -> Inputs:
+        s, z, mask = (tensor.detach().double() for tensor in data)
+        return s.requires_grad_(), z.requires_grad_(), mask
+
+    one = inputs(config, min(length, LONG), device)
+    rounded = gradients(1, one)
     for model in models.values():
-        training_call(model, data)()
-        weights = [parameter.grad for _, parameter in sorted(model.named_parameters())]
-        gradients.append([data[0].grad, data[1].grad, *weights])
-        with torch.no_grad():
-            outputs.append(model(*data))
-    floor = 1e-5 * max(float(gradient.norm()) for gradient in gradients[0])
-    worst = 0.0
-    for (own, port), smallest in ((outputs, 0.0), (gradients, floor)):
-        for a, b in zip(own, port, strict=True):
-            worst = max(worst, float((a - b).norm() / b.norm().clamp(min=smallest)))
-    return worst
+        model.double()
+    exact = gradients(1, wide(one))
+    deep = gradients(config.blocks, wide(inputs(config, SHORT, device)))
+    for model in models.values():
+        model.float()
+    worst = max(max(differences(results["ours"], results["port"])) for results in (exact, deep))
+    require(worst < EXACT, f"{length} residues: they differ by {worst:.2g} in float64, allowed {EXACT:g}")
+    own, port = (differences(rounded[name], exact["port"]) for name in NAMES)
+    ratio = statistics.median(a / b for a, b in zip(own, port, strict=True))
+    require(ratio < ERRORS, f"{length} residues: in float32 our error is {ratio:.2g} times the port's")
+    return {"float64_difference": worst, "float32_error_to_ports": ratio}
 
 
 def matmul_rate(device: str = "cpu", repeats: int = 30) -> float:
@@ -160,50 +223,85 @@ def matmul_rate(device: str = "cpu", repeats: int = 30) -> float:
     return 2 * size**3 / best
 
 
-def operations(call: Callable[[], None]) -> int:
+def operations(call: Callable[[], object]) -> int:
     """Floating point operations of the matrix products in a call."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
 
-def measure(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds per call and round; the first goes first in even rounds, the other in odd ones."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+@dataclass
+class Passes:
+    """What was measured of one of the two."""
+
+    seconds: list[float] = field(default_factory=list)
+    """CPU seconds of every round."""
+    peak_mb: float = 0.0
+    """Growth of the peak memory over the first one."""
+    result: list[Tensor] = field(default_factory=list)
+    """Of the last one."""
+
+
+def measure(calls: dict[str, Call], rounds: int, device: str) -> dict[str, Passes]:
+    """Every call once per round; the first goes first in even rounds, the other in odd ones."""
+    passes = {name: Passes() for name in calls}
     for turn in range(rounds):
         for name in sorted(calls, reverse=bool(turn % 2)):
-            start = clock()
-            calls[name]()
-            seconds[name].append(clock() - start)
-    return seconds
+            one = passes[name]
+            one.result = []
+
+            def timed(one: Passes = one, call: Call = calls[name]) -> None:
+                start = clock()
+                one.result = call()
+                one.seconds.append(clock() - start)
+
+            if turn == 0:
+                one.peak_mb = growth(timed, device)
+            else:
+                timed()
+    return passes
 
 
-def row(seconds: dict[str, list[float]], floor: float, **what: object) -> dict:
+def row(passes: dict[str, Passes], floor: float, **what: object) -> dict:
     """Medians, speed-up and share of the floor."""
-    ratios = [port / own for own, port in zip(seconds["ours"], seconds["port"], strict=True)]
-    median = statistics.median(seconds["ours"])
+    ratios = [port / own for own, port in zip(passes["ours"].seconds, passes["port"].seconds, strict=True)]
+    median = statistics.median(passes["ours"].seconds)
     return what | {
         "ours_s": median,
-        "port_s": statistics.median(seconds["port"]),
+        "port_s": statistics.median(passes["port"].seconds),
         "speed_up": statistics.median(ratios),
         "speed_up_range": [min(ratios), max(ratios)],
         "floor_s": floor,
         "share_of_floor": floor / median,
+        "peak_mb": {name: one.peak_mb for name, one in passes.items()},
     }
 
 
 def compare(config: TrunkConfig, length: int, options: argparse.Namespace, rate: float) -> Iterator[dict]:
     """A row per kind of pass, each when it is there. Raises SystemExit when the two do not compute the same."""
     models = pair_of_models(config, options.chunk_size, options.checkpoint_port, options.device)
+    agreed = agreement(models, config, length, options.device)
     data = inputs(config, length, options.device)
-    difference = greatest_difference(models, data)  # runs each twice, so that nothing is timed that runs first
-    if not difference < 1e-3:
-        raise SystemExit(f"{length} residues: ours and the port differ by {difference:.2g}: nothing was timed")
-    floor = operations(forward_call(models["ours"], data)) / rate
-    for kind, make in CALLS.items():
-        seconds = measure({name: make(model, data) for name, model in models.items()}, options.rounds)
+    one_block = operations(forward_call(Blocks(models["ours"].blocks[:1]), data))
+    floor = config.blocks * one_block / rate
+    for kind in options.passes:
+        passes = measure(
+            {name: CALLS[kind](model, data) for name, model in models.items()}, options.rounds, options.device
+        )
+        found = differences(passes["ours"].result, passes["port"].result)
+        outputs, gradients = max(found[:OUTPUT_TENSORS]), max(found[OUTPUT_TENSORS:], default=0.0)
+        require(
+            outputs < OUTPUTS and gradients < GRADIENTS,
+            f"{length} residues: outputs differ by {outputs:.2g} and gradients by {gradients:.2g}, "
+            f"allowed {OUTPUTS:g} and {GRADIENTS:g}",
+        )
         work = floor if kind == "forward" else 3 * floor
-        yield row(seconds, work, length=length, what=kind, greatest_difference=difference)
+        entry = row(passes, work, length=length, what=kind, outputs_differ=outputs, gradients_differ=gradients) | agreed
+        if kind != "forward" and options.checkpoint_port:
+            again = models["port"].recomputation()  # of the last round
+            seconds = {name: one.seconds[-1] for name, one in passes.items()}
+            entry |= {"port_recomputes_s": again, "speed_up_without": (seconds["port"] - again) / seconds["ours"]}
+        yield entry
 
 
 def component_calls(block: nn.Module, data: Inputs, port: bool) -> dict[str, Callable[[], Tensor]]:
@@ -236,13 +334,14 @@ def components(config: TrunkConfig, length: int, options: argparse.Namespace, ra
     data = inputs(config, length, options.device)
     parts = {name: component_calls(model.blocks[0], data, name == "port") for name, model in models.items()}
 
-    def forward(call: Callable[[], Tensor]) -> None:
+    def forward(call: Callable[[], Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            call()
+            return [call()]
 
-    def training(call: Callable[[], Tensor]) -> None:
+    def training(call: Callable[[], Tensor]) -> list[Tensor]:
         out = call()
         out.backward(out.detach())
+        return [out.detach()]
 
     for part in parts["ours"]:
         with torch.no_grad():
@@ -251,20 +350,12 @@ def components(config: TrunkConfig, length: int, options: argparse.Namespace, ra
             calls = {name: lambda run=run, call=own[part]: run(call) for name, own in parts.items()}
             for call in calls.values():
                 call()
-            yield row(measure(calls, options.rounds), work * floor, length=length, what=f"{part}, {kind}")
-
-
-def peak_megabytes(model: str, config: TrunkConfig, length: int, kind: str, options: argparse.Namespace) -> float:
-    """Growth of the peak memory over one pass; run it in a process of its own."""
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    blocks = pair_of_models(config, options.chunk_size, options.checkpoint_port, options.device)[model]
-    return growth(CALLS[kind](blocks, inputs(config, length, options.device)), options.device)
+            passes = measure(calls, options.rounds, options.device)
+            yield row(passes, work * floor, length=length, what=f"{part}, {kind}")
 
 
 def curve_point(config: TrunkConfig, length: int, options: argparse.Namespace) -> dict:
-    """Memory and time of our whole trunk, structure module included, for one chain of ``length``; in a process."""
-    torch.set_num_threads(options.threads)
+    """Memory and time of our whole trunk, structure module included, for one chain of ``length``."""
     torch.manual_seed(0)
     trunk = FoldingTrunk(config).to(options.device).eval()
     single = torch.randn(1, length, config.c_s, device=options.device)
@@ -283,35 +374,34 @@ def curve_point(config: TrunkConfig, length: int, options: argparse.Namespace) -
 
 def growth(call: Callable[[], None], device: str) -> float:
     """Megabytes by which the peak of this process (of the GPU's memory) grows while ``call`` runs."""
+    gc.collect()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed memory, which the call would find without growing
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now; getrusage's is the parent's too
-    before = resident_megabytes()
+    before = peak_resident_megabytes()
     call()
-    return resident_megabytes() - before
+    return peak_resident_megabytes() - before
 
 
-def resident_megabytes() -> float:
+def peak_resident_megabytes() -> float:
     """Peak resident size of this process on Linux."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
-def alone(function: Callable, *arguments: object) -> object:
-    """The result of ``function`` in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def show(entry: dict, peaks: dict[str, float]) -> None:
+def show(entry: dict) -> None:
     low, high = entry["speed_up_range"]
     times = f"{entry['ours_s']:>9.3f}{entry['port_s']:>9.3f}{entry['speed_up']:>10.2f}"
-    memory = " / ".join(f"{value:.0f}" for value in peaks.values())
+    memory = " / ".join(f"{value:.0f}" for value in entry["peak_mb"].values())
     rest = f"{f'{low:.2f}-{high:.2f}':>13}{entry['floor_s']:>9.3f}{entry['share_of_floor']:>7.0%}{memory:>15}"
     print(f"{entry['length']:>5} {entry['what']:<36}{times}{rest}", flush=True)
+    if "port_recomputes_s" in entry:
+        text = "      the port recomputes for {port_recomputes_s:.3f} s; without: {speed_up_without:.2f} times our time"
+        print(text.format(**entry), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -325,6 +415,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint-port", action="store_true", help="recompute each block of the port")
     parser.add_argument("--components", action="store_true", help="also time each part of a block")
     parser.add_argument("--curve", type=int, nargs="+", default=[], metavar="LENGTH", help="memory of our inference")
+    parser.add_argument("--passes", nargs="+", choices=list(CALLS), default=list(CALLS), help="default: both")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -350,14 +441,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{'N':>5} {'pass':<36}{heads}")
     for length in options.lengths:
         for entry in compare(config, length, options, rate):
-            peaks = {name: alone(peak_megabytes, name, config, length, entry["what"], options) for name in NAMES}
-            rows.append(entry | {"peak_mb": peaks})
-            show(entry, peaks)
+            rows.append(entry)
+            show(entry)
         for entry in components(config, length, options, rate) if options.components else ():
             rows.append(entry)
-            show(entry, {})
+            show(entry)
     for length in options.curve:
-        curve.append(alone(curve_point, config, length, options))
+        curve.append(curve_point(config, length, options))
         print(f"{length:>5} residues, inference: {{peak_mb:.0f}} MB, {{seconds:.1f}} s".format(**curve[-1]), flush=True)
     settings = {key: value for key, value in vars(options).items() if key != "out"}
     allocator = {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")}

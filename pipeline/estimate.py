@@ -33,6 +33,11 @@ FLOATS_PER_PAIR = 7
 THROUGHPUTS = (1.0, 10.0, 50.0, 200.0)
 """Sustained TFLOP/s for which the time is said; what a device sustains is a part of what its maker states."""
 
+GPU_SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)
+"""GB of memory that GPUs are sold with."""
+SHARE = 0.9
+"""Of it, for what is estimated here; operators need the rest for the time of a call."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -74,6 +79,11 @@ class Estimate:
         """All of it."""
         return self.weights + self.gradients + self.optimizer + self.averages + self.activations
 
+    @property
+    def gpu(self) -> int | None:
+        """The smallest of ``GPU_SIZES`` that has room for it; None if none has."""
+        return next((size for size in GPU_SIZES if self.memory <= SHARE * size * 1e9), None)
+
 
 def cost_of(run: Callable[[], Any], parameters: Sequence[nn.Parameter]) -> Cost:
     """Cost of ``run()``, which works on meta tensors of which some require gradients."""
@@ -97,12 +107,12 @@ def estimate(config: RunConfig) -> Estimate:
     with torch.device("meta"):
         model = FoldingModel(config, Stem(config.stem.name))
         model.set_trainable()
-        costs = _costs(model, config)
+        samples = config.data.batch_size
+        micro = 1 if config.optimizer.clip == "sample" else min(config.training.micro_batch or samples, samples)
+        costs = _costs(model, config, micro)
     parts = count_parts(model)
     total = sum(part.total for part in parts)
     trainable = sum(part.trainable for part in parts)
-    samples = config.data.batch_size
-    micro = 1 if config.optimizer.clip == "sample" else min(config.training.micro_batch or samples, samples)
     blocks, crop = config.trunk.blocks, config.data.crop_size
     block_inputs = crop * (config.trunk.c_s + crop * config.trunk.c_z) * FLOAT
     outside = costs["stem"].kept + costs["rest"].kept
@@ -138,7 +148,8 @@ def _flops_of_sample(config: RunConfig, costs: dict[str, Cost], model: FoldingMo
     )
 
 
-def _costs(model: FoldingModel, config: RunConfig) -> dict[str, Cost]:
+def _costs(model: FoldingModel, config: RunConfig, micro: int) -> dict[str, Cost]:
+    """Of one sample, among ``micro`` that are in memory at once."""
     n, trunk = config.data.crop_size, config.trunk
     c_stem = model.stem.embed_dim
     parameters = list(model.parameters())
@@ -153,7 +164,11 @@ def _costs(model: FoldingModel, config: RunConfig) -> dict[str, Cost]:
     )
     layers = model.stem.num_layers
     stem = Cost(layers * layer.flops, layers * layer.kept if model.stem_trains else 0)
-    block = cost_of(lambda: model.trunk.blocks[0](leaf(1, n, trunk.c_s), leaf(1, n, n, trunk.c_z), mask), parameters)
+    together = cost_of(  # at once, because kernels save more of a small pair representation
+        lambda: model.trunk.blocks[0](leaf(micro, n, trunk.c_s), leaf(micro, n, n, trunk.c_z), mask.expand(micro, n)),
+        parameters,
+    )
+    block = Cost(together.flops / micro, together.kept // micro)
 
     def rest() -> None:
         hidden = torch.zeros(1, n, layers + 1, c_stem, requires_grad=model.stem_trains)
@@ -199,6 +214,13 @@ def report(e: Estimate, config: RunConfig, console: Console) -> None:
         f"Activations without checkpoint_blocks {e.activations_kept / 1e9:.2f} GB, with "
         f"{e.activations_checkpointed / 1e9:.2f} GB. What operators need for the time of a call comes on top."
     )
+    if e.gpu is None:
+        console.print(
+            f"No GPU has as much: training.micro_batch = 1 has one sample in memory at a time instead of "
+            f"{e.micro_batch}, trunk.checkpoint_blocks one block's activations, and data.crop_size counts squared."
+        )
+    else:
+        console.print(f"Fits a GPU of {e.gpu} GB, a tenth of which is left to operators.")
     console.print(f"A step: {e.flops / 1e12:.3g} TFLOP in matrix products (recycles: half of the most).")
     for throughput in THROUGHPUTS:
         seconds = e.flops / 1e12 / throughput

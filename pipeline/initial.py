@@ -13,7 +13,7 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.folding.hub import DownloadError, cached_file, download
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import canonical_name, pretrained_file
-from pipeline.folding.weights import UNUSED, WeightsError, model_from_state
+from pipeline.folding.weights import UNUSED, WeightsError, config_from_folding, model_from_state
 from pipeline.weights import Converted, needs_stem, read, read_config
 
 PUBLISHED = {"esmfold_v1": "esmfold_3B_v1.pt", "esmfold_v0": "esmfold_3B_v0.pt"}
@@ -36,11 +36,11 @@ def hugging_face_snapshot(name: str) -> Path | None:
     return max((file.parent for file in found), key=lambda folder: folder.stat().st_mtime, default=None)
 
 
-def locate(source: str) -> Path:
-    """The file or directory behind ``source``: a path, or a name in ``PUBLISHED``, downloaded if need be.
+def find(source: str) -> Path | None:
+    """The file or directory behind ``source``, a path or a name in ``PUBLISHED``; None if it is not on this machine.
 
     Raises:
-        WeightsError: neither a path nor a name, or a published model that cannot be had.
+        WeightsError: neither a path nor a name.
     """
     path = Path(source)
     if path.exists():
@@ -48,13 +48,21 @@ def locate(source: str) -> Path:
     if source not in PUBLISHED:
         names = ", ".join(PUBLISHED)
         raise WeightsError(f"{source}: no such file or directory, and not the name of a published model ({names})")
+    cached = cached_file(PUBLISHED[source])
+    return cached if cached.is_file() else hugging_face_snapshot(source)
+
+
+def locate(source: str) -> Path:
+    """What ``find`` finds, downloaded if need be.
+
+    Raises:
+        WeightsError: neither a path nor a name, or a published model that cannot be had.
+    """
+    found = find(source)
+    if found is not None:
+        return found
     file = PUBLISHED[source]
     cached = cached_file(file)
-    if cached.is_file():
-        return cached
-    snapshot = hugging_face_snapshot(source)
-    if snapshot is not None:
-        return snapshot
     try:
         return download(file)
     except DownloadError as error:
@@ -151,8 +159,12 @@ def check_agreement(wanted: Mapping[str, Any], shape: Mapping[str, Any], source:
 def source_config(source: str) -> RunConfig:
     """The configuration of a whole model, whose tensors are left alone.
 
+    That of ``esmfold_v1`` is known without its file.
+
     Raises:
         WeightsError, ConfigError: as ``read_source``.
     """
-    config = read_config(locate(source))
+    found = find(source)
+    known = found is None and source == "esmfold_v1"
+    config = config_from_folding({}, "fair-esm", "esm2_t36_3B") if known else read_config(found or locate(source))
     return replace(config, stem=replace(config.stem, init="pretrained", weights=""))

@@ -3,8 +3,12 @@
 import torch
 
 from pipeline.config import TrunkConfig
-from pipeline.folding.kernels.common import BLOCK_NUMBERS, BLOCK_NUMBERS_ELSEWHERE
+from pipeline.folding.kernels import common
 from pipeline.folding.kernels.multiplication import LONG
+
+KEPT = {False: {False: 6, True: 10}, True: {False: 28, True: 42}}
+"""Tensors of the size of z that the kernels of a block keep for the backward pass: by whether z is so small that they
+save more than they need (``kernels.common.SMALL``), and by whether there is triangle attention."""
 
 
 def peak_bytes(
@@ -36,7 +40,7 @@ def peak_bytes(
     sm, c_z = config.structure_module, config.c_z
     pairs = batch * length * length
     widest = max(length, 4 * c_z) if config.triangle_attention else 4 * c_z
-    block = BLOCK_NUMBERS.get(device, BLOCK_NUMBERS_ELSEWHERE)
+    block = common.BLOCK_NUMBERS.get(device, common.BLOCK_NUMBERS_ELSEWHERE)
     buffers = 4 * (min(chunk_size, length) * length * widest if chunk_size else max(block, length * widest))
     heads = config.c_s // config.sequence_head_width
     pair = pairs * c_z
@@ -46,7 +50,7 @@ def peak_bytes(
         projections = 2 * length**2 * (c_z if length < LONG else -(-c_z // 4))
         numbers = pair + max(pair + projections, attention, structure)
     else:
-        kept = 10 if config.triangle_attention else 6
+        kept = KEPT[pair <= common.SMALL][config.triangle_attention]
         each = kept * pair + attention
         passes = config.blocks * pair + each if config.checkpoint_blocks else config.blocks * each
         # The backward pass of a block holds three more; while it runs, those of later blocks are gone.

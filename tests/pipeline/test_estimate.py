@@ -72,3 +72,18 @@ def test_dry_run_needs_no_files(capsys, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         train.main(["--preset", "tiny"])
     assert stop.value.code == 2 and "--data and --out are needed" in capsys.readouterr().err
+
+
+def test_fine_tuning_esmfold_is_estimated_without_its_weights(capsys, tmp_path, monkeypatch):
+    """What a GPU of 24 GB is bought for: both adapters, real shapes, no file of them on this machine."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    options = ["--dry-run", "--init-from", "esmfold_v1", "--trunk-adapter", "lorta", "--data.crop_size", "128"]
+    assert train.main([*options]) == 0
+    text = capsys.readouterr().out
+    assert "48 blocks over esm2_t36_3B" in text and "686,119,296" in text
+    assert "Fits a GPU of 24 GB" in text
+    assert train.main([*options, "--trunk.checkpoint_blocks", "false", "--data.batch_size", "64"]) == 0
+    assert "No GPU has as much: training.micro_batch = 1" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

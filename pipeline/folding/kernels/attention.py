@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from pipeline.folding.kernels.common import (
-    LayerNorm,
+    Norms,
     Plan,
+    Saved,
     add_product,
     affine,
     as_gradients,
@@ -27,7 +28,7 @@ MASK_BIAS = 1e9
 class TriangleSelfAttention(torch.autograd.Function):
     """``keep * (Wo (sigmoid(Wg x + bg) * attention(Wq x, Wk x, Wv x, bias Wb x)) + bo)`` with x = LN(z).
 
-    Keeps its input and the attended values for the backward pass. Arguments: ``z`` [B, N, N, c]; pair ``mask``
+    Needs its input and the attended values for the backward pass. Arguments: ``z`` [B, N, N, c]; pair ``mask``
     [B, N, N] or None where all is real; ``keep``, the dropout mask, of a shape that broadcasts to z, or None; weight
     and bias of the layer norm [c]; ``w_b`` [H, c]; ``w`` [4 H d, c], projections q (with the scale 1/sqrt(d) in it), k,
     v and gate, each head by head; ``b_g`` [H d]; ``w_o`` [c, H d], ``b_o`` [c]; eps of the layer norm; ``starting``:
@@ -45,6 +46,7 @@ class TriangleSelfAttention(torch.autograd.Function):
         """See the class."""
         *parameters, ctx.eps, ctx.starting, ctx.plan = arguments
         ctx.product_dtype = dtype = product_dtype(z)
+        saved = Saved.for_forward(ctx, z, ctx.plan)
         norm = parameters[:2]
         w_b, w, b_g, w_o, b_o = (p.to(dtype) for p in parameters[2:])
         batch, n = z.shape[:2]
@@ -56,12 +58,12 @@ class TriangleSelfAttention(torch.autograd.Function):
         rows = ctx.plan.rows_for(z, n * max(n, 4 * width))
         with no_autocast(z):
             for b in range(batch):
-                bias = _pair_bias(z_t[b], norm, ctx.eps, w_b, rows, dtype)
+                norms = Norms(z_t[b], norm, ctx.eps, dtype, rows, saved, b)
+                bias = _pair_bias(norms, w_b)
                 for i in range(0, n, rows):
                     here = slice(i, i + rows)
                     z_b = z_t[b, here]
-                    x = LayerNorm(z_b.flatten(0, 1), *norm, ctx.eps, dtype).out
-                    q, k, v, logit = (x @ w.t()).view(*z_b.shape[:2], 4, width).unbind(2)  # [rows, N, H d] each
+                    q, k, v, logit = _projections(norms, i, w).unbind(2)  # [rows, N, H d] each
                     key_bias = None if mask is None else MASK_BIAS * (mask_t[b, here].to(bias.dtype) - 1)
                     values = torch.empty_like(v, memory_format=torch.contiguous_format)
                     split = [_heads(t, heads) for t in (q, k, v, values)]
@@ -72,14 +74,14 @@ class TriangleSelfAttention(torch.autograd.Function):
                     update = affine((values * (logit + b_g).sigmoid_()).flatten(0, 1), w_o, b_o).view(z_b.shape)
                     kept = None if keep is None else keep_t[b, here]
                     write(out_t[b, here], update, kept, z_b if ctx.plan.add else None)
-        ctx.save_for_backward(z, mask, keep, attended, *parameters)
+        saved.store(ctx, z, mask, keep, attended, *parameters)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tensors among the arguments, but of masks."""
-        z, mask, keep, attended, *parameters = ctx.saved_tensors
+        saved, (z, mask, keep, attended, *parameters) = Saved.for_backward(ctx)
         dtype = ctx.product_dtype
         norm = parameters[:2]
         w_b, w, b_g, w_o, _ = (p.to(dtype) for p in parameters[2:])
@@ -93,13 +95,13 @@ class TriangleSelfAttention(torch.autograd.Function):
         rows = ctx.plan.rows_for(z, n * max(n, 4 * width))
         with no_autocast(z):
             for b in range(batch):
-                bias = _pair_bias(z_t[b], norm, ctx.eps, w_b, rows, dtype)
+                norms = Norms(z_t[b], norm, ctx.eps, dtype, rows, saved, b)
+                bias = _pair_bias(norms, w_b)
                 grad_bias = torch.zeros_like(bias)
                 for i in range(0, n, rows):
                     here = slice(i, i + rows)
                     z_b, grad_b = z_t[b, here], grad_t[b, here]
-                    x = LayerNorm(z_b.flatten(0, 1), *norm, ctx.eps, dtype)
-                    qkvg = (x.out @ w.t()).view(*z_b.shape[:2], 4, width)
+                    x, qkvg = norms.at(i), _projections(norms, i, w)
                     q, k, v, logit = qkvg.unbind(2)
                     gate = (logit + b_g).sigmoid_()
                     values = attended[b, here]
@@ -128,12 +130,12 @@ class TriangleSelfAttention(torch.autograd.Function):
                     add_product(grad_w, grad_qkvg.t(), x.out)
                     grad_x = x.backward(grad_qkvg @ w, *grad_norm).view(z_b.shape)
                     write(grad_z_t[b, here], grad_x, None, grad_b if ctx.plan.add else None)
-                _add_bias_gradients(grad_bias, z_t[b], norm, ctx.eps, w_b, rows, grad_z_t[b], grad_w_b, grad_norm)
+                _add_bias_gradients(grad_bias, norms, w_b, grad_z_t[b], grad_w_b, grad_norm)
         return grad_z, None, None, *as_gradients(sums, tuple(parameters)), None, None, None
 
 
 class PairBias(torch.autograd.Function):
-    """``W LN(z)``, channels first: [B, H, N, N] from ``z`` [B, N, N, c]; keeps its input for the backward pass.
+    """``W LN(z)``, channels first: [B, H, N, N] from ``z`` [B, N, N, c]; needs its input for the backward pass.
 
     Arguments: ``z``; weight and bias of the layer norm [c]; ``w`` [H, c]; eps of the layer norm; a ``Plan``.
     """
@@ -143,26 +145,30 @@ class PairBias(torch.autograd.Function):
         """See the class."""
         *parameters, ctx.eps, ctx.plan = arguments
         ctx.product_dtype = dtype = product_dtype(z)
-        ctx.save_for_backward(z, *parameters)
+        saved = Saved.for_forward(ctx, z, ctx.plan)
         *norm, w = parameters
         rows = ctx.plan.rows_for(z, z.shape[2] * z.shape[3])
         with no_autocast(z):
-            return torch.stack([_pair_bias(z_b, norm, ctx.eps, w.to(dtype), rows, dtype) for z_b in z])
+            norms = (Norms(z_b, norm, ctx.eps, dtype, rows, saved, b) for b, z_b in enumerate(z))
+            out = torch.stack([_pair_bias(of_sample, w.to(dtype)) for of_sample in norms])
+        saved.store(ctx, z, *parameters)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the tensors among the arguments, but of masks."""
-        z, *parameters = ctx.saved_tensors
+        """Gradients of the tensors among the arguments."""
+        saved, (z, *parameters) = Saved.for_backward(ctx)
         *norm, w = parameters
         sums = sums_like(*parameters)
         *grad_norm, grad_w = sums
         grad_z = torch.zeros_like(z, memory_format=torch.contiguous_format)
         rows = ctx.plan.rows_for(z, z.shape[2] * z.shape[3])
+        dtype = ctx.product_dtype
         with no_autocast(z):
-            for z_b, grad_b, grad_z_b in zip(z, grad, grad_z, strict=True):
-                w_b = w.to(ctx.product_dtype)
-                _add_bias_gradients(grad_b, z_b, norm, ctx.eps, w_b, rows, grad_z_b, grad_w, grad_norm)
+            for b, (z_b, grad_b, grad_z_b) in enumerate(zip(z, grad, grad_z, strict=True)):
+                norms = Norms(z_b, norm, ctx.eps, dtype, rows, saved, b)
+                _add_bias_gradients(grad_b, norms, w.to(dtype), grad_z_b, grad_w, grad_norm)
         return grad_z, *as_gradients(sums, tuple(parameters)), None, None
 
 
@@ -175,34 +181,36 @@ def _heads(t: Tensor, heads: int) -> list[Tensor]:
     return list(t.unflatten(-1, (heads, -1)).unbind(2))
 
 
-def _pair_bias(z: Tensor, norm: list[Tensor], eps: float, w_b: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """[H, N, N] in the format of the softmax, at least float32, from ``z`` [N, N, c]."""
-    n = len(z)
-    bias = z.new_empty((len(w_b), n, n), dtype=torch.promote_types(dtype, torch.float32))
-    for i in range(0, n, rows):
-        x = LayerNorm(z[i : i + rows].flatten(0, 1), *norm, eps, dtype).out
-        bias[:, i : i + rows] = (w_b @ x.t()).view(len(w_b), -1, n)
-    return bias
+def _pair_bias(norms: Norms, w_b: Tensor) -> Tensor:
+    """[H, N, N] in the format of the softmax, at least float32, from the normalised z [N, N, c]."""
+
+    def compute() -> tuple[Tensor]:
+        n = len(norms.z)
+        bias = norms.z.new_empty((len(w_b), n, n), dtype=torch.promote_types(w_b.dtype, torch.float32))
+        for i in range(0, n, norms.rows):
+            bias[:, i : i + norms.rows] = (w_b @ norms.at(i).out.t()).view(len(w_b), -1, n)
+        return (bias,)
+
+    return norms.saved.of(("bias", norms.sample), compute)[0]
+
+
+def _projections(norms: Norms, first: int, w: Tensor) -> Tensor:
+    """q, k, v and the gate's logit of a block of rows: [rows, N, 4, H d]."""
+    key = ("projections", norms.sample, first)
+    (out,) = norms.saved.of(key, lambda: (norms.at(first).out @ w.t(),))
+    return out.view(-1, norms.z.shape[1], 4, len(w) // 4)
 
 
 def _add_bias_gradients(
-    grad_bias: Tensor,
-    z: Tensor,
-    norm: list[Tensor],
-    eps: float,
-    w_b: Tensor,
-    rows: int,
-    grad_z: Tensor,
-    grad_w_b: Tensor,
-    grad_norm: list[Tensor],
+    grad_bias: Tensor, norms: Norms, w_b: Tensor, grad_z: Tensor, grad_w_b: Tensor, grad_norm: list[Tensor]
 ) -> None:
     """Add to ``grad_z`` [N, N, c], ``grad_w_b`` and ``grad_norm`` what ``grad_bias`` [H, N, N] gives them."""
-    for i in range(0, len(z), rows):
-        here = slice(i, i + rows)
-        x = LayerNorm(z[here].flatten(0, 1), *norm, eps, w_b.dtype)
+    for i in range(0, len(norms.z), norms.rows):
+        here = slice(i, i + norms.rows)
+        x = norms.at(i)
         grad = grad_bias[:, here].reshape(len(w_b), -1).to(w_b.dtype)
         add_product(grad_w_b, grad, x.out)
-        grad_z[here] += x.backward(grad.t() @ w_b, *grad_norm).view(z[here].shape)
+        grad_z[here] += x.backward(grad.t() @ w_b, *grad_norm).view(grad_z[here].shape)
 
 
 def _attention(q: Tensor, k: Tensor, bias: Tensor, key_bias: Tensor | None) -> Tensor:

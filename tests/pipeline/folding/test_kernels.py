@@ -66,6 +66,27 @@ def with_gradients(module: nn.Module, z: torch.Tensor, rest: tuple, plan: Plan) 
     return [out.detach(), z.grad, *(parameter.grad for parameter in module.parameters())]
 
 
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("long", [False, True])
+def test_saved_and_computed_again_are_the_same_numbers(kernel, rows, long, monkeypatch):
+    """In several blocks, with the channels of a long chain in groups, and in a second backward pass over one graph."""
+    z, rest = arguments(kernel)
+    z.requires_grad_()
+    monkeypatch.setattr(multiplication, "LONG", 1 if long else 512)
+    results, saved = [], []
+    for small in (z.numel(), z.numel() - 1):
+        monkeypatch.setattr(common, "SMALL", small)
+        out = kernel(z, *rest, plan=Plan(rows))
+        saved.append(len(out.grad_fn.saved_tensors))
+        cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+        for last in (False, True):
+            gradients = torch.autograd.grad(out, (z, *kernel.parameters()), cotangent, retain_graph=not last)
+            results.append((out, *gradients))
+    assert saved[0] > saved[1]
+    for result in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results[0], result, strict=True))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_blocks_of_any_size_give_the_same(kernel, rows):
     z, rest = arguments(kernel)

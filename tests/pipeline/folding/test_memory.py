@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.config import StructureModuleConfig, TrunkConfig
+from pipeline.folding.kernels import common
 from pipeline.folding.memory import peak_bytes
 from pipeline.folding.trunk import FoldingTrunk
 
@@ -48,12 +49,14 @@ def peak(config: TrunkConfig, length: int, training: bool) -> int:
     return live.peak
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("checkpoint_blocks", [False, True])
 @pytest.mark.parametrize("triangle_attention", [True, False])
-def test_estimate_is_near_what_is_measured(training, checkpoint_blocks, triangle_attention):
-    if checkpoint_blocks and not training:
-        pytest.skip("checkpoints are for training")
+@pytest.mark.parametrize(
+    ("training", "checkpoint_blocks", "small"),
+    [(False, False, False), (True, False, False), (True, True, False), (True, False, True)],
+    ids=["inference", "training", "checkpointed", "training, saving more"],
+)
+def test_estimate_is_near_what_is_measured(training, checkpoint_blocks, small, triangle_attention, monkeypatch):
+    monkeypatch.setattr(common, "SMALL", 2**20 if small else 0)
     config = TrunkConfig(
         blocks=4,
         c_s=64,
