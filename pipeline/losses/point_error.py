@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from pipeline.folding.frames import Rigid
+from pipeline.folding.kernels.common import no_autocast
 
 _PAIRS_PER_BLOCK = {"cpu": 2**15, "cuda": 2**22}  # a block holds about ten float32 arrays of this length
 
@@ -88,7 +89,7 @@ def point_error_sum(
     ``clamp_weight`` w is a scalar tensor. d is the distance between a predicted and a true point, each seen from its
     own frame, ``sqrt(|.|^2 + eps)``. Gradients reach the prediction only, once.
     """
-    with torch.autocast(pred_points.device.type, enabled=False):
+    with no_autocast(pred_points):
         return _PointErrorSum.apply(
             pred_frames.rot,
             pred_frames.trans,
