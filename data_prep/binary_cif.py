@@ -146,6 +146,8 @@ def _string_array(values: bytes, encoding: dict[str, Any]) -> list[str]:
     text = encoding["stringData"]
     offsets = np.asarray(_decode({"data": encoding["offsets"], "encoding": encoding["offsetEncoding"]}))
     indices = np.asarray(_decode({"data": values, "encoding": encoding["dataEncoding"]}))
+    if len(offsets) and ((np.diff(offsets) < 0).any() or offsets[0] < 0):  # so that all are no more than the text
+        raise ValueError("strings that overlap in their text")
     words = [text[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
     if len(indices) and (indices.max() >= len(words) or indices.min() < -1):
         raise ValueError("a string that is not in the table of strings")

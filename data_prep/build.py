@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_prep import mmseqs
 from data_prep.blocks import FILES_PER_BLOCK, Blocks
+from data_prep.bounded_reading import read_table
 from data_prep.clusters import similarities
 from data_prep.dataset import DatasetError, DatasetWriter, Placement, check_target
 from data_prep.duplicates import ChainQuality, repeated_sequences
@@ -280,7 +281,7 @@ def read_lines(path: str | os.PathLike, what: str = "ids") -> tuple[str, ...]:
     Raises ``BuildError`` for a file that cannot be read or holds none.
     """
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = read_table(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     entries = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))

@@ -4,6 +4,8 @@ import hashlib
 import re
 from pathlib import Path
 
+from data_prep.bounded_reading import read_table
+
 CHECKSUMS = "SHA256SUMS"
 
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -25,7 +27,7 @@ def damaged_files(directory: Path) -> list[str]:
     """What is wrong with the files of a directory, one line each, by its ``SHA256SUMS``; empty if nothing is."""
     sums = directory / CHECKSUMS
     try:
-        lines = sums.read_text().splitlines()
+        lines = read_table(sums).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return [f"{sums}: cannot be read ({getattr(error, 'strerror', None) or error})"]
     problems: list[str] = []

@@ -20,6 +20,7 @@ import numpy as np
 
 from data_prep import mmseqs
 from data_prep.alignment import identity, reaching
+from data_prep.bounded_reading import read_table
 from data_prep.structure_bytes import atomic_write
 
 MIN_SCORE = 40.0
@@ -105,7 +106,7 @@ def _compare_rows(rows: tuple[int, int]) -> tuple[list[tuple[int, int, float]], 
     compared = sum(len(sequences) - i - 1 for i in range(*rows))
     kept = None if _process.keep is None else _process.keep / f"{rows[0]:08d}.json"
     if kept is not None and kept.exists():
-        return [tuple(pair) for pair in json.loads(kept.read_bytes())], compared
+        return [tuple(pair) for pair in json.loads(read_table(kept))], compared
     found = [
         (i, i + 1 + j, identity(sequences[i], sequences[i + 1 + j]))
         for i in range(*rows)

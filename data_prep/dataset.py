@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,9 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_prep.bounded_reading import read_json, read_parquet
 from data_prep.checksums import write_checksums
+from data_prep.file_names import is_file_name
+from data_prep.index_check import checked_index
 from data_prep.ledger import LedgerRow, write_ledger
 from data_prep.record import ProteinRecord
+from data_prep.release import program
 from data_prep.shards import RECORDS_PER_SHARD, ShardReader, check_storable, save_shard
 
 FORMAT_NAME = "lorta-fold dataset"
@@ -123,6 +126,8 @@ class DatasetWriter:
         """Append a record. Raises ``ValueError`` for an id seen before or arrays that the format cannot hold."""
         if record.id in self._ids:
             raise DatasetError(f"{self.path}: two records have the id {record.id}")
+        if not is_file_name(record.id):
+            raise DatasetError(f"{self.path}: the id {record.id[:40]!a} cannot be the name of a file")
         check_storable(record)
         self._ids.add(record.id)
         n_atoms = int(record.atom37_mask.sum())
@@ -164,13 +169,13 @@ class DatasetWriter:
             raise DatasetError(f"{self.path}: no records to write")
         self._flush()
         index = _index(self._batches, placements, extra_warnings or {})
-        pq.write_table(index, self._work / "index.parquet")
+        pq.write_table(index.replace_schema_metadata({"tool": program()}), self._work / "index.parquet")
         rows = list(ledger)
         write_ledger(self._work / "ledger.csv", rows)
         description = {
             "format": FORMAT_NAME,
             "format_version": FORMAT_VERSION,
-            "tool": f"lorta-fold {version('lorta-fold')}",
+            "tool": program(),
             "records": len(index),
             "shards": self._n_shards,
             "settings": dict(settings or {}),
@@ -236,14 +241,13 @@ class StructureDataset:
         self.description = _read_description(self.path)
         """The content of dataset.json."""
         try:
-            self.table: pa.Table = pq.read_table(self.path / "index.parquet")
+            self.table: pa.Table = checked_index(read_parquet(self.path / "index.parquet"), INDEX_SCHEMA)
             """The index, one row per record, columns as in ``INDEX_SCHEMA``."""
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
+            reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
             raise DatasetError(f"{self.path}: its index.parquet cannot be read ({reason})") from None
-        absent = [name for name in INDEX_SCHEMA.names if name not in self.table.schema.names]
-        if absent:
-            raise DatasetError(f"{self.path}: its index.parquet has no column {absent[0]}")
+        except ValueError as error:
+            raise DatasetError(f"{self.path}: its index.parquet {error}") from None
         self._shards: dict[int, ShardReader] = {}
 
     @cached_property
@@ -308,7 +312,7 @@ def _is_empty_directory(path: Path) -> bool:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        description = json.loads((path / "dataset.json").read_text())
+        description = read_json(path / "dataset.json")
     except FileNotFoundError:
         what = "is not a dataset (no dataset.json)" if path.is_dir() else "no such directory"
         raise DatasetError(f"{path}: {what}; make one with: python -m pipeline.prepare") from None

@@ -1,11 +1,14 @@
 """The ledger: what became of every file and every chain of the input. Nothing that was in the input is missing."""
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Literal
+
+from data_prep.bounded_reading import read_table
 
 Status = Literal["accepted", "rejected", "unreadable"]
 
@@ -43,12 +46,12 @@ def read_ledger(path: str | os.PathLike) -> list[LedgerRow]:
     Raises ``ValueError`` where it is none, or damaged.
     """
     known = {field.name for field in fields(LedgerRow)}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        try:
-            table = list(csv.DictReader(file))
-            return [LedgerRow(**{name: value for name, value in row.items() if name in known}) for row in table]
-        except (csv.Error, TypeError) as error:
-            raise ValueError(f"{path}: is not a ledger, or damaged ({error})") from None
+    text = read_table(path, errors="surrogateescape")
+    try:
+        table = list(csv.DictReader(io.StringIO(text, newline="")))
+        return [LedgerRow(**{name: value for name, value in row.items() if name in known}) for row in table]
+    except (csv.Error, TypeError) as error:
+        raise ValueError(f"{path}: is not a ledger, or damaged ({error})") from None
 
 
 def reasons(rows: Sequence[LedgerRow], examples: int = 3) -> list[tuple[str, str, int, list[str]]]:

@@ -10,14 +10,17 @@ from data_prep.record import ProteinRecord
 from data_prep.residues import ATOM_TYPES, RESNAMES
 
 
-def format_pdb(name: str, chains: Sequence[ProteinRecord]) -> bytes:
-    """PDB text of ``chains``; the header is that of the first. Raises ``ValueError`` for what does not fit."""
+def format_pdb(name: str, chains: Sequence[ProteinRecord], model_of: str = "") -> bytes:
+    """PDB text of ``chains``; the header is that of the first. Raises ``ValueError`` for what does not fit.
+
+    ``model_of`` is the program that predicted them, for the remark on theoretical models (225).
+    """
     if not chains:
         raise ValueError(f"{name}: no chains to write")
     ids = [chain.chain_id for chain in chains]
     if any(len(chain_id) > 1 for chain_id in ids) or len(set(ids)) < len(ids):
         raise ValueError(f"{name}: chain ids {ids} are not distinct single characters: write mmCIF instead of PDB")
-    lines = [*_header(chains[0]), *_seqres(chains), *_atoms(name, chains), "END"]
+    lines = [*_header(chains[0]), *_model_remark(model_of), *_seqres(chains), *_atoms(name, chains), "END"]
     return ("\n".join(line.ljust(80) for line in lines) + "\n").encode()
 
 
@@ -36,6 +39,11 @@ def _header(chain: ProteinRecord) -> Iterator[str]:
     if chain.resolution is not None:
         yield "REMARK   2"
         yield f"REMARK   2 RESOLUTION. {chain.resolution:7.2f} ANGSTROMS."
+
+
+def _model_remark(program: str) -> Iterator[str]:
+    if program:
+        yield from ("REMARK 225", "REMARK 225 THEORETICAL MODEL", f"REMARK 225 PREDICTED BY {program}")
 
 
 def _seqres(chains: Sequence[ProteinRecord]) -> Iterator[str]:

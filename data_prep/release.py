@@ -1,19 +1,27 @@
-"""The version of the installed package, which every command states."""
+"""The version of the installed package, which every command and every output states."""
 
 import argparse
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 
 def release() -> str:
-    """Version of the installed distribution, for example ``0.1.0``."""
-    return version("lorta-fold")
+    """Version of the installed distribution, for example ``0.1.0``; ``0+unknown`` for a copy that is not installed."""
+    try:
+        return version("lorta-fold")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def program() -> str:
+    """Name and version, for what files say of the program that wrote them."""
+    return f"lorta-fold {release()}"
 
 
 class _ShowRelease(argparse.Action):
     """Reads the metadata only when asked: it costs a command more than its arguments do."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        print(f"lorta-fold {release()}")
+        print(program())
         parser.exit()
 
 

@@ -83,6 +83,7 @@ Clustering: {{ description.settings.clustering or "not stated" }}.</p>
 </table>
 
 <h2>Settings</h2>
+<p>Written by {{ description.tool }}.</p>
 <pre>{{ settings }}</pre>
 <script>
 const rows = [...document.querySelectorAll("#ledger tbody tr")];

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from data_prep.record import ProteinRecord
+from data_prep.release import program
 from data_prep.structure_bytes import atomic_write
 
 RECORDS_PER_SHARD = 256
@@ -46,7 +47,7 @@ def save_shard(path: str | os.PathLike, records: Sequence[ProteinRecord]) -> Non
         "positions": to_thousandths(positions),
         "b_factors": np.concatenate([record.b_factors[record.atom37_mask] for record in records]).astype(np.float32),
     }
-    atomic_write(path, save(tensors))
+    atomic_write(path, save(tensors, metadata={"tool": program()}))
 
 
 def to_thousandths(positions: np.ndarray) -> np.ndarray:

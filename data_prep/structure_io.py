@@ -81,13 +81,13 @@ def read_structure(
     return list(read_structure_file(path, model=model, name=name).records)
 
 
-def write_pdb(path: str | os.PathLike, chains: Sequence[ProteinRecord]) -> None:
-    """Write chains as one PDB file, whole or not at all.
+def write_pdb(path: str | os.PathLike, chains: Sequence[ProteinRecord], model_of: str = "") -> None:
+    """Write chains as one PDB file, whole or not at all; ``model_of``: the program that predicted them.
 
     Raises ``ValueError`` for what the format cannot hold: a chain id longer than one character or used twice, a
     coordinate, B-factor or residue number too large for its columns.
     """
-    atomic_write(path, format_pdb(structure_stem(path), chains))
+    atomic_write(path, format_pdb(structure_stem(path), chains, model_of))
 
 
 def write_mmcif(path: str | os.PathLike, chains: Sequence[ProteinRecord]) -> None:

@@ -5,11 +5,14 @@ difficulty, which dominates the spread of either run, cancels in it. The sign te
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb, isfinite, nan
 from pathlib import Path
 
+from data_prep.bounded_reading import read_table
+from data_prep.release import release
 from evaluation.statistics import Estimate, estimate
 
 LOWER_IS_BETTER: frozenset[str] = frozenset({"rmsd_common", "plddt_ece"})
@@ -66,9 +69,8 @@ def read_scores(path: Path, metric: str) -> Scores:
     """
     file = path / "scores.csv" if path.is_dir() else path
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            columns, rows = reader.fieldnames or [], list(reader)
+        reader = csv.DictReader(io.StringIO(read_table(file), newline=""))
+        columns, rows = reader.fieldnames or [], list(reader)
     except FileNotFoundError:
         raise CompareError(
             f"{file} does not exist: expected a scores.csv or the --out directory of evaluation.lddt"
@@ -135,7 +137,7 @@ def sign_test(better: int, worse: int) -> float | None:
 
 def as_json(comparison: Comparison, a: Scores, b: Scores, seed: int) -> dict:
     """What ``--out FILE.json`` holds."""
-    return {"a": str(a.path), "b": str(b.path), "seed": seed} | asdict(comparison)
+    return {"version": release(), "a": str(a.path), "b": str(b.path), "seed": seed} | asdict(comparison)
 
 
 def _finite(cell: str, found: str) -> float:

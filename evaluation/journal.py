@@ -9,10 +9,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
+from data_prep.bounded_reading import parse_json, read_table
+from data_prep.checksums import sha256
 from data_prep.release import release
 from evaluation.evaluate import Row, Settings
 from evaluation.lddt import DEFINITION
@@ -74,12 +75,12 @@ class Journal:
         write_atomically(self.path, json.dumps(self._header) + "\n" + "".join(lines))
 
     def _read(self) -> None:
-        text = self.path.read_text(encoding="utf-8")
+        text = read_table(self.path)
         whole = text[: text.rfind("\n") + 1]
         lines = whole.splitlines()
         try:
-            header = json.loads(lines[0]) if lines else None
-            entries = [json.loads(line) for line in lines[1:]]
+            header = parse_json(lines[0]) if lines else None
+            entries = [parse_json(line) for line in lines[1:]]
         except json.JSONDecodeError as error:
             raise UsageError(f"--resume: {self.path} is damaged ({error}): delete it, or leave --resume out") from None
         if header != self._header:
@@ -118,7 +119,7 @@ def _row(entry: dict[str, Any]) -> Row:
 def _digest(path: Path) -> str:
     """Hash of a file's bytes, '' where it cannot be read: scoring it again says why."""
     try:
-        return sha256(path.read_bytes()).hexdigest()
+        return sha256(path)
     except OSError:
         return ""
 

@@ -6,11 +6,13 @@ also be a dataset directory of pipeline.prepare, and a table may name the pairs 
 """
 
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.bounded_reading import read_table
 from data_prep.structure_io import is_structure_name, structure_stem
 
 
@@ -114,7 +116,7 @@ def read_ids(path: Path) -> list[str]:
         UsageError: the file cannot be read, or has no name.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_table(path, encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--ids {path}: cannot be read: {error}: expected a text file, one name per line") from None
     names = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
@@ -242,9 +244,8 @@ def _pair_with_dataset(preds: Path, dataset: Path, split: str | None, ids: Colle
 
 def _pair_by_table(preds: Path, truth: Path, table: Path) -> Pairing:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
+        reader = csv.DictReader(io.StringIO(read_table(table, encoding="utf-8-sig"), newline=""))
+        columns, rows = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"--pairs {table}: cannot be read as CSV: {error}") from None
     absent = [column for column in ("pred", "truth") if column not in columns]
@@ -300,8 +301,8 @@ def _listed(directory: Path) -> set[str]:
     pattern = "predictions*.csv"  # with --shard, predictions.I-of-N.csv
     for table in (*directory.glob(pattern), *directory.resolve().parent.glob(pattern)):
         try:
-            with table.open(newline="", encoding="utf-8-sig") as file:
-                names |= {row.get("file") or "" for row in csv.DictReader(file)}
+            text = io.StringIO(read_table(table, encoding="utf-8-sig"), newline="")
+            names |= {row.get("file") or "" for row in csv.DictReader(text)}
         except (OSError, UnicodeDecodeError, csv.Error):
             continue
     return names

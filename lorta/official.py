@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lorta.attach import Adapter, build, install
 from lorta.config import LortaConfig
-from lorta.storage import check_tensors
+from lorta.storage import check_tensors, read_settings
 
 AXIS_OF = {"peft": "input", "litgpt": "litgpt"}
 NAMES = {"lora_A": "A", "lora_B": "B", "lora_C_h": "C_H", "lora_C_l": "C_L", "lora_C_m": "C_M"}
@@ -90,6 +90,6 @@ def _factors(path: Path) -> dict[str, Tensor]:
 def _alpha_of(directory: Path) -> float:
     path = directory / "adapter_config.json"
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["lora_alpha"])
+        return float(json.loads(read_settings(path))["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} gives no lora_alpha ({type(error).__name__}); give alpha=") from None

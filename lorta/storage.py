@@ -9,6 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -24,6 +25,8 @@ from lorta.methods import config_for
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 FORMAT = 1
+MAX_CONFIG_BYTES = 64 << 20
+"""Of a file of settings; with the fingerprint of the largest models it has some megabytes."""
 
 
 def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> Path:
@@ -36,6 +39,7 @@ def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> P
     directory = Path(directory)
     document = {
         "format": FORMAT,
+        "tool": written_by(),
         "config": adapter.config.settings(),
         "sites": adapter.places(),
         "parameters": adapter.num_parameters(),
@@ -46,6 +50,14 @@ def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> P
     return directory
 
 
+def written_by() -> str:
+    """Name and version of what is installed, for the files; a copy of this package that is not has no version."""
+    try:
+        return f"lorta-fold {version('lorta-fold')}"
+    except PackageNotFoundError:
+        return "lorta-fold 0+unknown"
+
+
 def write_adapter(directory: Path, tensors: dict[str, Tensor], document: dict) -> None:
     """Both files of an adapter directory, which is made if needed. Each appears whole or not at all, tensors first."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -53,7 +65,7 @@ def write_adapter(directory: Path, tensors: dict[str, Tensor], document: dict) -
     try:
         # clone: the format wants a storage of its own for every tensor
         own = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-        partial[TENSOR_FILE].write_bytes(save_tensors(own, metadata={"format": "pt"}))
+        partial[TENSOR_FILE].write_bytes(save_tensors(own, metadata={"format": "pt", "tool": written_by()}))
         partial[CONFIG_FILE].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         for name, path in partial.items():
             path.replace(directory / name)
@@ -110,13 +122,22 @@ def _digest(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {shape} {hashlib.sha256(data).hexdigest()}"
 
 
+def read_settings(path: Path) -> str:
+    """Text of a JSON file, up to ``MAX_CONFIG_BYTES``. Raises ``OSError``, ``ValueError``."""
+    with path.open("rb") as stream:
+        data = stream.read(MAX_CONFIG_BYTES + 1)
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes, the limit for such a file")
+    return data.decode()
+
+
 def _read_config(directory: Path) -> dict:
     path = directory / CONFIG_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_settings(path))
     except FileNotFoundError:
         raise ValueError(f"{directory} is no adapter directory: it has no {CONFIG_FILE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else type(document).__name__

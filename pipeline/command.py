@@ -15,7 +15,16 @@ from pipeline.training.checkpoint import CheckpointError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-WRONG_PATH = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS)
+WRONG_PATH = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EROFS,
+    errno.EFBIG,
+)
 """System errors that mean that a path was wrongly chosen; others (a full disk) are failed runs."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.release import add_version_option
+from data_prep.release import add_version_option, program
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_FAILED, make_console, run_command
 from pipeline.comparison.arms import Arm, ArmError, parse_adapters
@@ -123,6 +123,7 @@ def write_comparison(out: Path, arms: Sequence[Arm], reference: str, failed: dic
     write_csv(out / "differences.csv", PairedDifference, differences)
     table = markdown_table(results, differences)
     text = table + "".join(f"\nFailed: {name}: {problem}\n" for name, problem in failed.items())
+    text += f"\nWritten by {program()}.\n"
     atomic_write(out / "comparison.md", text.encode())
     figure = curves_with_spread(lines, "step", "validation lDDT-Cα")
     atomic_write(out / "curves.svg", figure.encode())

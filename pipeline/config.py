@@ -23,6 +23,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 import lorta
 import lorta.config
+from data_prep.bounded_reading import read_document
+from data_prep.release import program
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -376,11 +378,13 @@ def preset_layer(name: str) -> dict[str, Any]:
 def file_layer(path: Path) -> dict[str, Any]:
     """The values that a TOML file sets. Raises ConfigError when it cannot be read."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(read_document(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML of a configuration: nested too deeply") from None
 
 
 def dotted_layer(arguments: Sequence[str]) -> dict[str, Any]:
@@ -460,6 +464,11 @@ def _known_keys(section: Sequence[str], kind: Any) -> list[str]:
 def to_toml(config: Any) -> str:
     """The resolved configuration as TOML; ``resolve(tomllib.loads(text))`` gives it back."""
     return tomli_w.dumps(asdict(config))
+
+
+def config_file_text(config: Any) -> str:
+    """What a configuration file holds: the resolved values below a comment that says what wrote them."""
+    return f"# Written by {program()}.\n\n{to_toml(config)}"
 
 
 def describe_fields(kind: type = RunConfig) -> str:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
-from data_prep.release import add_version_option
+from data_prep.release import add_version_option, program
 from data_prep.residues import ATOM37_INDEX
 from data_prep.structure_io import write_pdb
 from pipeline.command import make_console
@@ -190,7 +190,7 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
         "The stem is a small ESM-2 with random weights, never pretrained: what the model knows about proteins it "
         "learned here, from these chains. With real ESM-2 weights use --esm and --esm-weights.",
     )
-    lines = [f"lDDT-Calpha of held-out chains, mean over {len(dataset.ids('val'))}", ""]
+    lines = [f"lDDT-Calpha of held-out chains, mean over {len(dataset.ids('val'))}; {program()}", ""]
     lines += [f"{arm.name}: {arm.mean:.4f}" for arm in arms]
     (out / "summary.txt").write_text("\n".join(lines) + "\n")
     console.print("Files:")

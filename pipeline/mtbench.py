@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from data_prep.release import add_version_option
+from data_prep.release import add_version_option, program
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import make_console, pick_device, run_command
 from pipeline.config import ConfigError
@@ -62,6 +62,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError("--adapter goes with --model: a run has its own")
     if bool(arguments.judge_url) != bool(arguments.judge_model):
         raise ConfigError("--judge-url and --judge-model go together")
+    if arguments.judge_url and not arguments.judge_url.startswith(("http://", "https://")):
+        raise ConfigError(f"--judge-url {arguments.judge_url}: begins with http:// or https://")
     if arguments.judge_url and arguments.judge_local:
         raise ConfigError("give one of --judge-url and --judge-local")
     if arguments.max_new_tokens < 1 or (arguments.limit is not None and arguments.limit < 1):
@@ -125,10 +127,11 @@ def main(argv: list[str] | None = None) -> int:
                     judgments.add(grade(judge, judge_name, prompts, question, by_id[question.question_id], turn))
             console.print(f"graded question {question.question_id} ({question.category})")
         rows = summarise(questions, [row for row in judgments.rows if row["model"] == model_id])
-        summary = {"model": model_id, "judge": judge_name, "prompt": about.prompt, "scores": rows}
+        summary = {"program": program(), "model": model_id, "judge": judge_name, "prompt": about.prompt, "scores": rows}
         atomic_write(arguments.out / "scores.json", (json.dumps(summary, indent=1) + "\n").encode())
         table = markdown(list(rows[0]), [["" if cell is None else cell for cell in row.values()] for row in rows])
-        atomic_write(arguments.out / "scores.md", f"Judge: {judge_name}. Model: {model_id}.\n\n{table}".encode())
+        text = f"Judge: {judge_name}. Model: {model_id}. {program()}.\n\n{table}"
+        atomic_write(arguments.out / "scores.md", text.encode())
         console.print(table)
         console.print(f"Wrote {judgments.path}, {arguments.out}/scores.md, scores.json")
         return 0

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.release import add_version_option
+from data_prep.release import add_version_option, release
 from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, pick_device, run_command
 from pipeline.config import ConfigError
 from pipeline.folding.stem import StemError
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
             cpu_threads=arguments.cpu_threads,
         )
         settings = {"model": loaded.fingerprint, "recycles": recycles, "format": arguments.format}
-        about = {"run": arguments.run, "description": loaded.description, "step": loaded.step}
+        about = {"version": release(), "run": arguments.run, "description": loaded.description, "step": loaded.step}
         with PredictionDirectory(arguments.out, shard) as directory:
             directory.open(settings, about, overwrite=arguments.overwrite)
             rows, code = fold_all(directory, select(records, shard), plan, loaded, console)

@@ -27,9 +27,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import lorta
+from data_prep.bounded_reading import read_json
+from data_prep.release import release
 from data_prep.structure_bytes import atomic_write
 from lorta.storage import TENSOR_FILE
-from pipeline.config import RunConfig, file_layer, merge, resolve, to_toml
+from pipeline.config import RunConfig, config_file_text, file_layer, merge, resolve
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
 from pipeline.folding.weights import UNUSED, State, check_state
@@ -79,16 +81,16 @@ class RunDirectory:
             write_tensors(self.stem_file, base_stem_parameters(model))
         for name, root in model.adapted().items():
             lorta.save(root, self.adapter_folder(name))
-        atomic_write(self.config_file, to_toml(config).encode())
+        atomic_write(self.config_file, config_file_text(config).encode())
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """What a finished run says of itself."""
-        atomic_write(self.summary_file, (json.dumps(summary, indent=2) + "\n").encode())
+        atomic_write(self.summary_file, (json.dumps({"version": release(), **summary}, indent=2) + "\n").encode())
 
     def summary(self) -> dict[str, Any]:
         """Content of ``summary.json``. Raises RunError when there is none."""
         try:
-            return json.loads(self.summary_file.read_text())
+            return read_json(self.summary_file)
         except (OSError, json.JSONDecodeError) as error:
             raise RunError(f"{self.summary_file}: cannot be read ({error}): was the run trained to its end?") from error
 
@@ -110,7 +112,7 @@ class RunDirectory:
     def info(self) -> dict[str, Any]:
         """Content of ``run.json``."""
         try:
-            return json.loads(self.info_file.read_text())
+            return read_json(self.info_file)
         except (OSError, json.JSONDecodeError) as error:
             raise RunError(f"{self.info_file}: cannot be read: {error}") from error
 
@@ -262,6 +264,8 @@ def load_run(
     if config.stem.init == "random":
         load_stem(model, run)
     recorded = run.info()
+    if not isinstance(recorded, dict) or not {"stem_sha256", "frozen_sha256"} <= recorded.keys():
+        raise RunError(f"{run.info_file}: is damaged: it has no hashes of the weights that the run was trained with")
     if config.adapter.method != "full" and stem_hash(model) != recorded["stem_sha256"]:
         raise RunError(f"{path}: the stem's weights are not those that the run was trained with: see --esm-weights")
     if config.init.weights and frozen_hash(model) != recorded["frozen_sha256"]:

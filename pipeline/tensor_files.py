@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from data_prep.release import program
+
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write ``tensors`` to ``path`` by way of a temporary file beside it, which a failure does not leave behind.
@@ -19,7 +21,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(content, temporary, metadata=dict(metadata or {}))
+        save_file(content, temporary, metadata={"tool": program(), **(metadata or {})})
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)

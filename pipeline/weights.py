@@ -25,9 +25,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from data_prep.bounded_reading import read_json
 from data_prep.release import add_version_option
 from pipeline.command import make_console, run_command
-from pipeline.config import RunConfig, file_layer, resolve, to_toml
+from pipeline.config import RunConfig, config_file_text, file_layer, resolve
 from pipeline.folding.hub import cached_file
 from pipeline.folding.stem import Stem, StemError, hub_name, read_esm2_weights
 from pipeline.folding.weights import (
@@ -198,7 +199,7 @@ def read_hugging_face(path: Path) -> Converted:
 def _hugging_face_config(path: Path) -> dict[str, Any]:
     config_file = path / "config.json"
     try:
-        config = json.loads(config_file.read_text())
+        config = read_json(config_file)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{config_file}: not JSON: {error}") from error
     if not isinstance(config, dict):
@@ -213,7 +214,7 @@ def _weight_files(path: Path) -> list[Path]:
         index = path / f"{name}.index.json"
         if index.is_file():
             try:
-                shards = sorted({str(shard) for shard in json.loads(index.read_text())["weight_map"].values()})
+                shards = sorted({str(shard) for shard in read_json(index)["weight_map"].values()})
             except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise WeightsError(f"{index}: not an index of shards: {error!r}") from error
             if any(Path(shard).name != shard for shard in shards):
@@ -306,7 +307,7 @@ def write_ours(model: Converted, out: Path) -> None:
     """Our safetensors file, and the configuration as TOML beside it."""
     with _written(out) as file, _written(out.with_suffix(".toml")) as toml:
         write_tensors(file, model.state, {"format": "pt"})
-        toml.write_text(to_toml(model.config))
+        toml.write_text(config_file_text(model.config))
 
 
 WRITERS = {"hf": write_hugging_face, "fair-esm": write_fair_esm, "ours": write_ours}

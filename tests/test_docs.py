@@ -106,3 +106,62 @@ def test_command_line_is_one_that_works(line, monkeypatch):
 
 def test_pages_have_command_lines():
     assert len(LINES) > 20
+
+
+def test_links_of_the_pages_lead_somewhere():
+    dead = []
+    for page in (*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").rglob("*.md"))):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue
+            file = (page.parent / path).resolve() if path else page
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                dead.append(f"{page.name}: {target}")
+    assert dead == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def modules_of_the_table() -> list[str]:
+    """Paths below ``pipeline`` that the table names; a name without a folder is in the folder of the one before."""
+    found = []
+    for row in re.findall(r"^\| (`.+?) \|", ARCHITECTURE, flags=re.MULTILINE):
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", row):
+            folder = name.rpartition("/")[0] if "/" in name else folder
+            found.append(name if "/" in name or not folder else f"{folder}/{name}")
+    return found
+
+
+def test_architecture_names_modules_that_exist():
+    names = modules_of_the_table()
+    assert len(names) > 50
+    pipeline = ROOT / "pipeline"
+    assert [n for n in names if not ((pipeline / f"{n}.py").is_file() or (pipeline / n).is_dir())] == []
+
+
+def test_architecture_leaves_out_no_package_and_no_command():
+    names = modules_of_the_table()
+    pipeline = ROOT / "pipeline"
+    packages = {str(path.parent.relative_to(pipeline)) for path in pipeline.rglob("*.py")} - {"."}
+    assert {package for package in packages if not any(f"{name}/".startswith(f"{package}/") for name in names)} == set()
+    commands = {path.stem for path in pipeline.glob("*.py") if "\nif __name__ ==" in path.read_text(encoding="utf-8")}
+    assert commands - set(names) == set()
+
+
+def test_arrows_of_the_architecture_are_commands():
+    """What its first picture draws: each stage takes what the one before it writes."""
+    picture = ARCHITECTURE.split("Every arrow")[0]
+    arrows = re.findall(r"^    (.+?) --(?:([\w.]+)--)?> (.+?)(?: --([\w.]+)--> (.+))?$", picture, flags=re.MULTILINE)
+    stages = [name for arrow in arrows for name in (arrow[1], arrow[3]) if name]
+    assert stages == ["data_prep", "pipeline.prepare", "pipeline.train", "pipeline.predict", "evaluation.lddt"]
+    for name in stages[1:]:
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file()

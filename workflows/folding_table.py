@@ -57,7 +57,7 @@ def read_arm(results: Path, arm: str, seeds: list[int], baseline: str) -> Arm:
     )
 
 
-def markdown(rows: list[Arm], baseline: str, note: str) -> str:
+def markdown(rows: list[Arm], baseline: str, note: str, version: str) -> str:
     """The table for people."""
     lines = [f"{note}\n"] if note else []
     lines += [
@@ -75,7 +75,7 @@ def markdown(rows: list[Arm], baseline: str, note: str) -> str:
     lines.append(
         f"\nMeans over {rows[0].targets} targets, a failed or missing prediction taken as 0, and over {rows[0].seeds} "
         "seed(s), ± their standard deviation. Differences are paired by target and seed; intervals are bootstraps over "
-        "targets."
+        f"targets. Scored by lorta-fold {version}."
     )
     return "\n".join(lines) + "\n"
 
@@ -98,7 +98,8 @@ def main() -> None:
         writer = csv.DictWriter(stream, [field.name for field in fields(Arm)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    text = markdown(rows, arguments.baseline, arguments.note)
+    first = _json(arguments.results / "scores" / arguments.arms[0] / f"seed{arguments.seeds[0]}" / "summary.json")
+    text = markdown(rows, arguments.baseline, arguments.note, first["version"])
     (arguments.results / "folding.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -2,16 +2,17 @@
 
 import csv
 import io
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.bounded_reading import read_json
 from data_prep.dataset import StructureDataset
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_INTERRUPTED, pick_device
+from pipeline.config import ADAPTER_METHODS
 from pipeline.run import RunDirectory, load_run
 from pipeline.training.validation import validate
 
@@ -57,6 +58,8 @@ def parse_adapters(text: str) -> list[Adapter]:
         method, *numbers = word.strip().split(":")
         if not method or len(numbers) > 2 or (method in WITHOUT_RANK and numbers):
             raise ArmError(f"--adapters: {word!r} is not METHOD:RANK or METHOD:RANK:ALPHA, or none or full alone")
+        if method not in ADAPTER_METHODS:
+            raise ArmError(f"--adapters: {method!r} is no method: one of {', '.join(ADAPTER_METHODS)}")
         if method not in WITHOUT_RANK and not numbers:
             raise ArmError(f"--adapters: {word!r} needs a rank, as in {method}:8")
         try:
@@ -128,5 +131,5 @@ class Arm:
         file = RunDirectory(self.path).adapter / "adapter_config.json"
         if not file.is_file():
             return None
-        settings = json.loads(file.read_text())["config"]
+        settings = read_json(file)["config"]
         return settings.get("alpha")

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_prep.bounded_reading import read_json
 from data_prep.checksums import sha256
 from data_prep.structure_bytes import atomic_write
 from pipeline.comparison.arms import ArmError
@@ -30,7 +31,7 @@ def open_directory(out: Path, data: Path, options: Sequence[str], shared: Mappin
         out.mkdir(parents=True, exist_ok=True)
         atomic_write(note, (json.dumps(wanted, indent=1) + "\n").encode())
         return
-    found = json.loads(note.read_bytes())
+    found = read_json(note)
     different = [name for name in wanted if found.get(name) != wanted[name]]
     if different:
         before = shlex.join(found.get("options", ()))

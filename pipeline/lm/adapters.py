@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import lorta
+from data_prep.bounded_reading import read_json
 from pipeline.config import ConfigError
 from pipeline.lm.settings import WITHOUT_ADAPTER, AdapterSettings
 from pipeline.tensor_files import write_tensors
@@ -107,14 +108,14 @@ def export_as_lora(model: peft.PeftModel, saved: Path, directory: Path) -> Path:
         saved: directory of its own ``adapter_model.safetensors``.
         directory: to write.
     """
-    config = json.loads((saved / "adapter_config.json").read_text())
+    config = read_json(saved / "adapter_config.json")
     lorta.export_lora(model, directory, base_model=config["base_model_name_or_path"] or "")
     names = config.get("modules_to_save") or []
     tensors = load_file(directory / "adapter_model.safetensors")
     own = load_file(saved / "adapter_model.safetensors")
     tensors |= {key: value for key, value in own.items() if in_modules(key, names)}
     write_tensors(directory / "adapter_model.safetensors", tensors, {"format": "pt"})
-    document = json.loads((directory / "adapter_config.json").read_text())
+    document = read_json(directory / "adapter_config.json")
     document |= {"task_type": config["task_type"], "modules_to_save": names or None}
     (directory / "adapter_config.json").write_text(json.dumps(document, indent=1) + "\n")
     return directory

@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from data_prep.release import program
 from data_prep.structure_bytes import atomic_write
 from pipeline.lm.tables import csv_text, markdown, spread
 
@@ -101,6 +102,7 @@ def write_comparison(folder: Path, rows: Sequence[Row], title: str, *, plots: bo
             text += "Without a result:\n\n" + "".join(
                 f"* {row['task']} {_label(row)}, seed {row['seed']}: {row['status']}\n" for row in missing
             )
+        text += f"\nWritten by {program()}.\n"
         atomic_write(folder / "table.md", text.encode())
         for kind in ("best", "last") if plots else ():
             for suffix in ("png", "svg"):

@@ -7,6 +7,7 @@ optimizer, schedule and random generators as ``.pt`` and ``.pth`` files, which a
 
 import json
 import math
+import tomllib
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import lorta
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import pick_device
-from pipeline.config import ConfigError, to_toml
+from pipeline.config import ConfigError, config_file_text, to_toml
 from pipeline.lm.adapters import ParameterCount
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun
@@ -209,7 +210,7 @@ def run_trainer(
     """
     trainer.remove_callback(PrinterCallback)
     if not run.exists():
-        run.create(to_toml(config))  # not before: a setting that does not fit must leave no run behind
+        run.create(config_file_text(config))  # not before: a setting that does not fit must leave no run behind
 
     def save_best(rows: list[dict[str, Any]]) -> None:
         if hasattr(trainer.model, "peft_config") and best_row(rows, metric, greater) is rows[-1]:
@@ -239,7 +240,7 @@ def is_complete(config: StageConfig, run: LanguageRun, resume: bool) -> bool:
         return False
     if not resume:
         raise InputError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
-    if run.config_text() != to_toml(config):
+    if tomllib.loads(run.config_text()) != tomllib.loads(to_toml(config)):
         raise InputError(f"{run.path}: was started with another configuration (see config.toml): take another --out")
     return run.results_file.is_file()
 
@@ -257,7 +258,7 @@ def finish(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     """Write ``results.json``, the sign of a complete run; returns what is in it."""
-    packages = ("torch", "transformers", "peft", "trl")
+    packages = ("lorta-fold", "torch", "transformers", "peft", "trl")
     best, last = best_row(rows, metric, greater), rows[-1]
     result = {
         "stage": stage,

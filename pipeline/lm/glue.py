@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.bounded_reading import read_table
 from pipeline.config import ConfigError
 from pipeline.lm.errors import InputError
 from pipeline.lm.hub import is_local
@@ -111,7 +112,7 @@ def _examples(task: Task, records: Sequence[Record], source: str) -> list[Exampl
 
 def _from_file(task: Task, file: Path) -> list[Example]:
     if task.header is not None and file.suffix == ".tsv":
-        records = read_delimited(file, file.read_text(encoding="utf-8-sig"), "\t", task.header)
+        records = read_delimited(file, read_table(file, encoding="utf-8-sig"), "\t", task.header)
     else:
         records = read_records(file)
     return _examples(task, records, str(file))

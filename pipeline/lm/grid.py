@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from data_prep.file_names import is_file_name
 from pipeline.config import ConfigError, file_layer, resolve
 from pipeline.lm.settings import STAGES, StageConfig
 
@@ -100,6 +101,9 @@ def cells(
                     layers = (asdict(defaults), grid.get("shared", {}), table, over, fixed)
                     config = resolve(*layers, kind=STAGES[stage])
                     label = f"{method}-r{rank}" if rank else method
+                    for name in filter(None, (task, label)):  # a grid may come from somewhere else
+                        if not is_file_name(name):
+                            raise ConfigError(f"{name!r} is no name of a task or method")
                     found.append(Cell(config, Path(task) / label / f"seed_{seed}"))
     return found
 

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from data_prep.bounded_reading import read_json
 from pipeline.config import ConfigError
 from pipeline.lm.errors import InputError
 from pipeline.lm.hub import named
@@ -37,7 +38,7 @@ def _read_config(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"model.init_config {name!r}: no such file, and not one of {', '.join(built_in_configs())}")
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(values, dict) or "model_type" not in values:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.bounded_reading import parse_json, read_parquet, read_table
 from pipeline.lm.errors import InputError
 from pipeline.lm.hub import is_local, named
 from pipeline.lm.settings import DataSettings
@@ -27,14 +28,14 @@ def read_records(path: Path) -> list[Record]:
     if suffix == ".parquet":
         return _read_parquet(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_table(path, encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
     if suffix in (".tsv", ".csv"):
         return read_delimited(path, text, "\t" if suffix == ".tsv" else ",")
     if suffix == ".json" and text.lstrip().startswith("["):
         try:
-            records = json.loads(text)
+            records = parse_json(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
         lines: Sequence[tuple[int, Any]] = list(enumerate(records, 1))
@@ -55,17 +56,16 @@ def _json_lines(path: Path, text: str):
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, parse_json(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON: {error.msg} (one object per line expected)") from error
 
 
 def _read_parquet(path: Path) -> list[Record]:
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        return read_parquet(path).to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise InputError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
 

@@ -13,11 +13,12 @@ RUN/base/                the untrained base model, with --init-config
 RUN/README.md            model card
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+from data_prep.bounded_reading import read_document, read_json
 from data_prep.structure_bytes import atomic_write
+from pipeline.lm.errors import InputError
 
 
 class LanguageRun:
@@ -42,14 +43,20 @@ class LanguageRun:
         return self.config_file.is_file()
 
     def create(self, config: str) -> None:
-        """Start a run with the configuration, as TOML."""
+        """Start a run with the configuration, as a TOML file."""
         self.path.mkdir(parents=True, exist_ok=True)
         atomic_write(self.config_file, config.encode())
 
     def config_text(self) -> str:
         """The configuration that the run was started with, as TOML."""
-        return self.config_file.read_text()
+        return read_document(self.config_file)
 
     def results(self) -> dict[str, Any]:
-        """What the complete run reports."""
-        return json.loads(self.results_file.read_text())
+        """What the complete run reports. Raises InputError for a damaged file."""
+        try:
+            results = read_json(self.results_file)
+        except ValueError as error:
+            raise InputError(f"{self.results_file}: cannot be read: {error}") from error
+        if not isinstance(results, dict) or not {"stage", "metric", "best", "last", "parameters"} <= results.keys():
+            raise InputError(f"{self.results_file}: is damaged: it is not what a run writes")
+        return results

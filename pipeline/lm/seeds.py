@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.release import program
 from data_prep.structure_bytes import atomic_write
 from pipeline.lm.tables import csv_text, markdown, spread
 
@@ -43,5 +44,5 @@ def write_seed_tables(folder: Path, results: Sequence[dict[str, Any]]) -> str:
         [(r["seed"], f"{r['best']:.4f}", r["best_step"], f"{r['last']:.4f}", r["last_step"]) for r in rows]
         + [("mean ± s.d.", spread(best), "", spread(last), "")],
     )
-    atomic_write(folder / "results.md", table.encode())
+    atomic_write(folder / "results.md", f"{table}\nWritten by {program()}.\n".encode())
     return f"{metric} over {len(rows)} seed(s): best {spread(best)}, last {spread(last)}"

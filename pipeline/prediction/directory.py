@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from data_prep.bounded_reading import read_json, read_table
 from data_prep.structure_bytes import atomic_write
 from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import COLUMNS, PredictionRow
@@ -166,7 +167,7 @@ class PredictionDirectory:
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         try:
-            old = json.loads(self._settings.read_text())["settings"]
+            old = read_json(self._settings)["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self._settings}: cannot be read ({error}): {WAYS_OUT}") from error
         changed = sorted(name for name in old.keys() | settings.keys() if old.get(name) != settings.get(name))
@@ -198,7 +199,7 @@ def _short(value: Any) -> str:
 def _read(path: Path) -> list[PredictionRow]:
     """Rows of a table; a last line without an end, where a command was killed, is dropped. Raises InputError."""
     try:
-        text = path.read_bytes().decode()
+        text = read_table(path)
         whole = text[: text.rfind("\n") + 1]
         return [PredictionRow.from_cells(cells) for cells in csv.DictReader(io.StringIO(whole, newline=""))]
     except (OSError, ValueError, csv.Error) as error:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from data_prep.release import program
 from data_prep.structure_bytes import atomic_write
 from data_prep.structure_io import write_pdb
 from pipeline.prediction.aligned_error import AlignedError
@@ -49,7 +50,7 @@ def write_files(out: Path, prediction: Prediction, file_format: Format, origin: 
             atomic_write(path, format_modelcif(prediction, origin))
         else:
             try:
-                write_pdb(path, prediction.records)
+                write_pdb(path, prediction.records, program())
             except ValueError as error:
                 if file_format == "pdb":
                     raise PredictionError(f"{error}: give --format mmcif") from error

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from data_prep.record import ProteinRecord
+from data_prep.release import program
 from data_prep.structure_bytes import atomic_write
 from data_prep.structure_io import write_pdb
 from pipeline.command import pick_device
@@ -91,7 +92,7 @@ class Structure:
         """
         path = Path(path)
         if path.suffix == ".pdb":
-            write_pdb(path, self.chains)
+            write_pdb(path, self.chains, program())
         elif path.suffix == ".cif":
             atomic_write(path, format_modelcif(self.prediction, self.origin))
         elif path.suffix == ".json":

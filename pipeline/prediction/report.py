@@ -14,6 +14,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from data_prep.bounded_reading import parse_json, read_table
+from data_prep.release import program
 from data_prep.residues import ATOM37_INDEX, RESNAMES
 from data_prep.structure_bytes import StructureError, atomic_write
 from data_prep.structure_io import read_structure
@@ -67,6 +69,7 @@ def write_report(directory: Path, rows: Sequence[PredictionRow], description: st
         },
         place=place,
         description=description,
+        program=program(),
         separator=SEPARATOR,
         left_out=sum(row.status == "done" for row in rows) - len(details),
         data=Markup(json.dumps(details, separators=(",", ":")).replace("<", "\\u003c")),
@@ -120,7 +123,7 @@ def _backbone(path: Path) -> tuple[list, list] | None:
 def _error_map(directory: Path, name: str) -> dict[str, Any] | None:
     """The aligned error as bytes, one per pixel: 0 to 255 for 0 to ``max``; averaged where the protein is long."""
     try:
-        (document,) = json.loads((directory / f"{name}{ERROR_SUFFIX}").read_text())
+        (document,) = parse_json(read_table(directory / f"{name}{ERROR_SUFFIX}"))
         matrix = np.array(document["predicted_aligned_error"], dtype=np.float32)
         largest = float(document["max_predicted_aligned_error"])
     except (OSError, ValueError, KeyError, TypeError):

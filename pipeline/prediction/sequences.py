@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import io
 import re
-import sys
 import unicodedata
 import zlib
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
+from data_prep.bounded_reading import MAX_TABLE_BYTES, bounded, read_table_bytes
 from data_prep.dataset import StructureDataset
 from data_prep.residues import RESTYPES
 
@@ -182,9 +182,10 @@ def safe_name(header: str) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        data = read_table_bytes(path)
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+            with gzip.open(io.BytesIO(data)) as stream:
+                data = bounded(stream, path, MAX_TABLE_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as FASTA: {getattr(error, 'strerror', None) or error}") from error
     return data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")

@@ -24,6 +24,7 @@ import tree
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from data_prep.bounded_reading import read_json
 from pipeline.tensor_files import write_tensors
 from pipeline.training.sharding import like
 
@@ -96,7 +97,7 @@ def _sha256(path: Path) -> str:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Raises CheckpointError when a file of it is missing, damaged or of another version."""
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = read_json(path / "state.json")
         if state["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path}: checkpoint format {state['format_version']}, this version reads {FORMAT_VERSION}"

@@ -9,6 +9,7 @@ from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
 
+from data_prep.bounded_reading import read_document
 from data_prep.structure_bytes import atomic_write
 from evaluation.statistics import Estimate, estimate
 from pipeline.figures import curves, scatter
@@ -155,7 +156,7 @@ def write_pages(run: RunDirectory) -> None:
             figures=figures,
             info=info,
             config=run.config(),
-            settings=run.config_file.read_text(encoding="utf-8"),
+            settings=read_document(run.config_file),
             command=" ".join(info["command"]),
         )
         atomic_write(target, text.encode())

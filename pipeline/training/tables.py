@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.bounded_reading import read_table
+
 
 class TableError(ValueError):
     """A table that cannot be gone on with; the message is one line."""
@@ -17,7 +19,7 @@ def read_rows(path: Path, up_to_step: int) -> list[dict[str, str]]:
     """Complete rows of steps up to ``up_to_step``; none without a file. A half-written last line is left out."""
     if not path.is_file():
         return []
-    complete, newline, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    complete, newline, _ = read_table(path).rpartition("\n")
     rows = csv.DictReader(io.StringIO(complete + newline))
     return [row for row in rows if int(row["step"]) <= up_to_step]
 

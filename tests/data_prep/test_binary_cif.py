@@ -140,3 +140,11 @@ def test_run_lengths_beyond_what_the_file_can_hold_are_not_expanded(tmp_path, ro
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3_000_000, "expanded, a column takes 72 MB"
+
+
+def test_strings_that_repeat_their_text_are_refused():
+    # Each word would be the whole text again: a file of 10 MB would take 10 TB.
+    offsets = {"offsets": np.array([0, 9, 0, 9], "i1").tobytes(), "offsetEncoding": [{"kind": "ByteArray", "type": 1}]}
+    encoding = {"kind": "StringArray", "stringData": "ALAGLYSER", "dataEncoding": offsets["offsetEncoding"], **offsets}
+    with pytest.raises(ValueError, match="overlap"):
+        _decode({"data": b"\0", "encoding": [encoding]})

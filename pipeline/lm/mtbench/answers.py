@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from data_prep.release import program
 from pipeline.lm.examples import Message, alpaca_prompt
 from pipeline.lm.mtbench.files import Question
 
@@ -85,6 +86,7 @@ def answer(
         "question_id": question.question_id,
         "answer_id": uuid.uuid4().hex[:22],
         "model_id": model_id,
+        "program": program(),
         "choices": [{"index": 0, "turns": turns}],
         "tstamp": time.time(),
     }

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from data_prep.bounded_reading import read_table_bytes
 from pipeline.lm.errors import InputError
 from pipeline.lm.records import read_records
 
@@ -56,7 +57,7 @@ class GrowingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.read_bytes() if path.is_file() else b""
+        data = read_table_bytes(path) if path.is_file() else b""
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
             path.write_bytes(whole)

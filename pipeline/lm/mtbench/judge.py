@@ -8,6 +8,8 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data_prep.bounded_reading import MAX_DOCUMENT_BYTES, bounded
+from data_prep.release import program
 from pipeline.lm.errors import StageFailed
 from pipeline.lm.mtbench.files import Question
 
@@ -51,7 +53,7 @@ def endpoint_judge(url: str, model: str, key: str = "", *, first_wait: float = 2
                 wait *= 2
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
-                    return json.load(reply)["choices"][0]["message"]["content"]
+                    return json.loads(bounded(reply, place, MAX_DOCUMENT_BYTES))["choices"][0]["message"]["content"]
             except urllib.error.HTTPError as error:
                 problem = f"{error.code} {error.reason}: {error.read(300).decode(errors='replace').strip()}"
                 if error.code != 429 and error.code < 500:
@@ -100,6 +102,7 @@ def grade(
     return {
         "question_id": question.question_id,
         "model": record["model_id"],
+        "program": program(),
         "judge": [judge_name, name],
         "user_prompt": prompt,
         "judgment": judgment,
