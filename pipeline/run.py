@@ -264,7 +264,8 @@ def load_run(
     if config.stem.init == "random":
         load_stem(model, run)
     recorded = run.info()
-    if not isinstance(recorded, dict) or not {"stem_sha256", "frozen_sha256"} <= recorded.keys():
+    needed = {"stem_sha256", "frozen_sha256"} if config.init.weights else {"stem_sha256"}
+    if not isinstance(recorded, dict) or not needed <= recorded.keys():
         raise RunError(f"{run.info_file}: is damaged: it has no hashes of the weights that the run was trained with")
     if config.adapter.method != "full" and stem_hash(model) != recorded["stem_sha256"]:
         raise RunError(f"{path}: the stem's weights are not those that the run was trained with: see --esm-weights")

@@ -53,3 +53,13 @@ def test_another_stem_is_refused(tmp_path):
         load_run(run.path, step=0)
     with pytest.raises(RunError, match="not a run directory"):
         load_run(tmp_path / "none")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]"])
+def test_a_run_without_its_hashes_is_refused(tmp_path, content):
+    run = RunDirectory(tmp_path / "run")
+    config = resolve(preset_layer("tiny"), SMALL)
+    run.create(config, {}, build_model(config))
+    run.info_file.write_text(content)
+    with pytest.raises(RunError, match=r"run\.json: is damaged"):
+        load_run(run.path, step=0)

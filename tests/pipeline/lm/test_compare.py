@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from data_prep.release import program
 from pipeline import lm_compare
 from pipeline.config import ConfigError
 from pipeline.lm.grid import cells, parse_method, read_grid
@@ -91,4 +92,5 @@ def test_results_say_what_was_trained(glue, tmp_path):
     compare(*words, "--methods", "lora:1")
     result = json.loads((tmp_path / "cola" / "lora-r1" / "seed_0" / "results.json").read_text())
     assert (result["metric"], result["greater_is_better"], result["last"]["step"]) == ("matthews", True, 2)
-    assert set(result["versions"]) == {"torch", "transformers", "peft", "trl"}
+    assert set(result["versions"]) == {"lorta-fold", "torch", "transformers", "peft", "trl"}
+    assert f"Written by {program()}." in (tmp_path / "table.md").read_text()

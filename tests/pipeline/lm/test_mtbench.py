@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
+from data_prep.release import program
 from pipeline import mtbench, sft
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.mtbench.answers import TEMPERATURES, chat_prompt, generate
@@ -95,7 +96,8 @@ def test_answers_judgments_and_going_on(model, endpoint, tmp_path, monkeypatch, 
     assert "No grades: that needs a judge" in capsys.readouterr().out
     file = out / "model_answer" / "tiny.jsonl"
     first = lines(file)[0]
-    assert set(first) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
+    assert set(first) == {"question_id", "answer_id", "model_id", "program", "choices", "tstamp"}
+    assert first["program"] == program()
     assert (first["question_id"], first["model_id"], first["choices"][0]["index"]) == (81, "tiny", 0)
     assert len(first["choices"][0]["turns"]) == 2
     with file.open("a") as stream:  # a kill in the middle of a line
