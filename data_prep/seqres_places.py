@@ -43,7 +43,10 @@ def place_residues(
 ) -> Placed:
     """Place the observed ``residues`` (int [n] of ``parsed.atoms``), given their letters and atom37 arrays."""
     seqres = parsed.seqres(int(residues[0]))
-    places = _seqres_places(residues, letters, positions, mask, seqres, parsed, warnings) if seqres else None
+    seqres_letters = _letters(seqres, parsed)
+    places = (
+        _seqres_places(residues, letters, positions, mask, seqres, seqres_letters, parsed, warnings) if seqres else None
+    )
     if places is None:
         steps = _steps(parsed.atoms.seqnum[residues])
         everything = np.arange(len(residues))
@@ -51,7 +54,7 @@ def place_residues(
     first, last = _without_caps(seqres, places)
     keep = np.flatnonzero(places >= 0)
     where = places[keep] - first
-    sequence = _sequence(_letters(seqres[first:last], parsed), where, _codes(letters)[keep], warnings)
+    sequence = _sequence(seqres_letters[first:last], where, _codes(letters)[keep], warnings)
     return Placed(sequence, np.arange(last - first, dtype=np.int32), keep, where)
 
 
@@ -74,12 +77,12 @@ def _seqres_places(
     positions: np.ndarray,
     mask: np.ndarray,
     seqres: tuple[str, ...],
+    seqres_letters: str,
     parsed: ParsedStructure,
     warnings: list[str],
 ) -> np.ndarray | None:
     """SEQRES position of each observed residue, -1 for none; None where the two do not belong together."""
     atoms = parsed.atoms
-    seqres_letters = _letters(seqres, parsed)
     if parsed.has_labels:
         places = atoms.label_seq[residues].astype(np.int64) - 1
         places[places >= len(seqres)] = -1
@@ -127,11 +130,10 @@ def _contradict(observed: np.ndarray, stated: np.ndarray) -> np.ndarray:
 
 def _without_caps(seqres: tuple[str, ...], places: np.ndarray) -> tuple[int, int]:
     """SEQRES range without components at the ends that are no amino acids (ACE, NH2) and carry no observed residue."""
-    observed = set(places.tolist())
     first, last = 0, len(seqres)
-    while first < last and kind(seqres[first]) == "other" and first not in observed:
+    while first < last and kind(seqres[first]) == "other" and not (places == first).any():
         first += 1
-    while last > first and kind(seqres[last - 1]) == "other" and last - 1 not in observed:
+    while last > first and kind(seqres[last - 1]) == "other" and not (places == last - 1).any():
         last -= 1
     return first, last
 
