@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         help="take from --out what was scored before with the same settings from the same files, and score the rest",
     )
     parser.add_argument("--strict", action="store_true", help="exit 1 also when a truth has no prediction")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the bootstrap intervals (default: %(default)s)")
     return parser
 
 
@@ -233,6 +233,17 @@ def _chain_map(text: str) -> dict[str, str]:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """The argument of ``--seed``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 0")
     return int(text)
 
 

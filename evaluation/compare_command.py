@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_prep.release import add_version_option
+from evaluation.command import seed
 from evaluation.compare import CompareError, Comparison, Scores, as_json, compare, read_scores
 from evaluation.output import write_atomically
 from evaluation.screen import in_words
@@ -114,5 +115,5 @@ def _parser() -> argparse.ArgumentParser:
         "--metric", default="lddt_ca", metavar="COLUMN", help="column of scores.csv (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the comparison there")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the bootstrap intervals (default: %(default)s)")
     return parser

@@ -287,7 +287,9 @@ def _by_stem(directory: Path, whose: str) -> dict[str, list[Path]]:
     for stem, files in stems.items():
         stems[stem] = [path for path in files if path.name in listed] or files
     if not stems:
-        expected = "expected names that end in .pdb, .ent, .cif or .mmcif, plain or .gz"
+        expected = "expected names that end in .pdb, .ent, .cif, .mmcif or .bcif, plain or .gz"
+        if (directory / "dataset.json").is_file():
+            expected = "it is a dataset, which can be the truth. The predictions come first, then the truth"
         raise UsageError(f"{whose}: no structure files in {directory}: {expected}")
     return dict(stems)
 
@@ -324,6 +326,10 @@ def _doubled(files: Sequence[Path]) -> str:
 
 def _nothing_pairs(preds: Path, predictions: Iterable[str], truth: Path, truths: Iterable[str]) -> str:
     line = f"no name in PREDS {preds} ({_some(predictions)}) is one in TRUTH {truth} ({_some(truths)})"
+    some = list(predictions)[:20]
+    suffixes = {stem.removeprefix(other) for stem in truths for other in some if stem.startswith(other)}
+    if len(suffixes) == 1 and len(suffix := suffixes.pop()) > len("_A"):  # longer than a chain
+        return line + f": if prediction x belongs to truth x{suffix}, say --truth-suffix {suffix}"
     if any(_split_chain(stem, predictions)[0] is not None for stem in truths):
         return line + ": they pair when swapped. The predictions come first, then the truth"
     return line + ": rename, or name the pairs with --pairs FILE.csv"

@@ -192,6 +192,7 @@ def test_many_targets_show_the_best_and_the_worst(run, tmp_path, record, sequenc
         (["{preds}", "{truth}", "--pairs", "nowhere.csv"], "error: --pairs nowhere.csv: cannot be read as CSV"),
         (["{preds}", "{truth}", "--match", "best"], "invalid choice: 'best'"),
         (["{preds}", "{truth}", "--min-identity", "2"], "expected a share between 0 and 1"),
+        (["{preds}", "{truth}", "--seed", "-1"], "argument --seed: '-1': expected a whole number of at least 0"),
         (["{preds}"], "the following arguments are required: TRUTH"),
     ],
 )

@@ -107,6 +107,12 @@ def test_wrong_use_is_one_line_and_exit_2(runs, tmp_path, capsys, text, metric, 
     assert found in error and error.startswith("error: ") and error.count("\n") == 1
 
 
+def test_a_seed_is_a_whole_number(runs, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*map(str, runs), "--seed", "-1"])
+    assert "argument --seed: '-1': expected a whole number of at least 0" in capsys.readouterr().err
+
+
 def test_cells_that_are_not_finite_are_refused(write, runs):
     with pytest.raises(CompareError, match="expected a finite number"):
         read_scores(write("c", [("w", "scored", "nan", "")]), "lddt_ca")

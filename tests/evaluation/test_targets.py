@@ -90,6 +90,18 @@ def test_swapped_directories_are_noticed(folders):
         pair(preds, truth)
 
 
+def test_a_suffix_that_is_not_said_is_named(folders):
+    preds, truth = folders(["1abc.pdb", "2xyz.pdb"], ["1abc_ref.pdb", "2xyz_ref.cif"])
+    with pytest.raises(UsageError, match="say --truth-suffix _ref"):
+        pair(preds, truth)
+
+
+def test_a_dataset_as_prediction_is_noticed(folders):
+    preds, truth = folders(["a.pdb"], ["dataset.json"])
+    with pytest.raises(UsageError, match="it is a dataset, which can be the truth"):
+        pair(truth, preds)
+
+
 @pytest.mark.parametrize(
     ("preds", "truth", "found"),
     [
