@@ -41,6 +41,7 @@ PH = 7.0
 
 _CA, _C, _O = 1, 2, 3  # atom14 indices
 _KILOCALORIE = 4.184  # kJ
+_PLATFORM_VARIABLE = "OPENMM_DEFAULT_PLATFORM"  # OpenMM's own
 
 
 class RelaxationError(RuntimeError):
@@ -63,11 +64,15 @@ class _Atoms:
 
 
 def require_openmm() -> str:
-    """OpenMM's version. Raises RelaxationError where it is not installed."""
+    """OpenMM's version. Raises RelaxationError where it is not installed, or lacks the platform that was asked for."""
     try:
         import openmm
     except ImportError as error:
         raise RelaxationError(f"--relax needs OpenMM ({error}): pip install 'lorta-fold[relax]'") from None
+    try:
+        _platform()
+    except openmm.OpenMMException as error:
+        raise RelaxationError(f"{_PLATFORM_VARIABLE}: {error}") from None
     return openmm.__version__
 
 
@@ -201,7 +206,7 @@ def _interruptible() -> "openmm.MinimizationReporter":
 def _platform() -> "openmm.Platform":
     import openmm
 
-    platform = openmm.Platform.getPlatformByName(os.environ.get("OPENMM_DEFAULT_PLATFORM", "CPU"))
+    platform = openmm.Platform.getPlatformByName(os.environ.get(_PLATFORM_VARIABLE, "CPU"))
     if platform.getName() == "CPU":
         platform.setPropertyDefaultValue("Threads", str(torch.get_num_threads()))
         platform.setPropertyDefaultValue("DeterministicForces", "true")

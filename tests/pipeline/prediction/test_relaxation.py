@@ -30,6 +30,7 @@ def changed(prediction: Prediction, **fields) -> Prediction:
 
 @pytest.fixture(scope="module", autouse=True)
 def openmm():
+    """The module; every test here needs it."""
     return pytest.importorskip("openmm", reason="relaxation needs OpenMM: pip install 'lorta-fold[relax]'")
 
 
@@ -101,10 +102,42 @@ def test_chains_are_cut_at_gaps_and_unknown_residues(crystal):
     assert np.abs(found.atom14[13:] - cut.atom14[13:])[RESTYPE_ATOM14_MASK[aatype[13:]]].min() > 0
 
 
+def first_residues(prediction: Prediction, count: int) -> Prediction:
+    names = ("aatype", "residue_index", "chain", "atom14", "plddt")
+    return replace(prediction, **{name: getattr(prediction, name)[:count] for name in names})
+
+
+def test_another_platform_gives_the_same(broken, monkeypatch):
+    part = first_residues(broken, 6)
+    expected = relax(part).atom14
+    monkeypatch.setenv("OPENMM_DEFAULT_PLATFORM", "Reference")
+    np.testing.assert_allclose(relax(part).atom14, expected, atol=0.1)
+    assert np.abs(expected - part.atom14).max() > 0.3, "something was relaxed"
+    monkeypatch.setenv("OPENMM_DEFAULT_PLATFORM", "Abacus")
+    with pytest.raises(RelaxationError, match=r"OPENMM_DEFAULT_PLATFORM: There is no registered Platform"):
+        relax(part)
+
+
+def test_an_interruption_goes_through_openmm(openmm, broken, monkeypatch):
+    """Python raises KeyboardInterrupt where it runs next: in the reporter."""
+
+    class Interrupted(openmm.MinimizationReporter):
+        steps = 0
+
+        def report(self, *_):
+            self.steps += 1
+            raise KeyboardInterrupt
+
+    reporter = Interrupted()
+    monkeypatch.setattr("pipeline.prediction.relaxation._interruptible", lambda: reporter)
+    with pytest.raises(KeyboardInterrupt):
+        relax(first_residues(broken, 6))
+    assert reporter.steps == 1
+
+
 def test_what_cannot_be_relaxed_is_one_line(crystal):
-    one = {name: getattr(crystal, name)[:1] for name in ("aatype", "residue_index", "chain", "atom14", "plddt")}
     for bad, message in (
-        (replace(crystal, **one), "no two residues are bonded"),
+        (first_residues(crystal, 1), "no two residues are bonded"),
         (replace(crystal, atom14=crystal.atom14 * 0), "atoms lie in one place"),
     ):
         with pytest.raises(RelaxationError, match=message) as error:
