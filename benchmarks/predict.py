@@ -109,7 +109,7 @@ def peak(which: str, length: int, blocks: int, recycles: int) -> int:
     """Megabytes that one fold takes in a process of its own."""
     words = [sys.executable, "-m", "benchmarks.predict", "--peak", which, "--lengths", str(length)]
     done = subprocess.run(
-        [*words, "--blocks", str(blocks), "--recycles", str(recycles)], capture_output=True, text=True, check=True
+        [*words, "--blocks", str(blocks), "--recycles", str(recycles)], stdout=subprocess.PIPE, text=True, check=True
     )
     return int(done.stdout.split()[-1])
 
