@@ -46,8 +46,11 @@ class Interrupted(Exception):
 
 
 def quiet() -> None:
-    """Warnings and bars of the libraries off; what matters is printed by the stages."""
+    """Warnings, bars and reports to the hub of the libraries off; what matters is printed by the stages."""
     import datasets
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # trl's trainers send what they are used for, from a thread
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.logging.set_verbosity_error()
