@@ -215,13 +215,13 @@ def _by_keys(
     ones of the prediction the last."""
     true_index, pred_index = truth.ca_mask.nonzero()[0], prediction.ca_mask.nonzero()[0]
     true_keys, pred_keys = true_keys[true_index], pred_keys[pred_index]
-    if len(true_keys) != len(pred_keys) or (true_keys != pred_keys).any() or not (pred_keys[1:] > pred_keys[:-1]).all():
+    if not (pred_keys[1:] > pred_keys[:-1]).all():
         order = np.argsort(pred_keys, kind="stable")
-        place = np.searchsorted(pred_keys[order], true_keys, side="right") - 1
-        found = (place >= 0).nonzero()[0]
-        partner = order[place[found]]
-        equal = pred_keys[partner] == true_keys[found]
-        true_index, pred_index = true_index[found[equal]], pred_index[partner[equal]]
+        pred_index, pred_keys = pred_index[order], pred_keys[order]
+    if len(true_keys) != len(pred_keys) or (true_keys != pred_keys).any():
+        place = pred_keys.searchsorted(true_keys, side="right") - 1  # -1, the last key, is larger than what it is for
+        equal = (pred_keys.take(place) == true_keys).nonzero()[0] if len(pred_keys) else place[:0]
+        true_index, pred_index = true_index[equal], pred_index[place[equal]]
     return _correspondence(mode, truth, true_index, prediction, pred_index)
 
 
