@@ -9,11 +9,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from data_prep.calpha_reader import read_calpha_of
-from data_prep.calpha_trace import CalphaTrace
 from data_prep.record import ProteinRecord
 from data_prep.structure_io import StructureError, read_structure
 from evaluation.match import MIN_IDENTITY, MatchError
-from evaluation.score import PairScore, TruthError, score_pair
+from evaluation.score import Chain, PairScore, TruthError, score_pair
 from evaluation.targets import Target
 
 STATUSES: Mapping[str, str] = {
@@ -148,16 +147,12 @@ def _evaluate_one(target: Target, settings: Settings, structures: "_Structures")
     return row("partial", reason, score=score, **hashes)
 
 
-Chains = Sequence[CalphaTrace | ProteinRecord]
-"""Whole chains where all of their atoms count, else their alpha carbons alone."""
-
-
 class _Structures:
     """Reads the files of some targets at a time, each once, and keeps those that the next ones name too."""
 
     def __init__(self, settings: Settings) -> None:
         self._all_atom = settings.all_atom
-        self._found: dict[Path, Chains | StructureError] = {}
+        self._found: dict[Path, Sequence[Chain] | StructureError] = {}
         self._datasets: dict[Path, object] = {}
 
     def read(self, targets: Sequence[Target]) -> None:
@@ -169,7 +164,7 @@ class _Structures:
             missing = sorted(wanted - self._found.keys())
             self._found |= zip(missing, read_calpha_of(missing), strict=True)
 
-    def of_file(self, path: Path) -> Chains:
+    def of_file(self, path: Path) -> Sequence[Chain]:
         """The chains of a file.
 
         Raises:
@@ -182,7 +177,7 @@ class _Structures:
             raise found
         return found
 
-    def truth(self, target: Target) -> Chains:
+    def truth(self, target: Target) -> Sequence[Chain]:
         """The chains of the truth.
 
         Raises:

@@ -17,6 +17,9 @@ from evaluation.residue_table import ResidueTable, residue_table
 from evaluation.superposition import SuperpositionScores, superposition_scores
 from evaluation.trace import Trace
 
+Chain = CalphaTrace | ProteinRecord
+"""A whole chain where all of its atoms count, else its alpha carbons."""
+
 DEFINITIONS: Mapping[str, str] = {
     "lddt_ca": "pooled over all pairs of the truth; a pair that the prediction lacks counts as not preserved",
     "lddt_ca_common": "the same over the pairs of which the prediction has both residues",
@@ -95,8 +98,8 @@ class PairScore:
 
 
 def score_pair(
-    truth: Sequence[CalphaTrace | ProteinRecord],
-    prediction: Sequence[CalphaTrace | ProteinRecord],
+    truth: Sequence[Chain],
+    prediction: Sequence[Chain],
     mode: str = "auto",
     min_identity: float = MIN_IDENTITY,
     chain_map: Mapping[str, str] | None = None,
@@ -192,7 +195,7 @@ class TruthError(MatchError):
     """A truth that no prediction could be scored against."""
 
 
-def _with_alpha_carbons(records: Sequence[ProteinRecord], whose: str) -> tuple[list[ProteinRecord], list[str]]:
+def _with_alpha_carbons(records: Sequence[Chain], whose: str) -> tuple[list[Chain], list[str]]:
     """The chains that can be scored, and notes on the others."""
     usable = [record for record in records if record.ca_mask.any()]
     if not usable:
@@ -203,17 +206,17 @@ def _with_alpha_carbons(records: Sequence[ProteinRecord], whose: str) -> tuple[l
     return usable, [f"{whose} chain {chain!r} has 0 CA atoms and is left out" for chain in left_out]
 
 
-def _trace(chain: CalphaTrace | ProteinRecord) -> CalphaTrace:
+def _trace(chain: Chain) -> CalphaTrace:
     return chain if isinstance(chain, CalphaTrace) else CalphaTrace.of(chain)
 
 
-def _warnings(records: Sequence[ProteinRecord], whose: str) -> list[str]:
+def _warnings(records: Sequence[Chain], whose: str) -> list[str]:
     """The reader's warnings, each once, in order."""
     return [f"{whose}: {warning}" for warning in dict.fromkeys(w for record in records for w in record.warnings)]
 
 
 def _in_the_truths_places(
-    truth: Sequence[ProteinRecord], prediction: Sequence[ProteinRecord], chains: ChainMatch
+    truth: Sequence[CalphaTrace], prediction: Sequence[CalphaTrace], chains: ChainMatch
 ) -> tuple[np.ndarray, np.ndarray]:
     """float32 [R, 3] and bool [R]: the prediction's alpha carbons for the R residues of all chains of the truth."""
     positions = np.zeros((sum(len(record) for record in truth), 3), dtype=np.float32)
@@ -257,8 +260,8 @@ def _superposed(positions: np.ndarray, true_positions: np.ndarray, n_truth: int)
 
 
 def _pairing_notes(
-    truth: Sequence[ProteinRecord],
-    prediction: Sequence[ProteinRecord],
+    truth: Sequence[CalphaTrace],
+    prediction: Sequence[CalphaTrace],
     chains: ChainMatch,
     mode: str,
     mismatches: int,
