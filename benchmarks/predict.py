@@ -167,7 +167,7 @@ def main() -> None:
     rows = []
     compare(model, port, 16, 1, 1, recycles)
     for length in arguments.lengths:
-        for batch in (1, arguments.batch) if length <= 256 else (1,):
+        for batch in dict.fromkeys((1, arguments.batch) if length <= 256 else (1,)):
             rows.append(compare(model, port, length, batch, arguments.rounds, recycles))
             print(rows[-1], flush=True)
     del port
