@@ -83,6 +83,8 @@ def read_scores(path: Path, metric: str) -> Scores:
     values, absent, truths = {}, {}, {}
     for line, row in enumerate(rows, start=2):
         target, cell = row["target"], row[metric]
+        if not target:
+            raise CompareError(f"{file}: row {line} has no target: expected a name in each row")
         if target in values or target in absent:
             raise CompareError(f"{file}: row {line} is target {target} once more: expected each target once")
         if row.get("truth_sha256"):

@@ -96,6 +96,7 @@ def test_the_command(runs, tmp_path, capsys):
         ("target,status\n", "lddt_ca", "no column lddt_ca; found target, status"),
         ("target,status,lddt_ca\nx,scored,high\n", "lddt_ca", "row 2 has 'high' as lddt_ca"),
         ("target,status,lddt_ca\nx,scored,1\nx,scored,1\n", "lddt_ca", "row 3 is target x once more"),
+        ("lddt_ca,status,target\n1,scored\n", "lddt_ca", "row 2 has no target"),
         ("target,status,lddt_ca\nq,scored,1\n", "lddt_ca", "no target has a lddt_ca in both runs"),
     ],
 )
