@@ -159,6 +159,7 @@ def test_kubernetes_profile_submits_jobs_and_asks_after_them(config, tmp_path):
         ({"seed": [1]}, "'seed' was unexpected"),
         ({"baseline": "lora"}, "baseline 'lora' is no arm; arms: frozen, lorta_r1"),
         ({"arms": {"a/b": []}}, "'a/b' does not match"),
+        ({"arms": {"..": []}}, "'..' does not match"),
         ({"predict": {"shards": 0}}, "0 is less than the minimum of 1"),
     ],
 )
