@@ -50,6 +50,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.config import TrunkConfig
 from pipeline.folding.kernels.common import ADDED
 from pipeline.folding.trunk import FoldingTrunk, TrunkBlock
+from pipeline.prediction.memory import Peak
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 """s [1, N, c_s], z [1, N, N, c_z] and residue mask [1, N]."""
@@ -380,22 +381,13 @@ def curve_point(config: TrunkConfig, length: int, options: argparse.Namespace) -
 def growth(call: Callable[[], None], device: str) -> float:
     """Megabytes by which the peak of this process (of the GPU's memory) grows while ``call`` runs."""
     gc.collect()
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed memory, which the call would find without growing
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now; getrusage's is the parent's too
-    before = peak_resident_megabytes()
+    if device == "cpu":
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed memory, which the call would find without growing
+    peak = Peak(torch.device(device))
+    peak.reset()
+    before = peak.now()
     call()
-    return peak_resident_megabytes() - before
-
-
-def peak_resident_megabytes() -> float:
-    """Peak resident size of this process on Linux."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    return (peak.read() - before) / 2**20
 
 
 def show(entry: dict) -> None:

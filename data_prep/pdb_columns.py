@@ -12,6 +12,8 @@ from typing import Self
 
 import numpy as np
 
+from data_prep.pdb_fields import word
+
 _MOST_STRETCHES = 16
 """Stretches of records of one width after which a file is not taken for ordinary."""
 
@@ -22,12 +24,7 @@ _MANY = (b"ATOM", b"HETATM", b"ANISOU")
 """Records that come many at a time, read a stretch at once."""
 
 
-def _word(text: bytes) -> int:
-    """The number that these bytes are as a little-endian word."""
-    return int.from_bytes(text, "little")
-
-
-_ATOM, _HETA, _TM, _ANIS, _CONE = map(_word, (b"ATOM", b"HETA", b"TM", b"ANIS", b"CONE"))
+_ATOM, _HETA, _TM, _ANIS, _CONE = map(word, (b"ATOM", b"HETA", b"TM", b"ANIS", b"CONE"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +153,10 @@ def _before_the_ends(records: AtomRecords, ends: Sequence[tuple[int, int]]) -> A
 
 
 _FIRST_THREE = 0x1F1F1F  # the low five bits of three characters
-_FIXED_BITS, _NUMBER = _word(b"\xe0\xe0\xe0\xf0\xff\xf0\xf0\xf0"), _word(b"   0.000")
-_FIXED_BITS_WHOLE, _WHOLE_NUMBER = _word(b"\xe0\xe0\xe0\xf0"), _word(b"   0")
+_FIXED_BITS, _NUMBER = word(b"\xe0\xe0\xe0\xf0\xff\xf0\xf0\xf0"), word(b"   0.000")
+_FIXED_BITS_WHOLE, _WHOLE_NUMBER = word(b"\xe0\xe0\xe0\xf0"), word(b"   0")
 """Bits that all numbers have alike: blanks, minus and point are 0x20 to 0x2e, digits 0x30 to 0x39."""
-_SIX, _OVER_NINE = np.uint64(_word(b"\0\0\0\6\0\6\6\6")), _word(b"\0\0\0\x40\0\x40\x40\x40")
+_SIX, _OVER_NINE = np.uint64(word(b"\0\0\0\6\0\6\6\6")), word(b"\0\0\0\x40\0\x40\x40\x40")
 
 
 def leading_codes(words: np.ndarray) -> np.ndarray | None:
@@ -206,6 +203,6 @@ def _leading() -> np.ndarray:
     for sign in ("", "-"):
         for digits in ("", *(f"{value:0{width}d}" for width in (1, 2, 3) for value in range(10**width))):
             if len(sign + digits) <= 3:
-                cell = _word((sign + digits).rjust(3).encode())
+                cell = word((sign + digits).rjust(3).encode())
                 codes[cell & _FIRST_THREE] = 1 + 2 * int(digits or 0) + len(sign)
     return codes

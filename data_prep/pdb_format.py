@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.atom_site import MAX_DAMAGED_FRACTION, AtomSite, ParsedStructure, plausible
 from data_prep.decimals import read_decimals, read_integers
 from data_prep.models import ModelChoice, choose_models, model_note
-from data_prep.pdb_fields import HYBRID36_DIGITS
+from data_prep.pdb_fields import HYBRID36_DIGITS, word
 from data_prep.pdb_header import PdbHeader
 from data_prep.structure_bytes import StructureError
 from data_prep.words import Words
@@ -23,18 +23,13 @@ _WIDTH = 72
 """Columns that are cut out of the text: a whole number of 8-byte words, so that words can be compared."""
 
 
-def _word(text: bytes) -> int:
-    """The number that these bytes are as a little-endian word."""
-    return int.from_bytes(text, "little")
-
-
-_RESIDUE_WORDS = ((2, _word(b"\0\xff\xff\xff\0\xff\xff\xff")), (3, _word(b"\xff\xff\xff")))
+_RESIDUE_WORDS = ((2, word(b"\0\xff\xff\xff\0\xff\xff\xff")), (3, word(b"\xff\xff\xff")))
 """Words of a record and their bytes that say which residue an atom belongs to: component (columns 18-20), chain (22),
 number (23-26), insertion code (27)."""
 
 
 _READ_BESIDE_ATOMS = tuple(
-    _word(name) for name in (b"HEAD", b"EXPD", b"REVD", b"REMA", b"SEQR", b"MODR", b"MODE", b"ENDM")
+    word(name) for name in (b"HEAD", b"EXPD", b"REVD", b"REMA", b"SEQR", b"MODR", b"MODE", b"ENDM")
 )
 """The first four letters of the other records of interest, beside TER."""
 
@@ -55,14 +50,14 @@ class _Lines:
         # Overlapping windows, one from each byte on; numpy takes a row of a void type as one copy.
         self._windows = np.ndarray((len(data) + 1,), f"V{_WIDTH}", padded, 0, (1,))
         head = np.ndarray((len(data) + 1,), "<u8", padded, 0, (1,))[self.start]
-        first, six = head & _word(b"\xff" * 4), head & _word(b"\xff" * 6)
-        self.is_atom = (first == _word(b"ATOM")) | (six == _word(b"HETATM"))
+        first, six = head & word(b"\xff" * 4), head & word(b"\xff" * 6)
+        self.is_atom = (first == word(b"ATOM")) | (six == word(b"HETATM"))
         # The many records that state nothing of interest here are passed over at once.
-        passed_over = self.is_atom | (first == _word(b"ANIS")) | (first == _word(b"CONE"))
-        remark = (six == _word(b"REMARK")) & (head != _word(b"REMARK  "))
+        passed_over = self.is_atom | (first == word(b"ANIS")) | (first == word(b"CONE"))
+        remark = (six == word(b"REMARK")) & (head != word(b"REMARK  "))
         others = np.flatnonzero(~(passed_over | remark))
         first = first[others]
-        is_read = first & _word(b"\xff" * 3) == _word(b"TER")
+        is_read = first & word(b"\xff" * 3) == word(b"TER")
         for beginning in _READ_BESIDE_ATOMS:
             is_read |= first == beginning
         others = others[is_read]

@@ -17,8 +17,6 @@ def problems(path: str | os.PathLike) -> list[str]:
     dataset = StructureDataset(path)
     found = damaged_files(Path(path))
     ids = dataset.ids()
-    if len(set(ids)) < len(ids):
-        found.append(f"{path}: index.parquet lists an id twice")
     if len(ids) != dataset.description.get("records"):
         found.append(
             f"{path}: index.parquet has {len(ids)} rows, dataset.json says {dataset.description.get('records')}"

@@ -95,12 +95,11 @@ class Peak:
             return torch.cuda.max_memory_allocated(self.device)
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory()
-        try:
-            status = Path("/proc/self/status").read_text()
-            return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-        except (OSError, StopIteration):
-            info = psutil.Process().memory_info()
-            return getattr(info, "peak_wset", info.rss)
+        peak = status_bytes("VmHWM")
+        if peak is not None:
+            return peak
+        info = psutil.Process().memory_info()
+        return getattr(info, "peak_wset", info.rss)
 
     def now(self) -> int:
         """Bytes in use at this moment, on the scale of ``read``."""
@@ -127,7 +126,7 @@ def capped(device: torch.device, beyond: int) -> Iterator[None]:
 
     Without this Linux promises more memory than there is, and kills the process that comes to use it.
     """
-    data = _data_bytes() if device.type == "cpu" else None
+    data = status_bytes("VmData") if device.type == "cpu" else None  # what counts against RLIMIT_DATA
     if data is None:
         yield
         return
@@ -142,11 +141,11 @@ def capped(device: torch.device, beyond: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _data_bytes() -> int | None:
-    """What Linux counts against RLIMIT_DATA; None on other systems."""
+def status_bytes(field: str) -> int | None:
+    """A size that Linux states of this process, by its name in /proc/self/status; None on other systems."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmData")).split()[1]) * 1024
+        return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) * 1024
     except (OSError, StopIteration):
         return None
 

@@ -143,22 +143,17 @@ def test_unfinished_work_with_other_settings_is_not_mixed_in(tmp_path, capsys):
     assert min(row["length"] for row in StructureDataset(out).table.to_pylist()) >= 100
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a limit to the size of files")
 @pytest.mark.parametrize("limit", [10_000, 400_000])
-def test_a_file_that_cannot_be_written_is_one_line_and_the_old_dataset_stays(tmp_path, capsys, small_blocks, limit):
+def test_a_file_that_cannot_be_written_is_one_line_and_the_old_dataset_stays(
+    tmp_path, capsys, small_blocks, small_files, limit
+):
     """The system refuses to write on, as on a full disk: first the blocks, then the dataset."""
-    import resource  # not on every system
-
     out = tmp_path / "data"
     assert main(demo_arguments(out)) == 0
     before = files_of(out)
     assert max(map(len, before.values())) > limit
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
+    with small_files(limit):
         status = main(demo_arguments(out, "--overwrite"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert status == 2
     assert re.fullmatch(r"error: .*: File too large", capsys.readouterr().err.rstrip().splitlines()[-1])
     assert files_of(out) == before

@@ -1,7 +1,6 @@
 """Batches within a budget, duplicates once, and what happens when memory ends."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from pipeline.prediction import worker as worker_module
 from pipeline.prediction.batching import batches, by_length, shared
 from pipeline.prediction.fold import PredictionError, fold_batch
-from pipeline.prediction.memory import TELLING, MemoryModel, capped, free_bytes, is_out_of_memory
+from pipeline.prediction.memory import TELLING, MemoryModel, capped, free_bytes, is_out_of_memory, status_bytes
 from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.sequences import single_chain
 from pipeline.prediction.worker import Output, Worker
@@ -63,17 +62,11 @@ def test_the_estimate_follows_what_was_measured(esmfold_like, monkeypatch):
 @pytest.fixture
 def full_heap():
     """Takes what the allocator has kept of earlier tests: memory asked for from here on is new to the process."""
-    before, taken = data_bytes(), []
-    while data_bytes() == before:
+    before, taken = status_bytes("VmData"), []
+    while status_bytes("VmData") == before:
         taken.append(torch.empty(1 << 20, dtype=torch.uint8))
     yield
     del taken
-
-
-def data_bytes() -> int:
-    """What Linux counts against RLIMIT_DATA."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmData")).split()[1]) * 1024
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator's state is read as Linux has it")
