@@ -56,6 +56,7 @@ def read_calpha_of(paths: Sequence[str | Path]) -> list[list[CalphaTrace] | Stru
     """
     found: list[list[CalphaTrace] | StructureError | None] = [None] * len(paths)
     waiting: dict[int, _Candidate] = {}
+    records = 0  # of those that wait
 
     def settle() -> None:
         for i, traces in zip(waiting, _traces([*waiting.values()]), strict=True):
@@ -71,8 +72,10 @@ def read_calpha_of(paths: Sequence[str | Path]) -> list[list[CalphaTrace] | Stru
             continue
         if candidate is not None:
             waiting[i] = candidate
-            if sum(len(one.records) for one in waiting.values()) > _RECORDS_AT_ONCE:
+            records += len(candidate.records)
+            if records > _RECORDS_AT_ONCE:
                 settle()
+                records = 0
     settle()
     for i, path in enumerate(paths):
         if found[i] is None:

@@ -117,7 +117,7 @@ def _evaluate_one(target: Target, settings: Settings, structures: "_Structures")
     if target.problem:
         return row("failed", target.problem)
     if target.truth is None:
-        return row("extra", "no truth of this name: ignored", counts=False)
+        return row("extra", f"{target.no_truth}: ignored", counts=False)
     if target.prediction is None:
         return row("missing", "no prediction of this name")
     try:

@@ -187,6 +187,7 @@ def pair_blocks(
         units = _centred(units)
     (true_left, pred_left), (true_right, pred_right) = _squared_distance_factors(units)
     radius = INCLUSION_RADIUS * _PER_ANGSTROM
+    in_reach = np.less if chain_index is None else np.less_equal  # 15 A exactly: in between chains, out within a chain
 
     at_once = min(max(_ROWS, _CELLS // max(len(rows), 1)), len(rows))
     cells = _scratch(at_once * len(rows))
@@ -196,7 +197,7 @@ def pair_blocks(
         right = true_right[:, columns]
         block = cells[: (stop - start) * right.shape[1]].reshape(stop - start, -1)
         np.matmul(true_left[start:stop], right, out=block)  # exact for whole thousandths
-        near = block <= radius**2
+        near = in_reach(block, radius**2)
         near[:, : stop - start] &= _above_diagonal(at_once)[: stop - start, : stop - start]  # each pair once
         flat = near.ravel().nonzero()[0]
         if not len(flat):
@@ -210,9 +211,8 @@ def pair_blocks(
         else:
             second = columns[second]
         first += start
-        if square.max() == radius**2:  # exactly 15 A: in between chains, out within a chain
-            within = True if chain_index is None else chain_index[first] == chain_index[second]
-            keep = ~((square == radius**2) & within)
+        if chain_index is not None and square.max() == radius**2:
+            keep = (square < radius**2) | (chain_index[first] != chain_index[second])
             first, second, square, pred_square = first[keep], second[keep], square[keep], pred_square[keep]
         if len(rows) < len(true_mask):
             first, second = rows[first], rows[second]
@@ -241,7 +241,7 @@ def thousandths(positions: np.ndarray) -> np.ndarray:
 
 def _mask(positions: np.ndarray, mask: np.ndarray | None, name: str) -> np.ndarray:
     """bool [N] of the residues that are there and finite."""
-    if positions.ndim != 2 or positions.shape[1] != 3 or not np.issubdtype(positions.dtype, np.floating):
+    if positions.ndim != 2 or positions.shape[1] != 3 or positions.dtype.kind != "f":
         raise ValueError(f"{name}_positions is {positions.dtype} {positions.shape}, expected floats of shape (N, 3)")
     mask = np.ones(len(positions), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     if mask.shape != positions.shape[:1]:

@@ -7,6 +7,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ FULL_COLOUR: float = 4.0
 """angstrom; distance differences from here on have the full colour, as in the report: the widest threshold."""
 
 _LABEL = "lDDT-C\N{GREEK SMALL LETTER ALPHA}"
+_MAX_NAME = 60  # letters of a target's name in a file's: file systems allow 255 bytes, and a letter may have four
 _BINS = np.linspace(0, 1, 21)
 
 
@@ -40,11 +42,21 @@ def write_plots(directory: Path, rows: Sequence[Row], summary: Mapping, chosen: 
     if summary["plddt"]["scales"]:
         written.append(_save(_confidence(summary["plddt"]["per_residue"]["bins"]), directory / "confidence.svg"))
     worst = sorted(scored, key=lambda name: scored[name].score.lddt_ca)[:1]
-    for name in chosen or worst:
-        row, safe = scored[name], re.sub(r"[^\w.+-]", "_", name)
-        written.append(_save(_residues(row), directory / f"residues_{safe}.svg"))
-        written.append(_save(_distances(row), directory / f"distances_{safe}.png"))
+    for name, file_name in _file_names(chosen or worst).items():
+        written.append(_save(_residues(scored[name]), directory / f"residues_{file_name}.svg"))
+        written.append(_save(_distances(scored[name]), directory / f"distances_{file_name}.png"))
     return written
+
+
+def _file_names(targets: Sequence[str]) -> dict[str, str]:
+    """A part of a file's name for each target: safe on every system, and no two the same where case is ignored."""
+    names: dict[str, str] = {}
+    for target in dict.fromkeys(targets):
+        safe = re.sub(r"[^\w.+-]", "_", target)[:_MAX_NAME]
+        taken = {name.casefold() for name in names.values()}
+        numbered = (f"{safe}_{number}" for number in count(2))
+        names[target] = next(name for name in chain([safe], numbered) if name.casefold() not in taken)
+    return names
 
 
 def distance_differences(row: Row) -> np.ndarray:

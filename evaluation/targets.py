@@ -34,6 +34,8 @@ class Target:
     """The record of the dataset that is the truth."""
     problem: str = ""
     """Why this target cannot be scored, known from the names alone."""
+    no_truth: str = "no truth of this name"
+    """Why there is no truth, where there is none."""
 
     @property
     def truth_name(self) -> str:
@@ -219,10 +221,11 @@ def _pair_with_dataset(preds: Path, dataset: Path, split: str | None, ids: Colle
             raise UsageError(f"--ids names {_some(unknown)}, which {where} does not have")
         expected, predictions = set(ids), {stem: files for stem, files in predictions.items() if stem in ids}
     scope = expected if split is not None else every
+    elsewhere = f"a record of the dataset, but not of split {split}"
     targets = [
         Target(stem, files[0], dataset, record_id=stem, problem=_doubled(files))
         if stem in scope
-        else Target(stem, files[0], None)
+        else Target(stem, files[0], None, no_truth=elsewhere if stem in every else Target.no_truth)
         for stem, files in predictions.items()
     ]
     if not scope & predictions.keys() and ids is None:

@@ -1,4 +1,5 @@
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ def test_chosen_targets_are_drawn(rows, tmp_path):
     assert {"residues_good.svg", "distances_good.png"} < names and not any("bad" in name for name in names)
     empty = write_plots(tmp_path / "none", rows[2:], summarise(rows[2:], Settings(), 0, []))
     assert [path.name for path in empty] == ["histogram.svg", "length.svg"]
+
+
+def test_no_drawing_takes_the_place_of_another(rows, tmp_path):
+    twins = [replace(rows[0], target=name) for name in ("a b", "a_b", "A:B", "x" * 200, "x" * 201)]
+    wanted = [row.target for row in twins]
+    written = write_plots(tmp_path, twins, summarise(twins, Settings(), 0, []), [*wanted, "a b"])
+    drawn = [path.name.removesuffix(".svg") for path in written if path.name.startswith("residues")]
+    assert drawn == [f"residues_{name}" for name in ("a_b", "a_b_2", "A_B_3", "x" * 60, "x" * 60 + "_2")]
+    assert all(path.is_file() for path in written)
 
 
 def test_plots_by_the_command(run, tmp_path, record):

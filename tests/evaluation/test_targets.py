@@ -1,6 +1,7 @@
 import pytest
 
 from data_prep.dataset import write_dataset
+from evaluation.evaluate import Settings, evaluate
 from evaluation.targets import UsageError, pair, read_ids
 
 
@@ -233,6 +234,9 @@ def test_a_dataset_is_a_truth(folders, dataset):
         "r_A": False,
         "other": False,
     }
+    reasons = {row.target: (row.status, row.reason) for row in evaluate(of_split.targets, Settings())}
+    assert reasons["r_A"] == ("extra", "a record of the dataset, but not of split val: ignored")
+    assert reasons["other"] == ("extra", "no truth of this name: ignored")
     of_ids = pair(preds, dataset, ids=["p_A", "q_A"])
     assert {target.name: target.prediction is None for target in of_ids.targets} == {"p_A": False, "q_A": True}
     with pytest.raises(UsageError, match=r"--ids names zz, which .* does not have"):
