@@ -26,6 +26,7 @@ from pipeline.comparison.results import (
 )
 from pipeline.figures import curves_with_spread, dots_by_name
 from pipeline.folding.stem import StemError
+from pipeline.folding.weights import WeightsError
 from pipeline.run import RunError
 
 ADAPTERS = "none,lora:1,lorta:1,lorta:8,lorta:64,full"
@@ -75,13 +76,15 @@ def main(argv: list[str] | None = None) -> int:
         dataset = StructureDataset(arguments.data)
         if not dataset.ids("val"):
             raise DatasetError(f"{arguments.data}: no validation chains: see pipeline.prepare --val-fraction")
-        open_directory(arguments.out, arguments.data, options, {"train_chains": arguments.train_chains})
         # Seed by seed, so that an early stop leaves whole comparisons.
         arms = [
             Arm(adapter, seed, arguments.out / "runs" / f"{adapter.folder}_seed{seed}")
             for seed in range(arguments.seeds)
             for adapter in adapters
         ]
+        for arm in arms:
+            arm.check(options)
+        open_directory(arguments.out, arguments.data, options, {"train_chains": arguments.train_chains})
         failed: dict[str, str] = {}
         for number, arm in enumerate(arms, start=1):
             label = f"arm {number}/{len(arms)}: {arm.adapter.name}, seed {arm.seed}"
@@ -106,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"Wrote {arguments.out}: comparison.md, arms.csv, differences.csv, curves.svg, scores.svg, runs/")
         return EXIT_FAILED if failed else 0
 
-    return run_command(body, arguments, usage_errors=(ArmError, DatasetError, RunError, StemError))
+    return run_command(body, arguments, usage_errors=(ArmError, DatasetError, RunError, StemError, WeightsError))
 
 
 def write_comparison(out: Path, arms: Sequence[Arm], reference: str, failed: dict[str, str]) -> str:

@@ -16,6 +16,8 @@ from pipeline.command import EXIT_FAILED, make_console, run_command
 from pipeline.comparison.arms import Adapter, Arm, ArmError
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import write_csv
+from pipeline.folding.stem import StemError
+from pipeline.folding.weights import WeightsError
 from pipeline.run import RunDirectory
 from pipeline.training.tables import read_rows
 from pipeline.training.validation import validation_history
@@ -95,17 +97,21 @@ def main(argv: list[str] | None = None) -> int:
 
     def body(arguments: argparse.Namespace) -> int:
         console = make_console()
+
+        def arm_of(alpha: float) -> Arm:
+            path = arguments.out / f"alpha_{alpha:g}"
+            return Arm(Adapter(arguments.adapter, arguments.rank, alpha), arguments.seed, path)
+
         if not StructureDataset(arguments.data).ids("val"):
             raise DatasetError(f"{arguments.data}: no validation chains: see pipeline.prepare --val-fraction")
         if arguments.rank < 1 or arguments.pairs < 1:
             raise ArmError("--rank and --pairs: at least 1")
+        arm_of(FIRST[0] * arguments.rank).check(options)
         shared = {"adapter": arguments.adapter, "rank": arguments.rank, "seed": arguments.seed}
         open_directory(arguments.out, arguments.data, options, shared)
 
         def trial(alpha: float) -> Trial:
-            arm = Arm(
-                Adapter(arguments.adapter, arguments.rank, alpha), arguments.seed, arguments.out / f"alpha_{alpha:g}"
-            )
+            arm = arm_of(alpha)
             console.print(f"alpha {alpha:g}: training, see {arm.log}")
             result = judge(arm, alpha, "" if arm.is_trained() else arm.train(arguments.data, options))
             console.print(f"alpha {alpha:g}: {result.reason or f'validation lDDT-Calpha {result.lddt_ca:.4f}'}")
@@ -127,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 0
 
-    return run_command(body, arguments, usage_errors=(ArmError, DatasetError))
+    return run_command(body, arguments, usage_errors=(ArmError, DatasetError, StemError, WeightsError))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,17 @@ from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_INTERRUPTED, pick_device
 from pipeline.config import ADAPTER_METHODS
 from pipeline.run import RunDirectory, load_run
+from pipeline.train import fresh_configuration
+from pipeline.train import parser as train_parser
 from pipeline.training.validation import validate
 
 WITHOUT_RANK = ("none", "full")
 TRAIN_SCORES = "train_scores.csv"
+OWN_OPTIONS = (
+    *("--seed", "--training.seed", "--adapter", "--adapter.method", "--rank", "--adapter.rank"),
+    *("--resume", "--auto-resume", "--dry-run"),
+)
+"""Of the train command, that an arm gives it or that make no sense for it."""
 
 
 class ArmError(ValueError):
@@ -100,16 +108,24 @@ class Arm:
         Raises KeyboardInterrupt when the training was interrupted.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        words = ["--data", str(data), "--out", str(self.path), "--auto-resume", "--seed", str(self.seed)]
-        command = [sys.executable, "-m", "pipeline.train", *words, *self.adapter.options(), *options]
-        with self.log.open("a") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-        if code == EXIT_INTERRUPTED:
-            raise KeyboardInterrupt
+        words = ["--data", str(data), "--out", str(self.path), "--auto-resume", *self._options(options)]
+        code = _run([sys.executable, "-m", "pipeline.train", *words], self.log)
         if not code:
             return ""
         last = self.log.read_text().strip().splitlines()[-1:]
         return last[0].removeprefix("error: ") if last else f"exit code {code}"
+
+    def check(self, options: Sequence[str]) -> None:
+        """Raise what the train command would for these options, ArmError for one that an arm sets by itself."""
+        given = {word.partition("=")[0] for word in options}
+        own = (*OWN_OPTIONS, *(() if self.adapter.alpha is None else ("--adapter.alpha",)))
+        for option in own:
+            if option in given:
+                raise ArmError(f"{option}: set for each arm, leave it out")
+        fresh_configuration(*train_parser().parse_known_args(self._options(options)))
+
+    def _options(self, shared: Sequence[str]) -> list[str]:
+        return ["--seed", str(self.seed), *self.adapter.options(), *shared]
 
     def score_training_chains(self, dataset: StructureDataset, count: int, device: str) -> None:
         """Fold the first ``count`` training chains at full length, as validation does; this ends the arm."""
@@ -133,3 +149,29 @@ class Arm:
             return None
         settings = read_json(file)["config"]
         return settings.get("alpha")
+
+
+def _run(command: Sequence[str], log: Path) -> int:
+    """The exit code of a process that prints to ``log``.
+
+    Ctrl-C and SIGTERM are passed on, and the process is waited for: it saves before it ends.
+
+    Raises KeyboardInterrupt: one of them came.
+    """
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+        process.terminate()
+
+    with log.open("a") as stream, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT) as process:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if stopped or code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    return code

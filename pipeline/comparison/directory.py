@@ -31,7 +31,10 @@ def open_directory(out: Path, data: Path, options: Sequence[str], shared: Mappin
         out.mkdir(parents=True, exist_ok=True)
         atomic_write(note, (json.dumps(wanted, indent=1) + "\n").encode())
         return
-    found = read_json(note)
+    try:
+        found = dict(read_json(note))
+    except (ValueError, TypeError) as error:
+        raise ArmError(f"{note}: no readable settings of a comparison ({error}): choose another --out") from None
     different = [name for name in wanted if found.get(name) != wanted[name]]
     if different:
         before = shlex.join(found.get("options", ()))

@@ -53,8 +53,8 @@ def _name(step: int) -> str:
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, directory) of the complete checkpoints, oldest first."""
-    found = [(int(p.name.removeprefix("step_")), p) for p in folder.glob("step_*") if (p / "state.json").is_file()]
-    return sorted(found)
+    named = [(p.name.removeprefix("step_"), p) for p in folder.glob("step_*") if (p / "state.json").is_file()]
+    return sorted((int(number), path) for number, path in named if number.isdecimal())  # others are the user's copies
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, spare: int | None = None) -> Path:

@@ -1,14 +1,26 @@
 """Comparison of adapters and the rule for alpha: what is decided, and one real comparison of two arms."""
 
 import csv
+import json
 import math
+import os
+import signal
+import sys
+import threading
+import time
 
 import pytest
 
+from data_prep.dataset import Placement, write_dataset
+from data_prep.structure_io import read_structure
+from pipeline import sweep
+from pipeline.compare import main
+from pipeline.comparison import arms as arms_module
 from pipeline.comparison.arms import Adapter, ArmError, parse_adapters
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import paired_differences
 from pipeline.sweep import Trial, search
+from tests.pipeline.training.small import ROOT, SMALL
 
 
 def test_adapters_of_the_command_line():
@@ -53,20 +65,24 @@ def test_alpha_is_halved_in_pairs_until_one_converges():
     assert len(search(lambda alpha: Trial(alpha, False, "no", math.nan), rank=1, pairs=2)) == 4
 
 
-def test_a_comparison_end_to_end(tmp_path, capsys):
-    """Two arms of two steps; repeated, nothing is trained again."""
-    from data_prep.dataset import Placement, write_dataset
-    from data_prep.structure_io import read_structure
-    from pipeline.compare import main
-    from tests.pipeline.training.small import ROOT, SMALL
+OPTIONS = tuple(option for option in SMALL if option not in ("--device", "cpu", "--seed", "3"))
 
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """One chain to train on and one to validate on."""
     structures = ROOT / "pipeline" / "demo_structures"
     records = [read_structure(structures / name)[0] for name in ("2igd_A.pdb.gz", "1cyo_A.pdb.gz")]
     placements = {r.id: Placement(split, i) for i, (r, split) in enumerate(zip(records, ("train", "val"), strict=True))}
-    write_dataset(tmp_path / "data", records, placements=placements)
-    options = [option for option in SMALL if option not in ("--device", "cpu", "--seed", "3")]
-    words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--adapters", "none,lorta:2"]
-    words += ["--seeds", "1", "--device", "cpu", "--train-chains", "1", *options, "--max-steps", "2"]
+    path = tmp_path_factory.mktemp("comparison") / "data"
+    write_dataset(path, records, placements=placements)
+    return path
+
+
+def test_a_comparison_end_to_end(dataset, tmp_path, capsys):
+    """Two arms of two steps; repeated, nothing is trained again."""
+    words = ["--data", str(dataset), "--out", str(tmp_path / "out"), "--adapters", "none,lorta:2"]
+    words += ["--seeds", "1", "--device", "cpu", "--train-chains", "1", *OPTIONS, "--max-steps", "2"]
     assert main(words) == 0
     with (tmp_path / "out" / "arms.csv").open(newline="") as stream:
         arms = {row["adapter"]: row for row in csv.DictReader(stream)}
@@ -102,3 +118,90 @@ def test_a_directory_belongs_to_one_dataset_and_one_set_of_options(tmp_path):
     ):
         with pytest.raises(ArmError, match=rf"other settings \({what}\)"):
             change()
+
+
+WRONG = [
+    (["--trunk.blok", "8"], "trunk.blok"),
+    (["--max-steps", "0.5"], "invalid int value"),
+    (["--training.seed", "5"], "leave it out"),
+    (["--adapter.rank=4"], "leave it out"),
+    (["--adapter.alpha", "3"], "leave it out"),
+    (["--resume"], "--resume: set for each arm"),
+    (["--dry-run"], "--dry-run: set for each arm"),
+    (["--config", "nowhere.toml"], "nowhere.toml"),
+]
+WRONG_IN_COMPARE = [(["--seed", "5"], "leave it out"), (["--adapter", "lora"], "leave it out")]
+
+
+@pytest.mark.parametrize(
+    ("run", "own", "words", "message"),
+    [(main, ["--adapters", "lorta:2:4", "--seeds", "2"], *case) for case in WRONG + WRONG_IN_COMPARE]
+    + [(sweep.main, [], *case) for case in WRONG],
+)
+def test_wrong_options_are_refused_before_the_first_arm(dataset, tmp_path, capsys, run, own, words, message):
+    out = tmp_path / "out"
+    try:
+        code = run(["--data", str(dataset), "--out", str(out), *own, *words])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    assert code == 2 and message in capsys.readouterr().err
+    assert not out.exists(), "the right options would be refused as those of another comparison"
+
+
+def test_a_sweep_end_to_end(dataset, tmp_path, capsys):
+    """Both alphas of the first pair train (for two steps, so that their losses may fall or not); then it is read."""
+    words = ["--data", str(dataset), "--out", str(tmp_path), "--rank", "2", "--pairs", "1", *OPTIONS]
+    code = sweep.main([*words, "--device", "cpu", "--max-steps", "2"])
+    with (tmp_path / "sweep.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["alpha"]) for row in rows] == [512, 256]
+    for row in rows:
+        run = json.loads((tmp_path / f"alpha_{float(row['alpha']):g}" / "summary.json").read_text())
+        with (tmp_path / f"alpha_{float(row['alpha']):g}" / "metrics.csv").open(newline="") as stream:
+            first, last = (float(step["loss"]) for step in csv.DictReader(stream))
+        assert row["converged"] == str(last < first)
+        assert row["lddt_ca"] == "" if last >= first else float(row["lddt_ca"]) == run["validation"]["2"]
+    converged = [row for row in rows if row["converged"] == "True"]
+    assert code == (0 if converged else 1)
+    output = capsys.readouterr()
+    if converged:
+        best = max(converged, key=lambda row: float(row["lddt_ca"]))
+        assert f"--adapter.alpha {float(best['alpha'])!r}" in output.out
+    else:
+        assert "no alpha converged" in output.err
+
+
+def test_a_stopped_comparison_waits_until_its_arm_has_saved(tmp_path):
+    """The arm takes its time to save, as the train command does with a large model."""
+    saves = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_): time.sleep(1); pathlib.Path(sys.argv[1]).write_text('saved'); sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, stop); print('ready', flush=True); time.sleep(60)"
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        log, saved = tmp_path / f"{number}.log", tmp_path / f"{number}.saved"
+        thread = threading.Thread(target=_kill_when_ready, args=(log, number))
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            arms_module._run([sys.executable, "-c", saves, str(saved)], log)
+        thread.join()
+        assert saved.read_text() == "saved"
+        assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+def _kill_when_ready(log, number: int) -> None:
+    for _ in range(600):
+        if log.is_file() and "ready" in log.read_text():
+            os.kill(os.getpid(), number)
+            return
+        time.sleep(0.05)
+
+
+def test_damaged_settings_are_a_line(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "index.parquet").write_bytes(b"one")
+    for content in ("{", "3", "\xff"):
+        (tmp_path / "settings.json").write_bytes(content.encode("latin1"))
+        with pytest.raises(ArmError, match=r"settings\.json: no readable settings"):
+            open_directory(tmp_path, data, [])

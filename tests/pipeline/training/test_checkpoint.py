@@ -1,5 +1,7 @@
 """Checkpoints: round trip, damage, what is kept."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -36,6 +38,14 @@ def test_the_best_is_spared(tmp_path):
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, checkpoint(step), keep=1, spare=2)
     assert [step for step, _ in list_checkpoints(tmp_path)] == [2, 4]
+
+
+def test_a_copy_that_a_user_has_put_beside_is_left_alone(tmp_path):
+    path = save_checkpoint(tmp_path, checkpoint(1), keep=1)
+    copy = tmp_path / "step_00000001_before_the_change"
+    shutil.copytree(path, copy)
+    save_checkpoint(tmp_path, checkpoint(2), keep=1)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [2] and (copy / "state.json").is_file()
 
 
 def test_one_changed_bit_is_noticed(tmp_path):
