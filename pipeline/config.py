@@ -32,6 +32,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 DropoutRate = Annotated[float, Field(ge=0, lt=0.5)]
+Kernels = Literal["auto", "own", "cuequivariance"]
 
 ADAPTER_METHODS = ("none", "full", *lorta.METHODS)
 """What ``adapter.method`` can be."""
@@ -279,6 +280,9 @@ class TrainingConfig(Strict):
     round is kept. 0: never."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     """With several processes: weights copied to each (ddp) or sharded over them (fsdp2)."""
+    kernels: Kernels = "auto"
+    """Of the trunk's triangle updates. ``auto``: NVIDIA's cuEquivariance on a CUDA device if it is installed and agrees
+    with our own there, else ``own``; ``cuequivariance``: an error if it is not or does not (docs/method.md)."""
     compile: bool = False
     """Compile the blocks of the trunk with torch.compile."""
     deterministic: bool = False

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +17,8 @@ from rich.table import Table
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, release
 from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, pick_device, run_command
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, Kernels
+from pipeline.folding.kernel_choice import KernelError, require
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.prediction.directory import PredictionDirectory, Shard
@@ -103,6 +105,13 @@ def parser() -> argparse.ArgumentParser:
         "--batch-residues", type=int, default=MAX_RESIDUES, metavar="N",
         help=f"residues folded together, if memory is enough; 1: one sequence at a time (default: {MAX_RESIDUES})",
     )  # fmt: skip
+    machine.add_argument(
+        "--kernels",
+        choices=get_args(Kernels),
+        default="auto",
+        help="of the triangle updates: own; cuequivariance: NVIDIA's, on CUDA, an error if they are not installed or "
+        "disagree with own; auto: NVIDIA's if they are and do not, else own (default: auto)",
+    )
     machine.add_argument("--cpu-threads", type=int, default=0, metavar="N", help="default: that of the run")
     return p
 
@@ -134,7 +143,10 @@ def main(argv: list[str] | None = None) -> int:
             other = "--resume" if arguments.resume else "--shard"
             raise ConfigError(f"--overwrite with {other}: the one deletes what the other goes on with: choose")
         shard = _shard(arguments.shard)
-        devices = tuple(str(pick_device(name)) for name in arguments.device.split(","))
+        picked = [pick_device(name) for name in arguments.device.split(",")]
+        for device in picked:
+            require(arguments.kernels, device)
+        devices = tuple(map(str, picked))
         memory = parse_size(arguments.max_memory) if arguments.max_memory else None
         if arguments.batch_residues < 1 or (arguments.recycles or 0) < 0 or arguments.cpu_threads < 0:
             raise ConfigError("--batch-residues must be above 0, --recycles and --cpu-threads not below")
@@ -155,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
             max_memory=memory,
             max_residues=arguments.batch_residues,
             cpu_threads=arguments.cpu_threads,
+            kernels=arguments.kernels,
         )
         settings = {"model": loaded.fingerprint, "recycles": recycles, "format": arguments.format}
         about = {"version": release(), "run": arguments.run, "description": loaded.description, "step": loaded.step}
@@ -188,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
         body,
         parser().parse_args(argv),
         usage_errors=(InputError, RunError, StemError, WeightsError, DatasetError, RelaxationError),
-        failures=(PredictionError,),
+        failures=(PredictionError, KernelError),
     )
 
 

@@ -28,6 +28,7 @@ from pipeline.config import (
     resolve,
 )
 from pipeline.estimate import estimate, report
+from pipeline.folding.kernel_choice import KernelError
 from pipeline.folding.stem import ESM2_SHAPES, StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.run import RunDirectory, RunError, with_initial_shape
@@ -229,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         body,
         arguments,
         usage_errors=(StemError, WeightsError, RunError, DatasetError, ConfigError, TableError),
-        failures=(TrainingError, GradientPathError),
+        failures=(TrainingError, GradientPathError, KernelError),
     )
 
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.config import TrunkConfig
+from pipeline.config import Kernels, TrunkConfig
 from pipeline.folding.initialization import linear
+from pipeline.folding.kernel_choice import Selection, select
 from pipeline.folding.kernels.attention import PairBias
-from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows
+from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows, product_dtype
 from pipeline.folding.kernels.transition import Transition
 from pipeline.folding.structure_module import StructureModule, StructureOutput
 from pipeline.folding.triangle import OuterProductMean, ProductDifference, TriangleAttention, TriangleMultiplication
@@ -149,6 +150,7 @@ class TrunkBlock(nn.Module):
         mask: torch.Tensor,
         rows: int = 0,
         overwrite: bool = False,
+        cuequivariance: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Update both representations.
 
@@ -158,6 +160,7 @@ class TrunkBlock(nn.Module):
             mask: [B, N] of residues.
             rows: of the pair representation to work on at a time; 0: as many as is fastest.
             overwrite: the caller does not need ``z`` any more; without gradients it is then updated in place.
+            cuequivariance: leave the triangle updates to it where it has a kernel.
 
         Returns:
             ``s`` and ``z``, updated.
@@ -172,7 +175,7 @@ class TrunkBlock(nn.Module):
         pair_mask = pair_mask_of(mask, z.dtype)
         rate = 2 * self.dropout if self.training else 0.0  # fair-esm drops whole rows and columns at twice the rate
         # From here on ``z`` is our own.
-        plan = Plan(rows, add=True, overwrite=not torch.is_grad_enabled())
+        plan = Plan(rows, add=True, overwrite=not torch.is_grad_enabled(), cuequivariance=cuequivariance)
         z = self.tri_mul_out(z, pair_mask, dropout_mask(z, rate, 1), plan)
         z = self.tri_mul_in(z, pair_mask, dropout_mask(z, rate, 2), plan)
         if self.triangle_attention:
@@ -207,12 +210,21 @@ class FoldingTrunk(nn.Module):
         self.trunk2sm_z = linear(c_z, sm.c_z)
         self.structure_module = StructureModule(sm)
         self.chunk_size = config.chunk_size
+        self.kernels: Kernels = "auto"
 
     def set_chunk_size(self, size: int | None) -> None:
         """Rows of the pair representation to work on at a time from now on; None or 0: automatic."""
         if size is not None and size < 0:
             raise ValueError(f"chunk size {size}: expected a number of rows, or 0 for an automatic one")
         self.chunk_size = size or 0
+
+    def set_kernels(self, choice: Kernels) -> None:
+        """What computes the triangle updates from now on, as ``training.kernels``; see ``kernel_choice.select``."""
+        self.kernels = choice
+
+    def selected_kernels(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Selection:
+        """What ``set_kernels`` comes to on ``device`` with matrix products in ``dtype``; raises as ``select``."""
+        return select(self.kernels, device, self.config, dtype)
 
     def chunk_size_for(self, length: int) -> int:
         """Rows that the largest kernel works on at a time for chains of ``length``."""
@@ -243,6 +255,7 @@ class FoldingTrunk(nn.Module):
         Returns:
             single [B, N, c_s], pair [B, N, N, c_z] and the structure of the last pass.
         """
+        cuequivariance = self.selected_kernels(pair.device, product_dtype(pair)).name == "cuequivariance"
         # What the first pass recycles: zeros, of one pair instead of all.
         recycled_s, recycled_z = torch.zeros_like(single), pair.new_zeros(1, 1, 1, pair.shape[-1])
         bins = torch.zeros((1, 1, 1), dtype=torch.int64, device=pair.device)
@@ -255,9 +268,10 @@ class FoldingTrunk(nn.Module):
                 recycled_z = None  # its memory is for the blocks
                 for block in self.blocks:
                     if self.config.checkpoint_blocks and torch.is_grad_enabled():
-                        s, z = checkpoint(block, s, z, mask, self.chunk_size, use_reentrant=False)
+                        how = (self.chunk_size, False, cuequivariance)
+                        s, z = checkpoint(block, s, z, mask, *how, use_reentrant=False)
                     else:
-                        s, z = block(s, z, mask, self.chunk_size, overwrite=True)
+                        s, z = block(s, z, mask, self.chunk_size, True, cuequivariance)
                 structure = self.structure_module(self.trunk2sm_s(s), self.trunk2sm_z(z), aatype, mask)
             if not last:
                 recycled_s = s.detach()

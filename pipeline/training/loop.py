@@ -80,7 +80,7 @@ def train(
         console: for progress.
 
     Raises:
-        TrainingError, GradientPathError: the run failed.
+        TrainingError, GradientPathError, KernelError: the run failed.
         Interrupted: Ctrl-C or SIGTERM on any process, after saving.
     """
     trainer = Trainer(config, training_chains(dataset, config.data), processes)
@@ -91,6 +91,8 @@ def train(
         load_stem(trainer.model, run)
     parts = count_parts(trainer.model)
     report_parameters(parts, console)
+    if trainer.kernels.said:
+        console.print(trainer.kernels.said, markup=False)
     sample = trainer.feed.first_sample(1).to(trainer.device)
     terms: list[str] = []
 
@@ -103,7 +105,7 @@ def train(
     if not resumed and processes.is_main:
         counts = {part.part: {"total": part.total, "trainable": part.trainable} for part in parts}
         hashes = {"stem_sha256": stem_hash(trainer.model), "frozen_sha256": frozen_hash(trainer.model)}
-        facts = {"processes": processes.count, **hashes, "parameters": counts}
+        facts = {"processes": processes.count, "kernels": trainer.kernels.name, **hashes, "parameters": counts}
         run.create(config, info | facts, trainer.model)
     elif resumed and run.info()["frozen_sha256"] != frozen_hash(trainer.model):
         raise RunError(f"{run.path}: the weights that do not train differ from those that the run started with")

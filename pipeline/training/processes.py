@@ -20,6 +20,7 @@ from torch import nn
 
 from pipeline.command import pick_device
 from pipeline.config import ConfigError, RunConfig
+from pipeline.folding.kernel_choice import require
 from pipeline.folding.model import FoldingModel
 
 
@@ -60,7 +61,8 @@ class Processes:
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
         """Join the group; trackers write to ``folder``.
 
-        Raises ConfigError: an unknown device, settings that do not go together, a tracker that is not installed.
+        Raises ConfigError: an unknown device, settings that do not go together, a tracker or kernels that are not
+        installed.
         """
         training, count = config.training, launched_processes()
         if count > 1 and config.data.batch_size % count:
@@ -95,6 +97,7 @@ class Processes:
         if training.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+        require(training.kernels, self.device)
         self.sharded = training.parallel == "fsdp2" and count > 1
 
     @property

@@ -30,6 +30,8 @@ class Plan:
     """Return the input plus the update instead of the update."""
     overwrite: bool = False
     """Write the result over the input; only without gradients, and only with ``add``."""
+    cuequivariance: bool = False
+    """Leave the triangle updates to ``kernels.cuequivariance`` where it takes them."""
 
     def rows_for(self, z: Tensor, numbers_per_row: int) -> int:
         """Rows of ``z`` [B, N, N, c] at a time where one needs ``numbers_per_row`` numbers of temporary memory."""
