@@ -28,6 +28,9 @@ from data_prep.residues import ATOM37_INDEX
 from data_prep.structure_io import write_pdb
 from pipeline.command import make_console
 
+MARKER = "demo.txt"
+"""In a directory that the demo has made, and so may delete."""
+
 IDENTITY = 0.4
 VAL_FRACTION = 0.2
 
@@ -132,11 +135,12 @@ def main(argv: list[str] | None = None) -> int:
     console = make_console()
     out: Path = arguments.out
     if out.exists():
-        if not (out / "dataset").is_dir() and any(out.iterdir()):
+        if not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
             print(f"error: {out} exists and is not an earlier demo: choose another --out", file=sys.stderr)
             return 2
         shutil.rmtree(out)
     out.mkdir(parents=True)
+    (out / MARKER).write_text("Made by pipeline.demo, which deletes this directory when it is run again.\n")
     started = time.perf_counter()
     try:
         report(out, arguments.seed, arguments.max_steps, console)

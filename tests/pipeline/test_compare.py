@@ -12,6 +12,7 @@ import time
 import pytest
 
 from data_prep.dataset import Placement, write_dataset
+from data_prep.release import program
 from data_prep.structure_io import read_structure
 from pipeline import sweep
 from pipeline.compare import main
@@ -94,6 +95,7 @@ def test_a_comparison_end_to_end(dataset, tmp_path, capsys):
     expected = float(arms["lorta:2"]["val_lddt_ca"]) - float(arms["none"]["val_lddt_ca"])
     assert float(difference["mean"]) == pytest.approx(expected, abs=2e-6)
     assert (tmp_path / "out" / "curves.svg").read_text().startswith("<svg")
+    assert (tmp_path / "out" / "comparison.md").read_text().endswith(f"\nWritten by {program()}.\n")
     capsys.readouterr()
     assert main(words) == 0
     assert capsys.readouterr().out.count("done before") == 2

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.release import program
+
 pytest.importorskip("snakemake", reason="needs the extra: pip install 'lorta-fold[workflows]'")
 yaml = pytest.importorskip("yaml", reason="comes with snakemake")
 
@@ -66,7 +68,7 @@ def test_run_ends_in_a_table_of_both_arms(finished):
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
     assert rows == ["arm", "frozen", "lorta_r1"]
     summary = json.loads((finished / "results" / "scores" / "lorta_r1" / "seed0" / "summary.json").read_text())
-    assert summary["counts"]["missing"] == 0
+    assert summary["counts"]["missing"] == 0 and f"Scored by {program()}." in table
     mean = summary["missing_as_0"]["lddt_ca"]["mean"]
     assert f"| {mean:.4f} |" in table
 
