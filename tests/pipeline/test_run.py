@@ -48,6 +48,8 @@ def test_another_stem_is_refused(tmp_path):
         load_run(run.path, step=0)
     with pytest.raises(RunError, match="do not give --esm-weights"):
         load_run(run.path, step=0, esm_weights="x.pt")
+    with pytest.raises(RunError, match="do not give --init-from"):
+        load_run(run.path, step=0, init_from="x.pt")
     run.stem_file.write_bytes(b"cut")
     with pytest.raises(RunError, match=r"stem\.safetensors: cannot be read"):
         load_run(run.path, step=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import StructureDataset
+from data_prep.dataset import DatasetError, Placement, StructureDataset, write_dataset
 from pipeline.config import DataConfig
 from pipeline.training.chains import ChainSource, TrainingChains, training_chains, validation_records
 from pipeline.training.feed import Feed
@@ -70,6 +70,19 @@ def test_a_second_dataset_is_drawn_from_by_its_share(dataset):
     (micro,) = batches.micro_batches
     for name, resolution in zip(micro.batch.ids, micro.batch.resolution.tolist(), strict=True):
         assert (resolution == float("inf")) == (name != names[0])  # no confidence is learned from predictions
+
+
+def test_the_configuration_names_the_second_dataset(dataset):
+    chains = training_chains(dataset, DataConfig(extra=str(dataset.path), extra_fraction=0.75, overfit=2))
+    assert chains.weights == pytest.approx([0.125, 0.125, 0.25, 0.25, 0.25])
+    assert [chains.load(i)[1] for i in range(5)] == [False, False, True, True, True]
+
+
+def test_a_dataset_without_training_chains_is_a_line(dataset, tmp_path):
+    (name,) = dataset.ids("val")
+    write_dataset(tmp_path / "d", [dataset.load(name)], placements={name: Placement("val", cluster=0)})
+    with pytest.raises(DatasetError, match="no chain in the training split"):
+        training_chains(StructureDataset(tmp_path / "d"), DataConfig())
 
 
 def test_overfit_validates_on_its_own_chains(dataset):

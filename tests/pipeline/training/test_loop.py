@@ -112,6 +112,57 @@ def test_what_matches_nothing_is_named(model):
         freeze(model, ["trunk.block.*"])
 
 
+def test_something_must_be_left_to_train():
+    with pytest.raises(ConfigError, match="leaves nothing to train"):
+        freeze(build_model(resolve(preset_layer("tiny"))), ["*"])
+
+
+def test_a_run_goes_on_only_from_the_weights_that_it_froze(train_here, tmp_path, capsys):
+    """The stem of an untrained run is in its directory, where it can be exchanged."""
+    run = tmp_path / "run"
+    assert train_here(run, *SMALL, "--max-steps", "1") == 0
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"frozen_sha256": "0" * 64}))
+    assert train_here(run, "--resume", "--max-steps", "2") == 2
+    assert "the weights that do not train differ from those that the run started with" in capsys.readouterr().err
+    assert len(table(run / "metrics.csv")) == 1
+
+
+def test_parameters_that_must_not_change_stop_the_run(train_here, tmp_path, monkeypatch, capsys):
+    run, original = tmp_path / "run", loop.Trainer.train_step
+
+    def train_step(self, batches, **options):
+        result = original(self, batches, **options)
+        if self.step == 3:
+            frozen = next(p for p in self.model.parameters() if not p.requires_grad)
+            frozen.data[0] += 1e-3
+        return result
+
+    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+    assert train_here(run, *SMALL, "--max-steps", "4") == 1
+    assert "step 4: frozen parameters have changed; this checkpoint is not written" in capsys.readouterr().err
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_compiled_blocks_train_as_others(train_here, tmp_path, monkeypatch):
+    """Traced and run by Dynamo without Inductor, which needs a C++ compiler and minutes."""
+    compiled, original = [], torch.nn.Module.compile
+
+    def compile_block(self, **options):
+        compiled.append(type(self).__name__)
+        original(self, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_block)
+    options = (*SMALL, "--trunk.dropout", "0", "--data.max_recycles", "0", "--max-steps", "1")
+    for name, choice in (("plain", "false"), ("compiled", "true")):
+        assert train_here(tmp_path / name, *options, "--training.compile", choice) == 0
+    assert len(compiled) == 1
+    rows, others = (table(tmp_path / name / "metrics.csv") for name in ("plain", "compiled"))
+    for row, other in zip(rows, others, strict=True):
+        assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=1e-5)
+        assert float(other["grad_norm"]) == pytest.approx(float(row["grad_norm"]), rel=1e-3)
+
+
 def test_groups_of_the_optimizer(model):
     config = OptimizerConfig(lr=1e-3, stem_lr=2e-3, heads_lr=4e-3, stem_weight_decay=0.5, warmup_steps=10)
     optimizer = make_optimizer(model, config)

@@ -6,7 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.config import ConfigError, preset_layer, resolve
 from pipeline.train import main
+from pipeline.training import processes as processes_module
+from pipeline.training.processes import Processes
 from tests.pipeline.training.small import SMALL, launch, table
 
 SAME = ("--training.micro_batch", "1", "--optimizer.eps", "1e-2")
@@ -66,3 +69,36 @@ def test_a_sharded_run_goes_on_with_one_process(runs, small_dataset):
         assert main([str(word) for word in arguments]) == 0
     last, expected = (float(table(runs / name / "metrics.csv")[4]["loss"]) for name in ("fsdp2", "alone"))
     assert last == pytest.approx(expected, rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"batch_size": 4}}, r"data\.batch_size = 4 is not a multiple of the 3 processes"),
+        (
+            {"data": {"batch_size": 6}, "training": {"parallel": "fsdp2"}, "optimizer": {"clip": "sample"}},
+            "use 'global'",
+        ),
+        (
+            {"data": {"batch_size": 6}, "training": {"trackers": ["wandb"]}},
+            r"wandb is not installed: pip install 'lorta-fold\[tracking\]'",
+        ),
+    ],
+)
+def test_what_processes_cannot_do_is_said_before_they_meet(monkeypatch, changes, message):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(processes_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=message):
+        Processes(resolve(preset_layer("tiny"), changes))
+
+
+def test_threads_and_determinism_are_set_for_the_run(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.get_num_threads()
+    try:
+        Processes(resolve(preset_layer("tiny"), {"training": {"cpu_threads": 2, "deterministic": True}}))
+        assert torch.get_num_threads() == 2 and torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(False)
