@@ -150,6 +150,38 @@ def test_wrong_options_are_refused_before_the_first_arm(dataset, tmp_path, capsy
     assert not out.exists(), "the right options would be refused as those of another comparison"
 
 
+def test_arms_that_fail_are_listed_with_the_last_line_of_their_log(dataset, tmp_path, capsys, monkeypatch):
+    def fail(command, log):
+        log.write_text("Training\nerror: step 3: the loss is nan\n")
+        return 1
+
+    monkeypatch.setattr(arms_module, "_run", fail)
+    words = ["--data", str(dataset), "--out", str(tmp_path / "c"), "--adapters", "none,lorta:2", "--seeds", "1"]
+    assert main([*words, "--device", "cpu"]) == 1
+    printed = capsys.readouterr()
+    assert "arm 2/2: lorta:2, seed 0: failed: step 3: the loss is nan" in printed.out
+    assert "no arm was trained to its end" in printed.err
+    assert sweep.main(["--data", str(dataset), "--out", str(tmp_path / "s"), "--rank", "2", "--pairs", "2"]) == 1
+    assert "error: no alpha converged" in capsys.readouterr().err
+    with (tmp_path / "s" / "sweep.csv").open(newline="") as stream:
+        found = [(float(row["alpha"]), row["reason"], row["lddt_ca"]) for row in csv.DictReader(stream)]
+    assert found == [(alpha, "step 3: the loss is nan", "") for alpha in (512, 256, 128, 64)]
+
+
+@pytest.mark.parametrize("command", [main, sweep.main])
+def test_a_comparison_needs_chains_to_validate_on(tmp_path, capsys, command):
+    record = read_structure(ROOT / "pipeline" / "demo_structures" / "2igd_A.pdb.gz")[0]
+    write_dataset(tmp_path / "d", [record], placements={record.id: Placement("train", 0)})
+    assert command(["--data", str(tmp_path / "d"), "--out", str(tmp_path / "out")]) == 2
+    assert "no validation chains: see pipeline.prepare --val-fraction" in capsys.readouterr().err
+
+
+def test_numbers_below_one(dataset, tmp_path, capsys):
+    words = ["--data", str(dataset), "--out", str(tmp_path / "out")]
+    assert main([*words, "--seeds", "0"]) == 2 and "--seeds 0: at least 1" in capsys.readouterr().err
+    assert sweep.main([*words, "--pairs", "0"]) == 2 and "--pairs: at least 1" in capsys.readouterr().err
+
+
 def test_a_sweep_end_to_end(dataset, tmp_path, capsys):
     """Both alphas of the first pair train (for two steps, so that their losses may fall or not); then it is read."""
     words = ["--data", str(dataset), "--out", str(tmp_path), "--rank", "2", "--pairs", "1", *OPTIONS]
