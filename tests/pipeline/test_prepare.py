@@ -380,6 +380,10 @@ def test_predictions_are_read_as_such_only_when_told(tmp_path, capsys):
         (["--identity", "30"], r"identity is 30.0, expected more than 0 and at most 1"),
         (["--val-fraction", "1"], r"val_fraction is 1.0"),
         (["--jobs", "0"], r"--jobs 0: expected 1 or more"),
+        (["--shard", "3/2"], r"--shard 3/2: expected I/N with I from 1 to N"),
+        (["--shard", "half"], r"--shard half: expected I/N"),
+        (["--merge", "--shard", "1/2"], r"--merge goes with neither --shard nor --overwrite"),
+        (["--method", "guess"], r"guess"),
         (["--max-length", "5"], r"max_length 5 is below min_length 20"),
     ],
 )
@@ -399,6 +403,13 @@ def test_what_cannot_be_used_is_one_line_and_exit_2(tmp_path, capsys, change, me
     assert last.startswith("error: ") and re.search(message, last), last
     after = {name: data for name, data in files_of(tmp_path).items() if not name.startswith(".out.work/")}
     assert after == before, "nothing but work that a corrected command goes on with"
+
+
+@pytest.mark.parametrize("words", [[], ["--out", "D"], ["--pdb-dir", "D"]])
+def test_what_is_needed_is_said(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2 and "--pdb-dir and --out are needed" in capsys.readouterr().err
 
 
 def test_starts_without_the_model_and_names_its_options(tmp_path):

@@ -195,3 +195,50 @@ def test_one_bad_sequence_of_a_batch_does_not_take_the_others_along(worker, monk
     _, rows = process(worker, queries(10, 11, 12))
     assert [rows[name].status for name in ("s0", "s1", "s2")] == ["done", "failed", "done"]
     assert rows["s1"].reason == "s1: the model gave numbers that are not finite"
+
+
+FIRST_CPU = torch.device("cpu:0")
+"""Another device than ``cpu`` by its name: it stands for a GPU."""
+
+
+def without_the_first_cpu(model, part, device, recycles):
+    if device == FIRST_CPU:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return fold_batch(model, part, device, recycles)
+
+
+@pytest.fixture
+def worker_elsewhere(esmfold_like, tmp_path):
+    return Worker(
+        esmfold_like, FIRST_CPU, Output(tmp_path, "pdb", Origin("a test")), num_recycles=0, max_memory=1 << 40
+    )
+
+
+def test_a_device_whose_memory_ends_hands_over_to_the_cpu(worker_elsewhere, monkeypatch):
+    monkeypatch.setattr(worker_module, "fold_batch", without_the_first_cpu)
+    lines, rows = process(worker_elsewhere, queries(10, 11))
+    assert "memory of cpu:0 ended with 1 x 10 residues, in the smallest pieces: going on with the CPU" in lines
+    assert {row.status for row in rows.values()} == {"done"} and {row.device for row in rows.values()} == {"cpu"}
+    assert worker_elsewhere.memory.budget < 1 << 40, "measured anew: --max-memory was that of the other device"
+
+
+def test_a_sequence_above_a_devices_budget_goes_to_the_cpu(worker_elsewhere):
+    worker_elsewhere.memory.budget = 1 << 20
+    lines, rows = process(worker_elsewhere, queries(40))
+    assert lines[-1].endswith("are free on cpu:0: with the CPU from here on")
+    assert rows["s0"].status == "done" and rows["s0"].device == "cpu" and lines[-1] in rows["s0"].notes
+
+
+def test_a_file_that_cannot_hold_the_structure_fails_alone(worker, monkeypatch):
+    write_files = worker_module.write_files
+
+    def write(directory, prediction, *rest):
+        if prediction.query.name == "a":
+            raise PredictionError("a: more than a PDB file can hold")
+        return write_files(directory, prediction, *rest)
+
+    monkeypatch.setattr(worker_module, "write_files", write)
+    twins = [single_chain(name, "MKTAYIAKQR") for name in ("a", "b")]
+    a, b = worker.process(twins[:1], shared(twins))
+    assert (a.status, a.reason) == ("failed", "a: more than a PDB file can hold")
+    assert (b.name, b.status, b.file) == ("b", "done", "b.pdb") and b.seconds > 0, "it was folded, not copied"

@@ -63,6 +63,26 @@ def test_a_loss_that_is_no_number_is_saved_and_stops_the_run_or_is_skipped(train
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_a_gradient_that_is_no_number_names_its_tensors(train_here, tmp_path, monkeypatch, capsys):
+    fold_objective = trainer.fold_objective
+
+    def broken(output, batch, clamp, config):
+        """The root of nothing adds nothing to the loss, and its derivative is infinite."""
+        objective = fold_objective(output, batch, clamp, config)
+        nothing = (output.plddt_logits.sum() * 0).abs().sqrt() if output.plddt_logits.requires_grad else 0
+        return replace(objective, loss=objective.loss + nothing)
+
+    monkeypatch.setattr(loop, "prove_gradient_path", lambda *a: [])  # which would refuse it
+    monkeypatch.setattr(trainer, "fold_objective", broken)
+    run = tmp_path / "run"
+    assert train_here(run, *SMALL, "--max-steps", "2") == 1
+    error = capsys.readouterr().err
+    assert "step 1: the gradient norm is nan (no finite gradient in " in error
+    report = json.loads((run / "bad_steps" / "step_00000001.json").read_text())
+    assert any(name.startswith("lddt_head.") for name in report["gradients_not_finite"])
+    assert not any(sample["bad"] for sample in report["samples"])
+
+
 def test_spikes_are_measured_against_the_median():
     guard = SpikeGuard(3.0, [])
     for _ in range(19):
