@@ -1,7 +1,6 @@
 """What is seen of a running training: a bar on a terminal, lines elsewhere; what stops it."""
 
 import io
-import os
 import signal
 
 import pytest
@@ -42,9 +41,9 @@ def test_the_first_ctrl_c_is_noted_and_the_second_stops_at_once():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with interruptible() as interrupted:
         assert not interrupted()
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert interrupted()
-        os.kill(os.getpid(), signal.SIGINT)  # of the launcher's two
+        signal.raise_signal(signal.SIGINT)  # of the launcher's two
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
