@@ -68,7 +68,10 @@ def _factors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except Exception as error:  # several error types for damage; an unpickling error has several lines
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} cannot be read: {reason[0]}") from None
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{path} holds a {type(tensors).__name__}, and no tensors by their names")
     if isinstance(tensors.get("model"), dict):  # lit-gpt saves {"model": state}
         tensors = tensors["model"]
     found = {}

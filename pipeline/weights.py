@@ -9,16 +9,13 @@ its configuration as omegaconf objects; inert classes stand in for these, and om
 import argparse
 import json
 import os
-import re
 import shutil
 import sys
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -46,7 +43,7 @@ from pipeline.folding.weights import (
     to_fair_esm,
     to_hugging_face,
 )
-from pipeline.tensor_files import write_tensors
+from pipeline.tensor_files import UnreadableError, read_pickle, write_tensors
 
 NEITHER = "neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)"
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -85,17 +82,12 @@ _SAFE: list[Any] = [
 """Beyond tensors and containers, which torch reads anyhow."""
 
 
-def read_pickle(path: Path) -> Any:
-    """Content of a file of ``torch.save`` on the CPU, without running anything in it. Raises WeightsError."""
+def read_content(path: Path) -> Any:
+    """``read_pickle`` with the classes of ESMFold's files. Raises WeightsError."""
     try:
-        with torch.serialization.safe_globals(_SAFE):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        # torch's message starts with advice to load unsafely; what is wrong is after that.
-        text = re.sub(r"^Weights only load failed.*?(WeightsUnpickler error: |\n\n+)", "", str(error), flags=re.DOTALL)
-        reason = text.partition(" Please use")[0].strip()
-        line = reason.splitlines()[0] if reason else type(error).__name__
-        raise WeightsError(f"{path}: cannot be read safely: {line[:200]}") from error
+        return read_pickle(path, _SAFE)
+    except UnreadableError as error:
+        raise WeightsError(str(error)) from error
 
 
 def read_safetensors(path: Path) -> State:
@@ -138,7 +130,7 @@ class _FairEsm:
 
 
 def _open_fair_esm(path: Path) -> _FairEsm:
-    content = read_pickle(path)
+    content = read_content(path)
     if not isinstance(content, Mapping) or not {"cfg", "model"} <= set(content):
         raise WeightsError(f"{path}: not fair-esm's ESMFold: it has no 'cfg' and 'model'")
     described = plain(content["cfg"])
@@ -192,7 +184,7 @@ def read_hugging_face(path: Path) -> Converted:
     config = _hugging_face_config(path)
     state: State = {}
     for file in _weight_files(path):
-        state |= read_safetensors(file) if file.suffix == ".safetensors" else _tensors(read_pickle(file), file)
+        state |= read_safetensors(file) if file.suffix == ".safetensors" else _tensors(read_content(file), file)
     return Converted(config_from_hugging_face(config), from_hugging_face(state))
 
 

@@ -85,20 +85,22 @@ def atom37_to_torsions(aatype: Tensor, positions: Tensor, mask: Tensor) -> Torsi
     chi_mask = torch.take_along_dim(mask, chi_atoms.flatten(-2), dim=-1).unflatten(-1, (4, 4)).prod(-1)
     chi_mask = chi_mask * residue_table("chi_mask", aatype, positions.dtype)
 
-    omega = torch.cat((previous[..., [_CA, _C], :], positions[..., [_N, _CA], :]), dim=-2)  # [..., N, 4, 3]
-    phi = torch.cat((previous[..., [_C], :], positions[..., [_N, _CA, _C], :]), dim=-2)
-    psi = positions[..., [_N, _CA, _C, _O], :]
-    omega_mask = previous_mask[..., [_CA, _C]].prod(-1) * mask[..., [_N, _CA]].prod(-1)
-    phi_mask = previous_mask[..., _C] * mask[..., [_N, _CA, _C]].prod(-1)
-    psi_mask = mask[..., [_N, _CA, _C, _O]].prod(-1)
+    n, ca, c, o = (positions[..., atom, :] for atom in (_N, _CA, _C, _O))  # [..., N, 3]
+    ca_before, c_before = previous[..., _CA, :], previous[..., _C, :]
+    backbone = (ca_before, c_before, n, ca), (c_before, n, ca, c), (n, ca, c, o)  # omega, phi, psi
+    backbone = torch.stack([torch.stack(atoms, dim=-2) for atoms in backbone], dim=-3)  # [..., N, 3, 4, 3]
+    whole = mask[..., _N] * mask[..., _CA]
+    omega_mask = previous_mask[..., _CA] * previous_mask[..., _C] * whole
+    phi_mask = previous_mask[..., _C] * whole * mask[..., _C]
+    psi_mask = whole * mask[..., _C] * mask[..., _O]
 
-    atoms = torch.cat((torch.stack((omega, phi, psi), dim=-3), chis), dim=-3)  # [..., N, 7, 4, 3]
+    atoms = torch.cat((backbone, chis), dim=-3)  # [..., N, 7, 4, 3]
     a, b, c, d = atoms.unbind(-2)
     local = Rigid.from_3_points(b, c, a, eps=_EPS).invert_apply(d)  # x axis along the bond b-c, a in the xy plane
     sin_cos = torch.stack((local[..., 2], local[..., 1]), dim=-1)
     sin_cos = sin_cos / (sin_cos.square().sum(-1, keepdim=True) + _EPS).sqrt()
-    sign = sin_cos.new_tensor([1, 1, -1, 1, 1, 1, 1])  # O lies opposite to the next N, which defines psi
-    sin_cos = sin_cos * sign[:, None]
+    # O lies opposite to the next N, which defines psi.
+    sin_cos = torch.cat((sin_cos[..., :2, :], -sin_cos[..., 2:3, :], sin_cos[..., 3:, :]), dim=-2)
 
     periodic = residue_table("chi_pi_periodic", aatype, positions.dtype)
     mirror = torch.nn.functional.pad(1 - 2 * periodic, (3, 0), value=1.0)  # [..., N, 7]

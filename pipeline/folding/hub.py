@@ -1,6 +1,6 @@
 """fair-esm's published files: where torch's hub keeps them, and their download."""
 
-import urllib.error
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -23,6 +23,6 @@ def download(file: str) -> Path:
     cached.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(url, str(cached))
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, HTTPException) as error:  # URLError is the former, a connection that breaks off the latter
         raise DownloadError(f"no download from {url} ({getattr(error, 'reason', error)})") from None
     return cached

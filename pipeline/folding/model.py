@@ -104,7 +104,7 @@ class FoldingModel(nn.Module):
         if self.config.trunk.absolute_positions:
             single = single + sinusoidal_positions(residue_index, single.shape[-1]).to(single.dtype)
         batch, n, _ = single.shape
-        pair = single.new_zeros(batch, n, n, self.config.trunk.c_z)
+        pair = single.new_zeros(()).expand(batch, n, n, self.config.trunk.c_z)  # as ESMFold: zeros, of no memory
         single, pair, structure = self.trunk(single, pair, aatype, residue_index, mask, num_recycles)
         atom = 0 if self.lddt_head.atoms == 1 else 1  # atom37's C-alpha
         return FoldOutput(
@@ -200,10 +200,10 @@ def sinusoidal_positions(index: torch.Tensor, channels: int) -> torch.Tensor:
 
     Vaswani et al. 2017, section 3.5, all sines before all cosines.
     """
-    half = channels // 2
+    half = (channels + 1) // 2
     frequencies = torch.exp(torch.arange(half, device=index.device) * (-math.log(10_000.0) / half))
     angles = index[..., None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :channels]
 
 
 def build_model(config: RunConfig, base: Mapping[str, torch.Tensor] | None = None) -> FoldingModel:

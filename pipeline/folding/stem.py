@@ -1,7 +1,7 @@
 """The ESM-2 stem: building it, loading published weights safely, and running it on aatype.
 
-fair-esm's own loaders unpickle without restriction (and fail since torch 2.6); files are read here with
-``weights_only`` and an allow-list of the one class that fair-esm's checkpoints hold, ``argparse.Namespace``.
+fair-esm's own loaders unpickle without restriction (and fail since torch 2.6); here the one class that its checkpoints
+hold, ``argparse.Namespace``, is let in and nothing else.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from torch import nn
 from data_prep.residues import RESTYPES_WITH_X
 from pipeline.config import StemConfig
 from pipeline.folding.hub import DownloadError, cached_file, download
+from pipeline.tensor_files import UnreadableError, read_pickle
 
 ESM2_SHAPES: dict[str, tuple[int, int, int]] = {
     "esm2_t6_8M": (6, 320, 20),
@@ -80,6 +80,8 @@ class FusedAttention(MultiheadAttention):
             projection(query).view(time, batch, self.num_heads, self.head_dim).permute(1, 2, 0, 3)  # [B, H, T, d]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        with torch.inference_mode(False):  # fair-esm keeps the tables, and a later training step may need them
+            self.rot_emb._update_cos_sin_tables(k, seq_dimension=-2)
         q, k = self.rot_emb(q, k)
         visible = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
         rate = self.dropout if self.training else 0.0
@@ -199,12 +201,12 @@ def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            content = read_pickle(path, [argparse.Namespace])
             state = content.get("model", content) if isinstance(content, Mapping) else content
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, KeyError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StemError(f"{path}: not ESM-2 weights that can be read safely: {line[:200]}") from error
+    except UnreadableError as error:
+        raise StemError(f"{error} (ESM-2 weights)") from error
+    except (SafetensorError, OSError) as error:
+        raise StemError(f"{path}: cannot be read: {error} (ESM-2 weights)") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise StemError(f"{path}: holds no state dict of tensors; expected fair-esm's or Hugging Face's ESM-2 layout")
     state = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}

@@ -58,7 +58,7 @@ class SequenceAttention(nn.Module):
         """Update of ``s`` [B, N, c_s]; ``bias`` [B, H, N, N]; residue mask [B, N]."""
         qkv = self.proj(s).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, N, 3c]
         q, k, v = qkv.chunk(3, dim=-1)
-        bias = bias.masked_fill(~mask.bool()[:, None, None, :], torch.finfo(bias.dtype).min).to(q.dtype)
+        bias = bias.to(q.dtype).masked_fill(~mask.bool()[:, None, None, :], torch.finfo(q.dtype).min)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = out.transpose(1, 2).flatten(-2)  # [B, N, c_s]
         return self.o_proj(out * torch.sigmoid(self.g_proj(s)))
@@ -170,7 +170,10 @@ class TrunkBlock(nn.Module):
         s = s + F.dropout(attended, self.dropout, self.training)
         s = self.mlp_seq(s)
         update = self.sequence_to_pair(s, mask)
-        z = z.add_(update) if overwrite else update.add_(z)
+        if overwrite or update.dtype is not z.dtype:  # under autocast: a sum of all updates has no room in bfloat16
+            z = z.add_(update) if overwrite else z + update
+        else:
+            z = update.add_(z)
         del update
         pair_mask = pair_mask_of(mask, z.dtype)
         rate = 2 * self.dropout if self.training else 0.0  # fair-esm drops whole rows and columns at twice the rate

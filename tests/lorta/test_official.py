@@ -107,6 +107,8 @@ def test_refusals(plain, official, tmp_path):
     assert "cannot be read" in _refusal(plain, path, "peft", alpha=1)
     torch.save({"lora_A": object}, tmp_path / "x.pth")
     assert "cannot be read" in _refusal(plain, tmp_path / "x.pth", "litgpt", alpha=1)
+    torch.save([torch.zeros(2)], tmp_path / "x.pth")
+    assert "x.pth holds a list, and no tensors by their names" in _refusal(plain, tmp_path / "x.pth", "peft", alpha=1)
 
 
 def test_litgpt_axis_needs_the_joint_form(plain):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import file_layer, resolve
 from pipeline.folding.weights import UNUSED, folding_config, hugging_face_config, to_fair_esm, to_hugging_face
-from pipeline.weights import main, plain, read, read_pickle
+from pipeline.weights import main, plain, read, read_content
 from tests.pipeline.folding.test_weights import tiny_config, tiny_model
 
 STEM_HALF = "stem.esm.layers.0.fc1.weight"
@@ -242,7 +242,7 @@ def test_stand_ins_do_nothing_with_their_state(tmp_path):
         wrapped = modules["omegaconf.dictconfig"].wrap({"a": {"b": [1, "two", None]}})
         assert b"omegaconf.dictconfig" in pickle.dumps(wrapped, protocol=2)
         torch.save(wrapped, tmp_path / "cfg.pt")
-    assert plain(read_pickle(tmp_path / "cfg.pt")) == {"a": {"b": [1, "two", None]}}
+    assert plain(read_content(tmp_path / "cfg.pt")) == {"a": {"b": [1, "two", None]}}
 
 
 def test_errors_are_one_line(tmp_path, hugging_face, published, capsys):

@@ -162,3 +162,23 @@ def test_sinusoidal_positions():
     out = sinusoidal_positions(torch.tensor([[0, 3]]), 4)
     expected = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.14112, 0.029996, -0.98999, 0.99955]]])  # sin, sin, cos, cos
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    odd = sinusoidal_positions(torch.tensor([[0, 3]]), 5)
+    assert odd.shape == (1, 2, 5)
+    assert odd[0, 0].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_the_trunk_starts_from_zeros_that_take_no_memory(monkeypatch):
+    model = build_model(config_of())
+    seen = []
+    forward = model.trunk.forward
+
+    def watched(single, pair, *rest):
+        seen.append(pair)
+        return forward(single, pair, *rest)
+
+    monkeypatch.setattr(model.trunk, "forward", watched)
+    with torch.no_grad():
+        model(*inputs(), num_recycles=1)
+    (pair,) = seen
+    assert pair.shape == (1, 6, 6, 16) and not pair.any()
+    assert pair.untyped_storage().nbytes() == pair.itemsize

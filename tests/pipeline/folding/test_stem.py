@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+from http.client import IncompleteRead
 
 import pytest
 import torch
@@ -77,6 +78,17 @@ def test_padded_batch_equals_single(random_stem):
     hidden = random_stem(batch, masks)
     torch.testing.assert_close(hidden[0], random_stem(aatype, mask)[0])
     torch.testing.assert_close(hidden[1, :short], random_stem(*inputs())[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_stem_that_has_folded_can_train(random_stem):
+    """fair-esm keeps its rotary tables, of the length before; those of inference mode have no place in a graph."""
+    aatype, mask = inputs()
+    with torch.inference_mode():
+        folded = random_stem(aatype, mask)
+    trained = random_stem(aatype, mask)
+    trained.sum().backward()
+    torch.testing.assert_close(trained, folded)
+    random_stem.zero_grad()
 
 
 def test_random_weights_depend_on_the_seed_alone():
@@ -186,19 +198,22 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, published, capsys):
     assert "is this another model?" in error_of("esm2_t12_35M", folder / "esm2_t6_8M_UR50D.pt")
     assert "neither model.safetensors nor pytorch_model.bin" in error_of("esm2_t6_8M", tmp_path)
     (tmp_path / "text.pt").write_text("not weights")
-    assert "cannot be read safely" in error_of("esm2_t6_8M", tmp_path / "text.pt").replace("can be", "cannot be")
+    assert "text.pt: cannot be read safely: " in error_of("esm2_t6_8M", tmp_path / "text.pt")
+    (tmp_path / "text.safetensors").write_text("not weights")
+    assert "text.safetensors: cannot be read: " in error_of("esm2_t6_8M", tmp_path / "text.safetensors")
     (tmp_path / "bad.pt").write_bytes(pickle.dumps({"model": Harmful()}))
-    error_of("esm2_t6_8M", tmp_path / "bad.pt")
+    assert "bad.pt: cannot be read safely: " in error_of("esm2_t6_8M", tmp_path / "bad.pt")
     torch.save({"model": Harmful()}, tmp_path / "bad2.pt")
-    error_of("esm2_t6_8M", tmp_path / "bad2.pt")
+    assert "bad2.pt: cannot be read safely: " in error_of("esm2_t6_8M", tmp_path / "bad2.pt")
     assert "must not run" not in capsys.readouterr().out
 
 
-def test_missing_pretrained_weights_name_the_three_ways_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize("failure", [OSError("no route to host"), IncompleteRead(b"", 5)])
+def test_missing_pretrained_weights_name_the_three_ways_out(tmp_path, monkeypatch, failure):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
     def no_network(url, target, **_):
-        raise OSError("no route to host")
+        raise failure
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(StemError) as error:

@@ -202,3 +202,28 @@ def test_shared_dropout_drops_whole_lines_and_keeps_the_mean():
         assert torch.equal(lines, lines.narrow(axis, 0, 1).expand_as(lines))
         assert lines.mean() == pytest.approx(1.0, abs=0.1)
     assert dropout_mask(x, 0.0, 1) is None
+
+
+@pytest.mark.parametrize("pair_update", ["outer_product_mean", "product_difference"])
+def test_pair_representation_stays_float32_under_autocast(pair_update):
+    """With gradients as without: what blocks add up would lose its last digits in bfloat16, block after block."""
+    block = small_trunk(pair_update, True).blocks[0].float()
+    generator = torch.Generator().manual_seed(1)
+    s, z = torch.randn(1, 6, 16, generator=generator), torch.randn(1, 6, 6, 8, generator=generator)
+    mask = torch.ones(1, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = block(s, z, mask)
+        with torch.no_grad():
+            predicted = [block(s, z, mask), block(s, z.clone(), mask, overwrite=True)]
+    for results in (trained, *predicted):
+        assert results[0].dtype is results[1].dtype is torch.float32
+        assert (results[1] - trained[1]).norm() <= 0.01 * trained[1].norm()  # PyTorch's attention differs by so much
+
+
+def test_a_sample_of_padding_alone_is_finite():
+    """In bfloat16 too, where the lowest number of float32 would be infinite."""
+    block = small_trunk("product_difference", True).blocks[0].float()
+    s, z = torch.randn(1, 6, 16), torch.randn(1, 6, 6, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        for tensor in block(s, z, torch.zeros(1, 6)):
+            assert tensor.isfinite().all()
