@@ -24,6 +24,7 @@ WRONG_PATH = (
     errno.EEXIST,
     errno.EROFS,
     errno.EFBIG,
+    errno.ENAMETOOLONG,
 )
 """System errors that mean that a path was wrongly chosen; others (a full disk) are failed runs."""
 
@@ -67,8 +68,8 @@ def _say(line: str) -> None:
 
 
 def make_console(quiet: bool = False) -> Console:
-    """Where commands print: no colours for numbers, and long lines are left to the terminal to wrap."""
-    return Console(highlight=False, soft_wrap=True, quiet=quiet)
+    """Where commands print: text as it is (a path may hold brackets), and long lines are left to the terminal."""
+    return Console(highlight=False, markup=False, soft_wrap=True, quiet=quiet)
 
 
 def pick_device(name: str) -> torch.device:

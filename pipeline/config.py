@@ -14,7 +14,6 @@ import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,12 +24,14 @@ import lorta
 import lorta.config
 from data_prep.bounded_reading import read_document
 from data_prep.release import program
+from pipeline.bundled import bundled_names, bundled_text
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 DropoutRate = Annotated[float, Field(ge=0, lt=0.5)]
 Kernels = Literal["auto", "own", "cuequivariance"]
 
@@ -201,8 +202,8 @@ class OptimizerConfig(Strict):
     stem_weight_decay: NonNegativeFloat = 0.0
     heads_weight_decay: NonNegativeFloat = 0.0
     eps: PositiveFloat = 1e-5
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.99
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.99
     warmup_steps: NonNegativeInt = 200
     decay_after: NonNegativeInt = 50_000
     decay_every: PositiveInt = 50_000
@@ -366,15 +367,14 @@ def adapter_settings(
 
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
-    folder = resources.files("pipeline") / "presets"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return bundled_names("pipeline", "presets", ".toml")
 
 
 def preset_layer(name: str) -> dict[str, Any]:
     """The values that a preset sets, over those of the one that it ``extends``. Raises ConfigError: unknown name."""
     if name not in preset_names():
         raise ConfigError(f"preset {name!r} is unknown: one of {', '.join(preset_names())}")
-    own = tomllib.loads((resources.files("pipeline") / "presets" / f"{name}.toml").read_text())
+    own = tomllib.loads(bundled_text("pipeline", "presets", f"{name}.toml"))
     base = own.pop("extends", None)
     return own if base is None else merge(preset_layer(base), own)
 
@@ -419,11 +419,17 @@ def dotted_layer(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``over`` put over it, section by section."""
+    """``base`` with the values of ``over`` put over it, section by section.
+
+    Raises ConfigError where one has a section and the other a value: what comes later would hide the mistake.
+    """
     merged = dict(base)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
+        if isinstance(value, Mapping) and isinstance(merged.get(key, {}), Mapping):
+            merged[key] = merge(merged.get(key, {}), value)
+        elif isinstance(value, Mapping) or isinstance(merged.get(key), Mapping):
+            other = merged[key] if isinstance(value, Mapping) else value
+            raise ConfigError(f"configuration: {key} is a section with fields of its own, found {other!r}")
         else:
             merged[key] = value
     return merged
@@ -451,7 +457,7 @@ def _explain(error: ValidationError, kind: type) -> str:
         close = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"configuration: unknown key {name!r}: {hint}"
-    if not path:
+    if not path or first["type"] == "value_error":  # of a whole section, whose other values say nothing
         return f"configuration: {first['msg'].removeprefix('Value error, ')}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"configuration: {name} = {first['input']!r}: {message}"

@@ -12,7 +12,7 @@ from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_co
 from pipeline.config import ConfigError, dotted_layer, merge
 from pipeline.lm.command_line import numbers
 from pipeline.lm.errors import InputError, StageFailed, require_extra
-from pipeline.lm.grid import cell_row, cells, grid_names, read_grid
+from pipeline.lm.grid import Grid, cell_row, cells, grid_names, read_grid
 from pipeline.lm.settings import STAGES
 
 
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         require_extra("pipeline.lm_compare")
         if bool(arguments.grid) == bool(arguments.stage):
             raise ConfigError("give one of --grid and --stage")
-        grid = read_grid(arguments.grid) if arguments.grid else {"stage": arguments.stage}
+        grid = read_grid(arguments.grid) if arguments.grid else Grid(arguments.stage)
         named = {
             "model": {"name": arguments.model, "init_config": arguments.init_config},
             "data": {"train": arguments.data},
@@ -84,36 +84,39 @@ def main(argv: list[str] | None = None) -> int:
             seeds=[seed for part in arguments.seeds or () for seed in part],
         )  # fmt: skip
         console = make_console()
-        arguments.out = arguments.out or Path("runs") / f"compare-{grid['stage']}"
+        arguments.out = arguments.out or Path("runs") / f"compare-{grid.stage}"
         from pipeline.lm.comparison import write_comparison
         from pipeline.lm.engine import Interrupted
         from pipeline.lm.run import LanguageRun
-        from pipeline.lm.stages import TRAINERS
+        from pipeline.lm.stages import train_stage
 
         def rows() -> list[dict]:
             listed = []
             for cell in found:
-                run = LanguageRun(arguments.out / cell.folder)
-                result = run.results() if run.results_file.is_file() else None
-                listed.append(cell_row(cell, result, failures.get(cell.folder, "")))
+                run, result, failure = LanguageRun(arguments.out / cell.folder), None, failures.get(cell.folder, "")
+                try:
+                    result = run.results() if run.results_file.is_file() and not failure else None
+                except InputError as error:
+                    failure = str(error)
+                listed.append(cell_row(cell, result, failure))
             return listed
 
         failures: dict[Path, str] = {}
-        title = f"{grid['stage']}: {' '.join(['python', '-m', 'pipeline.lm_compare', *(argv or sys.argv[1:])])}"
+        title = f"{grid.stage}: {' '.join(['python', '-m', 'pipeline.lm_compare', *(argv or sys.argv[1:])])}"
         if arguments.list:
             for cell, row in zip(found, rows(), strict=True):
                 console.print(f"{cell.folder}: {row['status']}")
             return 0
         for number, cell in enumerate(found, 1):
-            console.print(f"[{number} of {len(found)}] {cell.folder}", markup=False)
+            console.print(f"[{number} of {len(found)}] {cell.folder}")
             try:
-                TRAINERS[grid["stage"]](cell.config, arguments.out / cell.folder, console, resume=True)
+                train_stage(grid.stage, cell.config, arguments.out / cell.folder, console, resume=True)
             except Interrupted as error:
                 console.print(f"{error}; saved. Go on with the same command.")
                 return EXIT_INTERRUPTED
             except (StageFailed, ConfigError, InputError) as error:
                 failures[cell.folder] = str(error)
-                console.print(f"failed: {error}", markup=False)
+                console.print(f"failed: {error}")
             names = write_comparison(arguments.out, rows(), title, plots=number == len(found))
         console.print(f"Wrote {arguments.out}: {', '.join(names)}")
         if failures:

@@ -28,8 +28,9 @@ def parser() -> argparse.ArgumentParser:
         "RUN/seed_N is the run of a seed; RUN/results.csv and results.md have all seeds, best and last epoch.",
     )
     p.add_argument("--task", required=True, help="cola, sst2, mrpc, stsb, qnli, rte, qqp, mnli, wnli")
-    p.add_argument("--seeds", type=numbers, nargs="+", metavar="N", help="one run each, such as 0 1 2 (default 0)")
-    p.add_argument("--seed", type=int, help="the seed of a single run")
+    seeds = p.add_mutually_exclusive_group()
+    seeds.add_argument("--seeds", type=numbers, nargs="+", metavar="N", help="one run each, such as 0 1 2 (default 0)")
+    seeds.add_argument("--seed", type=int, help="the seed of a single run")
     p.add_argument("--head-lr", type=float, help="peak learning rate of the head")
     add_stage_options(p, "nlu")
     return p
@@ -42,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     def body(arguments: argparse.Namespace) -> int:
         require_extra("pipeline.nlu")
         config = configuration("nlu", arguments, dotted)
-        from pipeline.lm.classification import train_classifier
         from pipeline.lm.engine import Interrupted
         from pipeline.lm.seeds import write_seed_tables
+        from pipeline.lm.stages import train_stage
 
         console = make_console()
         seeds = [seed for part in arguments.seeds or [[config.training.seed]] for seed in part]
@@ -56,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             one = replace(config, training=replace(config.training, seed=seed))
             try:
                 results.append(
-                    train_classifier(
-                        one, arguments.out / f"seed_{seed}", console, resume=arguments.resume,
+                    train_stage(
+                        "nlu", one, arguments.out / f"seed_{seed}", console, resume=arguments.resume,
                         export_lora=arguments.export_lora,
                     )
                 )  # fmt: skip

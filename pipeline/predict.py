@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from data_prep.dataset import DatasetError, StructureDataset
@@ -275,7 +274,7 @@ def summary(rows: Sequence[PredictionRow]) -> Table:
         confidence = "" if row.mean_plddt is None else f"{row.mean_plddt:.1f}"
         first, *more = (row.warnings or row.reason).split(SEPARATOR)
         remark = f"{first}, and {len(more)} more" if more else first
-        result.add_row(escape(row.name), "" if row.length is None else str(row.length), confidence, escape(remark))
+        result.add_row(row.name, "" if row.length is None else str(row.length), confidence, remark)
     return result
 
 

@@ -143,12 +143,14 @@ def test_names_that_stay_in_their_directory(name, tmp_path):
 
 
 def test_methods_and_tasks_are_names_of_directories():
-    from pipeline.lm.grid import cells
+    from pipeline.lm.grid import Grid, cells
 
     with pytest.raises(ArmError, match=r"'\.\./x' is no method"):
         parse_adapters("../x:1")
-    with pytest.raises(ConfigError, match="no name of a task or method"):
-        cells({"stage": "sft", "method": {"../x": {}}}, {})
+    with pytest.raises(ConfigError, match=r"adapter\.method = '\.\./x'"):
+        cells(Grid("sft", method={"../x": {}}), {})
+    with pytest.raises(ConfigError, match=r"task '\.\./x' is unknown"):
+        cells(Grid("nlu", method={"lora": {}}, tasks=("../x",)), {})
 
 
 def test_shards_of_published_weights_are_in_their_directory(tmp_path):

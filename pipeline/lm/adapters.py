@@ -13,12 +13,11 @@ from transformers import PreTrainedModel
 
 import lorta
 from data_prep.bounded_reading import read_json
+from data_prep.structure_bytes import atomic_write
 from pipeline.config import ConfigError
+from pipeline.lm.errors import one_line
 from pipeline.lm.settings import WITHOUT_ADAPTER, AdapterSettings
 from pipeline.tensor_files import write_tensors
-
-METHODS = (*WITHOUT_ADAPTER, *lorta.PEFT_METHODS)
-"""Every value of ``--adapter``."""
 
 OPTIONAL = ("alpha", "targets", "init", "dropout")
 """Settings that are passed on only when given: some methods have none of them."""
@@ -45,10 +44,8 @@ def adapter_config(
 ) -> peft.PeftConfig | None:
     """The PEFT config of ``settings`` for ``model``; ``None`` for the methods without an adapter.
 
-    Raises ConfigError: an unknown method, a setting that the method does not have, a model that it does not fit.
+    Raises ConfigError: a setting that the method does not have, a model that it does not fit.
     """
-    if settings.method not in METHODS:
-        raise ConfigError(f"adapter {settings.method!r} is unknown: one of {', '.join(METHODS)}")
     values: dict[str, Any] = {name: getattr(settings, name) for name in OPTIONAL if getattr(settings, name)}
     if settings.rank:
         values["r"] = settings.rank
@@ -64,7 +61,7 @@ def adapter_config(
             settings.method, model=model, task_type=task_type, modules_to_save=list(modules_to_save) or None, **values
         )
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"adapter {settings.method}: {error}") from error
+        raise ConfigError(f"adapter {settings.method}: {one_line(error)}") from error
 
 
 def wrap(model: PreTrainedModel, config: peft.PeftConfig) -> peft.PeftModel:
@@ -72,7 +69,7 @@ def wrap(model: PreTrainedModel, config: peft.PeftConfig) -> peft.PeftModel:
     try:
         return peft.get_peft_model(model, config)
     except ValueError as error:
-        raise ConfigError(f"this adapter does not fit the model: {error}") from error
+        raise ConfigError(f"this adapter does not fit the model: {one_line(error)}") from error
 
 
 def train_without_adapter(model: PreTrainedModel, method: str, heads: Sequence[str]) -> None:
@@ -117,5 +114,5 @@ def export_as_lora(model: peft.PeftModel, saved: Path, directory: Path) -> Path:
     write_tensors(directory / "adapter_model.safetensors", tensors, {"format": "pt"})
     document = read_json(directory / "adapter_config.json")
     document |= {"task_type": config["task_type"], "modules_to_save": names or None}
-    (directory / "adapter_config.json").write_text(json.dumps(document, indent=1) + "\n")
+    atomic_write(directory / "adapter_config.json", (json.dumps(document, indent=1) + "\n").encode())
     return directory

@@ -1,6 +1,5 @@
 """What instruction tuning and preference optimisation share: base, adapter, trl's trainer, what is written."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,13 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, set_seed
 
-from data_prep.structure_bytes import atomic_write
 from pipeline.config import ConfigError
-from pipeline.lm.adapters import adapter_config, check_export, count_parameters, export_as_lora
-from pipeline.lm.card import model_card
-from pipeline.lm.engine import finish, is_complete, quiet, run_trainer, total_steps
-from pipeline.lm.errors import InputError
+from pipeline.lm.adapters import adapter_config, check_export, count_parameters
+from pipeline.lm.engine import is_complete, quiet, total_steps
+from pipeline.lm.errors import InputError, one_line
 from pipeline.lm.examples import prompt_form, texts_of
 from pipeline.lm.models import load_causal_lm, prepare_base
+from pipeline.lm.outcome import train_and_write
 from pipeline.lm.records import Record
 from pipeline.lm.run import LanguageRun
 from pipeline.lm.settings import DpoConfig, SftConfig
@@ -98,7 +96,7 @@ def train_causal(
             callbacks=list(callbacks),
         )
     except ValueError as error:
-        raise ConfigError(f"this model or adapter does not fit: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"this model or adapter does not fit: {one_line(error)}") from error
     check_lengths(
         {"training": len(train), "held-out": len(held_out)},
         {"training": len(trainer.train_dataset), "held-out": len(trainer.eval_dataset)},
@@ -112,23 +110,11 @@ def train_causal(
     )
     if templated and isinstance(train[0].get("prompt"), list):
         console.print("The tokenizer has no chat template: a plain one is used and saved with it.")
-    begun = time.perf_counter()
-    rows = run_trainer(trainer, config, run, console, metric="loss", greater=False, at_start=True)
-    seconds = time.perf_counter() - begun
-    saved = run.adapter if adapter is not None else run.model
-    trainer.model.save_pretrained(str(saved))
-    tokenizer.save_pretrained(str(saved))
-    if export_lora:
-        export_as_lora(trainer.model, run.adapter, run.lora)
-    result = finish(
-        run, config, counts, rows, stage=stage, metric="loss", greater=False, seconds=seconds,
-        more={
+    return train_and_write(
+        trainer, config, run, console, stage=stage, metric="loss", greater=False, counts=counts, adapter=adapter,
+        tokenizer=tokenizer, export_lora=export_lora,
+        about={
             "base": place, "data": config.data.train, "train_examples": len(train),
-            "validation_examples": len(held_out), "first": rows[0],
-            "prompt": prompt_form(train[0]),
-            "needs_lorta": adapter is not None and str(adapter.peft_type) == "LORTA",
+            "validation_examples": len(held_out), "prompt": prompt_form(train[0]),
         },
     )  # fmt: skip
-    untrained = ["The base model was untrained: it has no knowledge and writes no sensible text."]
-    atomic_write(run.card, model_card(config, result, untrained if config.model.init_config else []).encode())
-    return result

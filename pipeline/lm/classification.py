@@ -1,6 +1,5 @@
 """One run of text classification or regression: a task, a model, an adapter, a seed."""
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,18 @@ from transformers import (
     set_seed,
 )
 
-from data_prep.structure_bytes import atomic_write
 from pipeline.lm.adapters import (
     adapter_config,
     check_export,
     count_parameters,
-    export_as_lora,
     in_modules,
     train_without_adapter,
     wrap,
 )
-from pipeline.lm.card import model_card
-from pipeline.lm.engine import finish, is_complete, quiet, run_trainer, total_steps, training_arguments
+from pipeline.lm.engine import is_complete, quiet, total_steps, training_arguments
 from pipeline.lm.glue import HUB_NAME, Example, Task, find_task, load_task
 from pipeline.lm.models import head_modules, load_classifier, prepare_base
+from pipeline.lm.outcome import train_and_write
 from pipeline.lm.run import LanguageRun
 from pipeline.lm.settings import NluConfig
 
@@ -121,25 +118,14 @@ def train_classifier(
         compute_metrics=partial(score, task),
         optimizers=(optimizer, None),
     )
-    begun = time.perf_counter()
-    rows = run_trainer(trainer, config, run, console, metric=task.metric_name, greater=True)
-    seconds = time.perf_counter() - begun
-    saved = run.adapter if adapter is not None else run.model
-    model.save_pretrained(str(saved))
-    tokenizer.save_pretrained(str(saved))
-    if export_lora:
-        export_as_lora(model, run.adapter, run.lora)
-    result = finish(
-        run, config, counts, rows, stage="nlu", metric=task.metric_name, greater=True, seconds=seconds,
-        more={
+    return train_and_write(
+        trainer, config, run, console, stage="nlu", metric=task.metric_name, greater=True, counts=counts,
+        adapter=adapter, tokenizer=tokenizer, export_lora=export_lora,
+        about={
             "task": config.task, "base": place, "labels": len(task.labels) or 1,
             "data": config.data.train or HUB_NAME, "train_examples": len(train), "validation_examples": len(held_out),
-            "needs_lorta": adapter is not None and str(adapter.peft_type) == "LORTA",
         },
     )  # fmt: skip
-    notes = ["The base model was untrained: it knew nothing of language before this task."]
-    atomic_write(run.card, model_card(config, result, notes if config.model.init_config else []).encode())
-    return result
 
 
 def _typed(task: Task, features: list[dict[str, Any]]) -> list[dict[str, Any]]:

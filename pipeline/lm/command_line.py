@@ -9,6 +9,7 @@ from data_prep.release import add_version_option
 from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import describe_fields, dotted_layer, file_layer, resolve
 from pipeline.lm.errors import InputError, StageFailed, require_extra
+from pipeline.lm.glue import task_key
 from pipeline.lm.settings import STAGES, StageConfig, preset_layer, preset_names, stage_of_preset
 
 NAMED_OPTIONS = {
@@ -79,6 +80,8 @@ def add_stage_options(p: argparse.ArgumentParser, stage: str) -> None:
 
 def numbers(text: str) -> list[int]:
     """Seeds such as ``0`` or ``0,1,2``, for argparse."""
+    if not all(part.isdecimal() and int(part) < 2**32 for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 0 to 4294967295 expected, such as 0,1,2")
     return [int(part) for part in text.split(",")]
 
 
@@ -102,7 +105,7 @@ def configuration(stage: str, arguments: argparse.Namespace, dotted: list[str]) 
     for key in TOP_LEVEL:
         if getattr(arguments, key, None) is not None:
             named[key] = getattr(arguments, key)
-    layers = [preset_layer(arguments.preset, stage, _task(named))] if arguments.preset else []
+    layers = [preset_layer(arguments.preset, stage, task_key(named.get("task", "")))] if arguments.preset else []
     if arguments.config:
         layers.append(file_layer(arguments.config))
     defaults = stage_defaults(stage)
@@ -114,10 +117,6 @@ def stage_defaults(stage: str) -> dict[str, Any]:
     return asdict(STAGES[stage]())
 
 
-def _task(named: dict[str, Any]) -> str:
-    return "".join(character for character in named.get("task", "").lower() if character.isalnum())
-
-
 def run_causal_stage(stage: str, arguments: argparse.Namespace, dotted: list[str]) -> int:
     """The body of ``pipeline.sft`` and ``pipeline.dpo``; returns the exit code."""
 
@@ -125,13 +124,13 @@ def run_causal_stage(stage: str, arguments: argparse.Namespace, dotted: list[str
         require_extra(f"pipeline.{stage}")
         config = configuration(stage, arguments, dotted)
         from pipeline.lm.engine import Interrupted
-        from pipeline.lm.stages import TRAINERS
+        from pipeline.lm.stages import train_stage
 
         console = make_console()
         arguments.out = arguments.out or default_out(stage, config)
         try:
-            result = TRAINERS[stage](
-                config, arguments.out, console, resume=arguments.resume, export_lora=arguments.export_lora
+            result = train_stage(
+                stage, config, arguments.out, console, resume=arguments.resume, export_lora=arguments.export_lora
             )
         except Interrupted as error:
             console.print(f"{error}; saved. Go on with the same command and --resume")

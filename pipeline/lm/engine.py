@@ -1,39 +1,35 @@
 """What every stage does around a trainer of Hugging Face: arguments, progress, tables, interruption, resuming.
 
-Checkpoints are the trainer's own (``RUN/checkpoints/checkpoint-N``): weights as safetensors, and the state of
-optimizer, schedule and random generators as ``.pt`` and ``.pth`` files, which are pickles; transformers reads them with
-``weights_only=True`` and an allow-list, so that nothing in them is run.
+Checkpoints are the trainer's own (``RUN/checkpoints/checkpoint-N``), with checksums (``checkpoints``): weights as
+safetensors; the state of optimizer, schedule and random generators as ``.pt`` and ``.pth`` files, which are pickles:
+transformers reads them with ``weights_only=True`` and an allow-list, so that nothing in them is run.
 """
 
-import json
 import math
 import tomllib
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 import transformers
 from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 import lorta
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import pick_device
 from pipeline.config import ConfigError, config_file_text, to_toml
-from pipeline.lm.adapters import ParameterCount
+from pipeline.lm.checkpoints import newest_whole, seal
 from pipeline.lm.errors import InputError, StageFailed
-from pipeline.lm.run import LanguageRun
+from pipeline.lm.run import LanguageRun, first_difference
 from pipeline.lm.settings import StageConfig, TrainingSettings
 from pipeline.lm.tables import csv_text
+from pipeline.prediction.memory import is_out_of_memory
 from pipeline.training.progress import ProgressOfSteps, interruptible, memory_in_use
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
-
 
 FIRST = ("step", "epoch", "loss")
 """Columns that lead a table."""
@@ -45,17 +41,33 @@ class Interrupted(Exception):
     """The user stopped the run; what it had is saved."""
 
 
+class _AllStepsDone(Exception):
+    """The checkpoint that the run goes on from is that of its last step."""
+
+
 def quiet() -> None:
-    """Warnings, bars and reports to the hub of the libraries off; what matters is printed by the stages."""
+    """Bars and reports to the hub of the libraries off, their warnings on a line each."""
     import datasets
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True  # trl's trainers send what they are used for, from a thread
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.formatwarning = lambda message, *rest, **more: f"warning: {' '.join(str(message).split())}\n"
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+
+
+@contextmanager
+def memory_errors(advice: str) -> Iterator[None]:
+    """Within the block the end of memory, on whichever device, is a StageFailed that gives ``advice``."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StageFailed(f"memory has ended: {advice}") from error
 
 
 def use_device(training: TrainingSettings) -> torch.device:
@@ -90,7 +102,6 @@ def training_arguments(kind: type[Arguments], config: StageConfig, run: Language
         save_strategy=when,
         eval_steps=training.evaluate_every or None,
         save_steps=training.evaluate_every or 500,
-        save_total_limit=training.keep_checkpoints,
         logging_steps=training.log_every,
         logging_first_step=True,
         logging_nan_inf_filter=False,
@@ -128,13 +139,17 @@ class Recorder(TrainerCallback):
         console: Console,
         save_best: Callable[[list[dict[str, Any]]], None],
         interrupted: Callable[[], bool],
+        keep_checkpoints: int,
     ) -> None:
         self.run, self.console, self.save_best, self.interrupted = run, console, save_best, interrupted
+        self.keep_checkpoints = keep_checkpoints
         self.stack = ExitStack()
         self.stopped = False
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Start the progress."""
+        """Start the progress; where no step is left there is no epoch to begin, or the trainer would do one more."""
+        if state.global_step >= state.max_steps:
+            raise _AllStepsDone
         self.progress = ProgressOfSteps(self.console, state.global_step, state.max_steps)
         self.stack.enter_context(self.progress.shown())
 
@@ -157,18 +172,19 @@ class Recorder(TrainerCallback):
         lorta.after_step(model, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Write the tables; a loss that is not finite ends the run."""
+        """Write the tables; a loss that is not finite, in training or on the held-out examples, ends the run."""
         write_tables(self.run, state.log_history)
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
-            raise StageFailed(f"the loss is {logs['loss']} at step {state.global_step}: lower --optimizer.lr")
+        for name, what in (("loss", "loss"), ("eval_loss", "held-out loss")):
+            if logs and not math.isfinite(logs.get(name, 0.0)):
+                raise StageFailed(f"the {what} is {logs[name]} at step {state.global_step}: lower --optimizer.lr")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
         """Keep the adapter of the best evaluation."""
         self.save_best(evaluations(state.log_history))
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        """End the progress."""
-        self.stack.close()
+    def on_save(self, args, state, control, **kwargs) -> None:
+        """Seal the checkpoint, which lets those before it go."""
+        seal(self.run.checkpoints / f"checkpoint-{state.global_step}", self.keep_checkpoints)
 
 
 def evaluations(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -209,7 +225,7 @@ def run_trainer(
     Raises:
         Interrupted: the user stopped it; the last step is saved.
         StageFailed: the loss is no longer finite.
-        InputError: the checkpoint cannot be read.
+        InputError: all checkpoints are damaged.
     """
     trainer.remove_callback(PrinterCallback)
     if not run.exists():
@@ -220,12 +236,14 @@ def run_trainer(
             trainer.model.save_pretrained(str(run.best_adapter))
 
     with interruptible() as interrupted:
-        recorder = Recorder(run, console, save_best, interrupted)
+        recorder = Recorder(run, console, save_best, interrupted, config.training.keep_checkpoints)
         trainer.add_callback(recorder)
-        checkpoint = get_last_checkpoint(str(run.checkpoints)) if run.checkpoints.is_dir() else None
+        checkpoint = newest_whole(run.checkpoints, console.print)
         trainer.args.eval_on_start = at_start and checkpoint is None
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except _AllStepsDone:
+            pass  # the trainer has read weights and history by now
         finally:
             recorder.stack.close()
     if recorder.stopped:
@@ -243,40 +261,7 @@ def is_complete(config: StageConfig, run: LanguageRun, resume: bool) -> bool:
         return False
     if not resume:
         raise InputError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
-    if tomllib.loads(run.config_text()) != tomllib.loads(to_toml(config)):
-        raise InputError(f"{run.path}: was started with another configuration (see config.toml): take another --out")
+    differs = first_difference(run.settings(), tomllib.loads(to_toml(config)))
+    if differs:
+        raise InputError(f"{run.path}: was started with another configuration ({differs}): take another --out")
     return run.results_file.is_file()
-
-
-def finish(
-    run: LanguageRun,
-    config: StageConfig,
-    counts: ParameterCount,
-    rows: list[dict[str, Any]],
-    *,
-    stage: str,
-    metric: str,
-    greater: bool,
-    seconds: float,
-    more: dict[str, Any],
-) -> dict[str, Any]:
-    """Write ``results.json``, the sign of a complete run; returns what is in it."""
-    packages = ("lorta-fold", "torch", "transformers", "peft", "trl")
-    best, last = best_row(rows, metric, greater), rows[-1]
-    result = {
-        "stage": stage,
-        "model": config.model.name or f"{config.model.init_config} (untrained)",
-        "method": config.adapter.method,
-        "rank": config.adapter.rank,
-        "seed": config.training.seed,
-        "metric": metric,
-        "greater_is_better": greater,
-        "best": best,
-        "last": last,
-        "parameters": asdict(counts),
-        "train_seconds": round(seconds, 1),
-        "versions": {name: version(name) for name in packages},
-        **more,
-    }
-    atomic_write(run.results_file, (json.dumps(result, indent=1) + "\n").encode())
-    return result

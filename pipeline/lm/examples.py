@@ -31,16 +31,23 @@ def alpaca_prompt(instruction: str, text: str = "") -> str:
 
 def messages(value: Any) -> list[Message]:
     """A conversation as role and content. Raises ValueError for anything else."""
-    found = []
     if not isinstance(value, list) or not value:
-        raise ValueError(f"a list of messages expected, found {type(value).__name__}")
-    for message in value:
-        role = message.get("role") or SHAREGPT_ROLES.get(message.get("from"))
-        content = message.get("content", message.get("value"))
-        if role is None or not isinstance(content, str):
-            raise ValueError(f"a message has role and content (text), found {', '.join(message)}")
-        found.append({"role": role, "content": content})
-    return found
+        raise ValueError(f"a list of messages expected, found {value!r:.80}")
+    return [_message(message) for message in value]
+
+
+def _message(value: Any) -> Message:
+    """``{"role": ..., "content": ...}``, also from ShareGPT's ``from`` and ``value``."""
+    if not isinstance(value, dict):
+        raise ValueError(f"a message has role and content, found {value!r:.80}")
+    role, content = value.get("role"), value.get("content", value.get("value"))
+    if role is None and "from" in value:
+        role = SHAREGPT_ROLES.get(str(value["from"]))
+        if role is None:
+            raise ValueError(f"a message is from {', '.join(SHAREGPT_ROLES)}; found {value['from']!r:.80}")
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise ValueError(f"a message has role and content, both text, found {value!r:.80}")
+    return {"role": role, "content": content}
 
 
 def instruction_example(record: Record) -> Record:
@@ -66,10 +73,11 @@ def instruction_example(record: Record) -> Record:
 def preference_example(record: Record) -> Record:
     """``prompt``, ``chosen`` and ``rejected``, all three texts or all three messages."""
     if "preferred_output" in record:
+        asked = record.get("input")
         return {
-            "prompt": messages(record["input"]["messages"]),
+            "prompt": messages(asked.get("messages") if isinstance(asked, dict) else asked),
             "chosen": messages(record["preferred_output"]),
-            "rejected": messages(record["non_preferred_output"]),
+            "rejected": messages(record.get("non_preferred_output")),
         }
     if not {"chosen", "rejected"} <= set(record):
         raise ValueError(f"chosen and rejected, with prompt or question, expected, found {', '.join(map(str, record))}")
@@ -107,13 +115,15 @@ def prompt_form(example: Record) -> str:
     return "alpaca" if isinstance(prompt, str) and prompt.startswith(ALPACA.partition("{")[0]) else "chat"
 
 
-def convert(records: Sequence[Record], shape: Callable[[Record], Record], source: str) -> list[Record]:
+def convert(records: Sequence[Record], source: str, shape: Callable[[Record], Record]) -> list[Record]:
     """All records in one shape. Raises InputError that names the record; so do records of two shapes."""
     converted = []
     for number, record in enumerate(records, 1):
         try:
             converted.append(shape(record))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            for text in texts_of(converted[-1:]):
+                text.encode()  # half of a surrogate pair, which JSON can hold and no tokenizer takes, is a ValueError
+        except ValueError as error:
             raise InputError(f"{source}, example {number}: {error}") from error
         kinds = [{key: type(value) for key, value in one.items()} for one in (converted[0], converted[-1])]
         if kinds[0] != kinds[1]:
@@ -121,22 +131,46 @@ def convert(records: Sequence[Record], shape: Callable[[Record], Record], source
     return converted
 
 
-def filter_pairs(records: Sequence[Record], data: PairDataSettings) -> list[Record]:
-    """The pairs that the filters of ``data`` leave. Raises InputError when a column of a filter is missing."""
-    needed = {"status": data.drop_ties, "chosen_score": data.min_chosen_score > 0, "in_gsm8k_train": data.drop_gsm8k}
-    for column, wanted in needed.items():
-        if wanted and records and column not in records[0]:
-            raise InputError(f"{data.train}: a filter needs the column {column}, which is not there: switch it off")
-    kept = [
-        record
-        for record in records
-        if not (data.drop_ties and record["status"] == "tie")
-        and not (data.min_chosen_score and (record["chosen_score"] or 0) < data.min_chosen_score)
-        and not (data.drop_gsm8k and record["in_gsm8k_train"])
+def convert_pairs(
+    records: Sequence[Record], source: str, data: PairDataSettings, say: Callable[[str], None]
+) -> list[Record]:
+    """All pairs in one shape, without those that the filters of ``data`` leave out, and those of two equal answers.
+
+    ``say`` is told how many are left out. Raises InputError: as ``convert``; a pair lacks the column of a filter; none
+    is left.
+    """
+    examples = convert(records, source, preference_example)
+    chosen = [
+        example
+        for number, (record, example) in enumerate(zip(records, examples, strict=True), 1)
+        if _passes(record, data, f"{source}, example {number}")
     ]
-    if not kept:
-        raise InputError(f"{data.train}: the filters leave none of {len(records)} pairs")
-    return kept
+    if not chosen:
+        raise InputError(f"{source}: the filters leave none of {len(records)} pairs")
+    distinct = [example for example in chosen if example["chosen"] != example["rejected"]]
+    if not distinct:
+        raise InputError(f"{source}: chosen and rejected are the same in all {len(chosen)} pairs: nothing to learn")
+    for left_out, reason in (
+        (len(records) - len(chosen), "by the filters"),
+        (len(chosen) - len(distinct), "because their two answers are the same"),
+    ):
+        if left_out:
+            say(f"{source}: {left_out} of {len(records)} pairs are left out {reason}.")
+    return distinct
+
+
+def _passes(record: Record, data: PairDataSettings, where: str) -> bool:
+    """Whether the filters leave a pair. Raises InputError when it lacks the column of one."""
+    try:
+        return not (
+            (data.drop_ties and record["status"] == "tie")
+            or (data.min_chosen_score > 0 and float(record["chosen_score"] or 0) < data.min_chosen_score)
+            or (data.drop_gsm8k and record["in_gsm8k_train"])
+        )
+    except KeyError as error:
+        raise InputError(f"{where}: has no column {error.args[0]}, which a filter needs: switch that off") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: chosen_score is no number: {error}") from error
 
 
 def texts_of(examples: Sequence[Record]) -> list[str]:

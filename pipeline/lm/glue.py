@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.bounded_reading import read_table
 from pipeline.config import ConfigError
 from pipeline.lm.errors import InputError
 from pipeline.lm.hub import is_local
@@ -18,6 +17,7 @@ from pipeline.lm.records import (
     load_split,
     read_delimited,
     read_records,
+    read_text,
     split_file,
     split_off,
 )
@@ -41,8 +41,6 @@ class Task:
     metric: Callable[[np.ndarray, np.ndarray], float] = accuracy
     header: tuple[str, ...] | None = None
     """Columns of a TSV file that has no header."""
-    validation: tuple[str, ...] = ()
-    """Stems of the validation file, where they are not the usual ones."""
 
 
 PAIR = ("sentence1", "sentence2")
@@ -60,7 +58,6 @@ TASKS = {
     "qqp": Task("QQP", (("question1", "question2"),), label_columns=("is_duplicate", "label")),
     "mnli": Task(
         "MNLI", (PAIR, ("premise", "hypothesis")), ("entailment", "neutral", "contradiction"), ("gold_label", "label"),
-        validation=("dev_matched", "validation_matched"),
     ),
     "wnli": Task("WNLI", (PAIR,)),
 }  # fmt: skip
@@ -75,12 +72,16 @@ class Example:
     label: float
 
 
+def task_key(name: str) -> str:
+    """``stsb`` for ``STS-B`` and the like; a name of no task is treated in the same way."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
 def find_task(name: str) -> Task:
     """The task of a name such as ``stsb`` or ``STS-B``. Raises ConfigError."""
-    key = "".join(character for character in name.lower() if character.isalnum())
-    if key not in TASKS:
+    if task_key(name) not in TASKS:
         raise ConfigError(f"task {name!r} is unknown: one of {', '.join(TASKS)}")
-    return TASKS[key]
+    return TASKS[task_key(name)]
 
 
 def to_example(task: Task, record: Record, where: str) -> Example:
@@ -103,6 +104,10 @@ def to_example(task: Task, record: Record, where: str) -> Example:
     values = tuple(record[name] for name in texts)
     if not all(isinstance(value, str) for value in values):
         raise InputError(f"{where}: {', '.join(texts)} must be text, found {values!r}")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError as error:  # half of a pair, which JSON can hold and no tokenizer takes
+        raise InputError(f"{where}: not Unicode text: {error}") from error
     return Example(values, number)
 
 
@@ -112,20 +117,21 @@ def _examples(task: Task, records: Sequence[Record], source: str) -> list[Exampl
 
 def _from_file(task: Task, file: Path) -> list[Example]:
     if task.header is not None and file.suffix == ".tsv":
-        records = read_delimited(file, read_table(file, encoding="utf-8-sig"), "\t", task.header)
+        records = read_delimited(file, read_text(file), "\t", task.header)
     else:
         records = read_records(file)
     return _examples(task, records, str(file))
 
 
 def _task_folder(task: Task, folder: Path) -> Path:
-    """``folder``, or the directory of the task in it."""
+    """``folder``, or the directory of the task in it; whichever has the training examples."""
     if split_file(folder, "train"):
         return folder
     for child in sorted(folder.iterdir()):
-        if child.is_dir() and child.name.lower() in (task.folder.lower(), task.folder.lower().replace("-", "")):
+        named = child.is_dir() and child.name.lower() in (task.folder.lower(), task.folder.lower().replace("-", ""))
+        if named and split_file(child, "train"):
             return child
-    raise InputError(f"{folder}: no train.* ({', '.join(SUFFIXES)}) in it, nor a directory {task.folder}")
+    raise InputError(f"{folder}: no train.* ({', '.join(SUFFIXES)}) in it, nor in a directory {task.folder}")
 
 
 def load_task(name: str, data: DataSettings) -> tuple[list[Example], list[Example]]:
@@ -135,33 +141,29 @@ def load_task(name: str, data: DataSettings) -> tuple[list[Example], list[Exampl
     """
     task = find_task(name)
     source = data.train or HUB_NAME
-    if not is_local(source):
-        subset = next(key for key, value in TASKS.items() if value is task) if source == HUB_NAME else None
-        found = load_split(source, "train", subset), load_split(source, "validation", subset)
-        if None in found:
-            raise InputError(f"{source}: has no split train, or none to validate on")
-        train, held_out = (_examples(task, records, source) for records in found)
-    else:
+    held_out: list[Example] | None = None
+    if is_local(source):
         path = Path(source)
+        train_file = path
         if path.is_dir():
             path = _task_folder(task, path)
-        train_file = split_file(path, "train") if path.is_dir() else path
+            train_file = split_file(path, "train")
+            held_out_file = split_file(path, "validation")
+            held_out = None if held_out_file is None else _from_file(task, held_out_file)
         train = _from_file(task, train_file)
-        file = Path(data.validation) if data.validation else _validation_file(task, path)
-        if data.validation and not file.is_file():
+    else:
+        subset = task_key(name) if source == HUB_NAME else None
+        records = load_split(source, "train", subset)
+        if not records:
+            raise InputError(f"{source}: has no split train with examples in it")
+        train = _examples(task, records, source)
+        records = load_split(source, "validation", subset)
+        held_out = None if records is None else _examples(task, records, source)
+    if data.validation:
+        file = Path(data.validation)
+        if not file.is_file():
             raise InputError(f"{file}: no such file")
-        if file is None:
-            train, held_out = split_off(train, data.validation_fraction)
-        else:
-            held_out = _from_file(task, file)
+        held_out = _from_file(task, file)
+    if not held_out:
+        train, held_out = split_off(train, data.validation_fraction)
     return limited(train, data.limit), limited(held_out, data.validation_limit)
-
-
-def _validation_file(task: Task, path: Path) -> Path | None:
-    if not path.is_dir():
-        return None
-    for stem in task.validation:
-        for suffix in SUFFIXES:
-            if (file := path / f"{stem}{suffix}").is_file():
-                return file
-    return split_file(path, "validation")

@@ -2,16 +2,28 @@
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib import resources
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from data_prep.file_names import is_file_name
-from pipeline.config import ConfigError, file_layer, resolve
+from pipeline.bundled import bundled_names, bundled_text
+from pipeline.config import ConfigError, Strict, file_layer, resolve
+from pipeline.lm.glue import find_task, task_key
 from pipeline.lm.settings import STAGES, StageConfig
 
-GRID_KEYS = ("stage", "tasks", "seeds", "shared", "method")
+
+@dataclass(frozen=True)
+class Grid(Strict):
+    """What a grid file holds."""
+
+    stage: Literal[tuple(STAGES)]
+    tasks: tuple[str, ...] = ()
+    """Of nlu alone."""
+    seeds: tuple[int, ...] = (0,)
+    shared: dict[str, Any] = field(default_factory=dict)
+    """Fields of the stage's configuration, for all cells."""
+    method: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """A table per method: its ``ranks`` and its own fields."""
 
 
 @dataclass(frozen=True)
@@ -22,31 +34,24 @@ class Cell:
     folder: Path
     """Relative to the directory of the grid."""
 
-    @property
-    def name(self) -> str:
-        """Method and rank, as in the tables."""
-        adapter = self.config.adapter
-        return f"{adapter.method} r={adapter.rank}" if adapter.rank else adapter.method
-
 
 def grid_names() -> list[str]:
     """Names of the grids that come with the package."""
-    folder = resources.files("pipeline.lm") / "grids"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return bundled_names("pipeline.lm", "grids", ".toml")
 
 
-def read_grid(name: str) -> dict[str, Any]:
+def read_grid(name: str) -> Grid:
     """A grid by name, or from a TOML file. Raises ConfigError."""
     if name in grid_names():
-        grid = tomllib.loads((resources.files("pipeline.lm") / "grids" / f"{name}.toml").read_text())
+        values = tomllib.loads(bundled_text("pipeline.lm", "grids", f"{name}.toml"))
     elif name.endswith(".toml"):
-        grid = file_layer(Path(name))
+        values = file_layer(Path(name))
     else:
         raise ConfigError(f"grid {name!r} is unknown: a TOML file, or one of {', '.join(grid_names())}")
-    unknown = sorted(set(grid) - set(GRID_KEYS))
-    if unknown:
-        raise ConfigError(f"grid {name}: unknown key {unknown[0]!r}; known: {', '.join(GRID_KEYS)}")
-    return grid
+    try:
+        return resolve(values, kind=Grid)
+    except ConfigError as error:
+        raise ConfigError(f"grid {name}: {str(error).removeprefix('configuration: ')}") from error
 
 
 def parse_method(text: str) -> tuple[str, list[int] | None]:
@@ -59,7 +64,7 @@ def parse_method(text: str) -> tuple[str, list[int] | None]:
 
 
 def cells(
-    grid: dict[str, Any],
+    grid: Grid,
     over: dict[str, Any],
     *,
     methods: Sequence[str] = (),
@@ -75,37 +80,40 @@ def cells(
         tasks, seeds: empty: those of the grid.
 
     Raises:
-        ConfigError: the stage, a method or a setting is wrong.
+        ConfigError: a method, a task or a setting is wrong; there are no cells, or one twice.
     """
-    stage = grid.get("stage")
-    if stage not in STAGES:
-        raise ConfigError(f"a grid needs a stage, one of {', '.join(STAGES)}; found {stage!r}")
-    tables = grid.get("method", {})
-    chosen = [parse_method(text) for text in methods] or [(name, None) for name in tables]
+    chosen = [parse_method(text) for text in methods] or [(name, None) for name in grid.method]
     if not chosen:
         raise ConfigError("no methods: --methods lora:8 lorta:4,8, or a grid that has some")
-    defaults = STAGES[stage]()
-    all_tasks = (tasks or grid.get("tasks", ())) if stage == "nlu" else ("",)
-    if not all_tasks:
+    wanted = tuple(tasks) or grid.tasks
+    if grid.stage == "nlu" and not wanted:
         raise ConfigError("no tasks: --tasks stsb mrpc, or a grid that has some")
-    found = []
-    for task in all_tasks:
+    if grid.stage != "nlu" and wanted:
+        raise ConfigError(f"tasks {', '.join(wanted)}: they are nlu's, {grid.stage} has none")
+    for name in wanted:
+        find_task(name)
+    kind = STAGES[grid.stage]
+    found: dict[Path, Cell] = {}
+    for task in [task_key(name) for name in wanted] or [""]:
         for method, ranks in chosen:
-            table = dict(tables.get(method, {}))
+            table = dict(grid.method.get(method, {}))
             own_ranks = table.pop("ranks", [0])
-            for rank in ranks or own_ranks:
-                for seed in seeds or grid.get("seeds", [0]):
+            if not isinstance(own_ranks, list):
+                raise ConfigError(f"grid: method.{method}.ranks = {own_ranks!r}: a list of ranks expected")
+            for rank in own_ranks if ranks is None else ranks:
+                for seed in seeds or grid.seeds:
                     fixed = {"adapter": {"method": method, "rank": rank}, "training": {"seed": seed}}
                     if task:
                         fixed["task"] = task
-                    layers = (asdict(defaults), grid.get("shared", {}), table, over, fixed)
-                    config = resolve(*layers, kind=STAGES[stage])
+                    config = resolve(asdict(kind()), grid.shared, table, over, fixed, kind=kind)
                     label = f"{method}-r{rank}" if rank else method
-                    for name in filter(None, (task, label)):  # a grid may come from somewhere else
-                        if not is_file_name(name):
-                            raise ConfigError(f"{name!r} is no name of a task or method")
-                    found.append(Cell(config, Path(task) / label / f"seed_{seed}"))
-    return found
+                    cell = Cell(config, Path(task) / label / f"seed_{seed}")
+                    if cell.folder in found:
+                        raise ConfigError(f"the grid has the cell {cell.folder} twice")
+                    found[cell.folder] = cell
+    if not found:
+        raise ConfigError("the grid has no cells: a list of ranks or of seeds is empty")
+    return list(found.values())
 
 
 def cell_row(cell: Cell, result: dict[str, Any] | None, failure: str = "") -> dict[str, Any]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.lm.errors import InputError
+from pipeline.lm.errors import InputError, one_line
 
 PROBE_SECONDS = 5.0
 
 
 def is_local(name: str) -> bool:
     """Whether ``name`` is a file or directory here. Raises InputError for what can only be a path and is none."""
-    if Path(name).exists():
+    if os.path.exists(name):  # False, and no error, for what no file system takes
         return True
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such file or directory")
@@ -53,15 +53,13 @@ def named(name: str, kind: str) -> Iterator[None]:
     online = local or ask_hub()
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
-        # Offline and unknown names end in a dozen exception classes of four libraries; all are of these three.
+    except Exception as error:
+        # An unknown name, no network and damaged files end in exceptions of any class of four libraries.
         if local:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{name}: cannot be read as a {kind}: {reason[:300]}") from error
+            raise InputError(f"{name}: the {kind} in it cannot be read: {one_line(error)}") from error
         if not online:
             raise InputError(
                 f"{kind} {name!r}: the hub cannot be reached and the cache does not have it: give a local directory or "
                 "file, or download it where there is a network (hf download) and set HF_HOME"
             ) from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{kind} {name!r}: the hub does not give it: {reason[:300]}") from error
+        raise InputError(f"{kind} {name!r}: the hub does not give it: {one_line(error)}") from error

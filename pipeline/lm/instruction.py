@@ -1,5 +1,6 @@
 """One run of instruction tuning, on trl's SFTTrainer."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,7 @@ def train_instructions(
     config: SftConfig, path: Path, console: Console, *, resume: bool = False, export_lora: bool = False
 ) -> dict[str, Any]:
     """Train and evaluate; returns what ``results.json`` holds. Raises as ``train_causal``."""
-    train, held_out = (
-        convert(records, instruction_example, config.data.train) for records in train_and_validation(config.data)
-    )
+    train, held_out = train_and_validation(config.data, partial(convert, shape=instruction_example))
     if config.loss_on == "completion" and "text" in train[0]:
         raise ConfigError("plain text has no completion: --loss-on all")
 

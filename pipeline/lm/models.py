@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -18,22 +18,25 @@ from transformers import (
 )
 
 from data_prep.bounded_reading import read_json
+from pipeline.bundled import bundled_names, bundled_text
 from pipeline.config import ConfigError
-from pipeline.lm.errors import InputError
+from pipeline.lm.errors import InputError, one_line
 from pipeline.lm.hub import named
 from pipeline.lm.settings import ModelSettings
 from pipeline.lm.tokenizer import load_tokenizer, train_tokenizer
 
+POSITIONS = ("position_embeddings", "wpe")
+"""Names of tables of learned positions: BERT, RoBERTa, ESM and relatives; GPT-2."""
+
 
 def built_in_configs() -> list[str]:
     """Names that ``model.init_config`` takes besides files."""
-    folder = resources.files("pipeline.lm") / "configs"
-    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
+    return bundled_names("pipeline.lm", "configs", ".json")
 
 
 def _read_config(name: str) -> dict[str, Any]:
     if name in built_in_configs():
-        return json.loads((resources.files("pipeline.lm") / "configs" / f"{name}.json").read_text())
+        return json.loads(bundled_text("pipeline.lm", "configs", f"{name}.json"))
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     if not path.is_file():
         raise InputError(f"model.init_config {name!r}: no such file, and not one of {', '.join(built_in_configs())}")
@@ -64,6 +67,8 @@ def prepare_base(
     Raises:
         ConfigError, InputError: one line.
     """
+    if settings.four_bit and find_spec("bitsandbytes") is None:
+        raise ConfigError("model.four_bit needs bitsandbytes, which is not installed: pip install bitsandbytes")
     if bool(settings.name) == bool(settings.init_config):
         raise ConfigError("give one of --model (a hub name or directory) and --init-config (an untrained model)")
     if settings.name:
@@ -81,9 +86,8 @@ def prepare_base(
         config = AutoConfig.for_model(values.pop("model_type"), **values)
         kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
         model = kind.from_config(config)
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model.init_config {settings.init_config!r}: no model of it: {reason[:300]}") from error
+    except Exception as error:  # a wrong value ends in an exception of any class, wherever it is first used
+        raise InputError(f"model.init_config {settings.init_config!r}: no model of it: {one_line(error)}") from error
     tokenizer.save_pretrained(folder)
     # The body alone: a head of another task must not be found here.
     (model.base_model if classifier else model).save_pretrained(folder)
@@ -93,8 +97,6 @@ def prepare_base(
 def _loading_options(settings: ModelSettings) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": getattr(torch, settings.dtype)}
     if settings.four_bit:
-        if find_spec("bitsandbytes") is None:
-            raise ConfigError("model.four_bit needs bitsandbytes, which is not installed: pip install bitsandbytes")
         from transformers import BitsAndBytesConfig
 
         options["quantization_config"] = BitsAndBytesConfig(
@@ -114,6 +116,8 @@ def load_classifier(
             problem_type="regression" if labels == 1 else "single_label_classification",
             **_loading_options(settings),
         )
+    check_tokens(model, tokenizer)
+    _check_positions(model, settings.max_length)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model
 
@@ -122,9 +126,36 @@ def load_causal_lm(settings: ModelSettings, place: str, tokenizer: PreTrainedTok
     """The language model. Raises InputError."""
     with named(place, "model"):
         model = AutoModelForCausalLM.from_pretrained(place, **_loading_options(settings))
+    check_causal(model, place)
+    check_tokens(model, tokenizer)
+    _check_positions(model, settings.max_length)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def check_causal(model: PreTrainedModel, place: str) -> None:
+    """Raise InputError for an encoder: transformers loads it as a language model, which sees what it should predict."""
+    encoder = type(model.config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(model.config, "is_decoder", True)
+    if encoder:
+        raise InputError(f"{place}: a {model.config.model_type} encoder reads both ways: it cannot continue a text")
+
+
+def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise InputError for a tokenizer with more tokens than the model embeds: it is another model's."""
+    embedded = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embedded:
+        raise InputError(f"the tokenizer has {len(tokenizer)} tokens and the model {embedded}: it is another model's")
+
+
+def _check_positions(model: PreTrainedModel, max_length: int) -> None:
+    """Raise InputError for texts longer than the learned positions of the model."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(POSITIONS):
+            # RoBERTa and its like count positions from behind that of the padding
+            longest = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            if max_length > longest:
+                raise InputError(f"model.max_length {max_length}: this model reads {longest} tokens at most")
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:

@@ -1,6 +1,7 @@
 """One run of direct preference optimisation, on trl's DPOTrainer; the reference is the adapter switched off."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from trl import DPOTrainer
 from pipeline.lm.causal import train_causal
 from pipeline.lm.engine import training_arguments
 from pipeline.lm.errors import StageFailed
-from pipeline.lm.examples import convert, filter_pairs, preference_example
+from pipeline.lm.examples import convert_pairs
 from pipeline.lm.records import train_and_validation
 from pipeline.lm.settings import DpoConfig
 
@@ -36,10 +37,7 @@ def train_preferences(
     config: DpoConfig, path: Path, console: Console, *, resume: bool = False, export_lora: bool = False
 ) -> dict[str, Any]:
     """Train and evaluate; returns what ``results.json`` holds. Raises as ``train_causal``."""
-    train, held_out = (
-        convert(filter_pairs(records, config.data), preference_example, config.data.train)
-        for records in train_and_validation(config.data)
-    )
+    train, held_out = train_and_validation(config.data, partial(convert_pairs, data=config.data, say=console.print))
 
     def make_trainer(run, **parts: Any) -> DPOTrainer:
         arguments = training_arguments(

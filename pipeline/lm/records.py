@@ -4,20 +4,25 @@ import csv
 import io
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep.bounded_reading import parse_json, read_parquet, read_table
-from pipeline.lm.errors import InputError
+from pipeline.lm.errors import InputError, one_line
 from pipeline.lm.hub import is_local, named
 from pipeline.lm.settings import DataSettings
 
 Record = dict[str, Any]
+Convert = Callable[[list[Record], str], list[Record]]
+"""(records as read, their source for messages) -> examples"""
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".tsv", ".csv")
-SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev", "val", "valid", "eval", "test")}
-"""What a split is called, as a file's stem or on the hub; the first that exists is taken."""
+SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "dev", "val", "valid", "eval", "validation_matched", "dev_matched", "test"),
+}
+"""What a split is called, as a file's stem or on the hub; the first that exists is taken. MNLI has the matched ones."""
 
 
 def read_records(path: Path) -> list[Record]:
@@ -27,10 +32,7 @@ def read_records(path: Path) -> list[Record]:
         raise InputError(f"{path}: a file of examples ends in one of {', '.join(SUFFIXES)}")
     if suffix == ".parquet":
         return _read_parquet(path)
-    try:
-        text = read_table(path, encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    text = read_text(path)
     if suffix in (".tsv", ".csv"):
         return read_delimited(path, text, "\t" if suffix == ".tsv" else ",")
     if suffix == ".json" and text.lstrip().startswith("["):
@@ -51,7 +53,15 @@ def read_records(path: Path) -> list[Record]:
     return [record for _, record in lines]
 
 
-def _json_lines(path: Path, text: str):
+def read_text(path: Path) -> str:
+    """All of a text file, without a byte order mark. Raises InputError, OSError."""
+    try:
+        return read_table(path, encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -65,20 +75,33 @@ def _read_parquet(path: Path) -> list[Record]:
     import pyarrow
 
     try:
-        return read_parquet(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{path}: not Parquet: {str(error).splitlines()[0]}") from error
+        records = read_parquet(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; Arrow's own have no number
+            raise
+        raise InputError(f"{path}: not Parquet: {one_line(error)}") from error
+    if not records:
+        raise InputError(f"{path}: no examples in it")
+    return records
 
 
 def read_delimited(path: Path, text: str, delimiter: str, header: Sequence[str] | None = None) -> list[Record]:
-    """Rows of a TSV (quotes are characters, as in GLUE) or CSV file; ``header`` for one that has none."""
+    """Rows of a TSV (quotes are characters, as in GLUE) or CSV file; ``header`` for one that has none.
+
+    Raises InputError that names file and line.
+    """
     if delimiter == "\t":
         reader = csv.reader((line.rstrip("\r") for line in text.split("\n")), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows = [(reader.line_num, row) for row in reader if row not in ([], [""])]
+    try:
+        rows = [(reader.line_num, row) for row in reader if row not in ([], [""])]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}: an open quote, or no such table") from error
     if header is None and rows:
         header = rows.pop(0)[1]
+    if header and len(set(header)) < len(header):
+        raise InputError(f"{path}, line 1: two columns of one name: {', '.join(header)}")
     if not rows:
         raise InputError(f"{path}: no examples in it")
     for number, row in rows:
@@ -134,18 +157,24 @@ def _from_hub(name: str, split: str, subset: str | None) -> list[Record] | None:
         return None if found is None else datasets.load_dataset(name, subset, split=found).to_list()
 
 
-def train_and_validation(data: DataSettings) -> tuple[list[Record], list[Record]]:
-    """The two sets of examples that ``data`` names. Raises InputError when one cannot be had or is empty."""
+def train_and_validation(data: DataSettings, convert: Convert) -> tuple[list[Record], list[Record]]:
+    """The two sets of examples that ``data`` names, converted. Raises InputError when one cannot be had or is empty."""
     if not data.train:
         raise InputError("no training examples: give --data FILE, directory or hub name")
     train = load_split(data.train, "train")
     if train is None:
         raise InputError(f"{data.train}: no training examples: a file train.* ({', '.join(SUFFIXES)}) is expected")
-    held_out = load_split(data.validation, "train") if data.validation else load_split(data.train, "validation")
+    source = data.validation or data.train
+    held_out = load_split(source, "train" if data.validation else "validation")
+    if data.validation and held_out is None:
+        raise InputError(f"{source}: no file train.* with examples in it")
+    if not train or held_out == []:
+        raise InputError(f"{source if train else data.train}: no examples in it")
+    train = convert(train, data.train)  # before they are split: messages count them as the file does
     if held_out is None:
-        if data.validation:
-            raise InputError(f"{data.validation}: no file train.* with examples in it")
         train, held_out = split_off(train, data.validation_fraction)
+    else:
+        held_out = convert(held_out, source)
     return limited(train, data.limit), limited(held_out, data.validation_limit)
 
 

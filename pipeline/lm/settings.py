@@ -6,12 +6,16 @@ Sections have the same fields in every stage. Defaults are for one small model o
 
 import tomllib
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+import lorta
+from pipeline.bundled import bundled_names, bundled_text
 from pipeline.config import (
     ConfigError,
     Fraction,
+    Momentum,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -21,6 +25,21 @@ from pipeline.config import (
 
 WITHOUT_ADAPTER = ("full", "head")
 """Values of ``adapter.method`` that train the model's own parameters."""
+
+METHODS = (*WITHOUT_ADAPTER, *lorta.PEFT_METHODS)
+"""Every value of ``adapter.method``."""
+
+LEAST_VOCABULARY = 261
+"""The bytes and the special tokens of a tokenizer that is trained on the spot."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""NumPy's generator takes no other."""
+
+OWN_FIELDS = {"r": "rank", **{name: name for name in ("method", "alpha", "targets", "init", "dropout")}}
+"""What ``adapter.settings`` cannot hold because it is a field beside it."""
+
+OF_THE_STAGE = ("model", "task_type", "modules_to_save", "total_step")
+"""What it cannot hold because the stage decides it."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +53,8 @@ class ModelSettings(Strict):
     tiny-roberta."""
     tokenizer: str = ""
     """Hub name or directory; empty: the model's own, or, with init_config, one trained on the training texts."""
-    vocabulary: PositiveInt = 4096
-    """Tokens of a tokenizer that is trained on the spot."""
+    vocabulary: Annotated[int, Field(ge=LEAST_VOCABULARY)] = 4096
+    """Tokens of a tokenizer that is trained on the spot; fewer where the texts have fewer pairs to merge."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the frozen weights; adapters stay float32."""
     four_bit: bool = False
@@ -48,7 +67,7 @@ class ModelSettings(Strict):
 class AdapterSettings(Strict):
     """How the model is adapted."""
 
-    method: str = "lorta"
+    method: Literal[(*METHODS, "head-only")] = "lorta"
     """A method of lorta or PEFT (docs/adapters.md), full (all parameters) or head, also head-only (the classifier)."""
     rank: NonNegativeInt = 0
     """0: the method's default (8)."""
@@ -64,6 +83,11 @@ class AdapterSettings(Strict):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", {"head-only": "head"}.get(self.method, self.method))
+        for name in self.settings:
+            if name in OWN_FIELDS:
+                raise ValueError(f"adapter.settings.{name} would hide adapter.{OWN_FIELDS[name]}: give that")
+            if name in OF_THE_STAGE:
+                raise ValueError(f"adapter.settings.{name} is decided by the stage: leave it out")
 
 
 @dataclass(frozen=True)
@@ -75,8 +99,8 @@ class OptimizerSettings(Strict):
     head_lr: NonNegativeFloat = 0.0
     """Peak learning rate of a classification head; 0: that of the adapter."""
     weight_decay: NonNegativeFloat = 0.0
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.999
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: NonNegativeFloat = 0.06
     """Below 1: share of all steps; from 1 on: steps."""
@@ -104,7 +128,7 @@ class TrainingSettings(Strict):
     keep_checkpoints: PositiveInt = 1
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     device: str = "auto"
     """auto: cuda, else mps, else cpu."""
     cpu_threads: NonNegativeInt = 0
@@ -187,14 +211,13 @@ STAGES: dict[str, type[StageConfig]] = {"nlu": NluConfig, "sft": SftConfig, "dpo
 
 def preset_names() -> list[str]:
     """Names of the presets, of every stage."""
-    folder = resources.files("pipeline.lm") / "presets"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return bundled_names("pipeline.lm", "presets", ".toml")
 
 
 def _preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         raise ConfigError(f"preset {name!r} is unknown: one of {', '.join(preset_names())}")
-    return tomllib.loads((resources.files("pipeline.lm") / "presets" / f"{name}.toml").read_text())
+    return tomllib.loads(bundled_text("pipeline.lm", "presets", f"{name}.toml"))
 
 
 def stage_of_preset(name: str) -> str:
@@ -209,8 +232,8 @@ def preset_layer(name: str, stage: str, task: str = "") -> dict[str, Any]:
     name, or a preset of another stage.
     """
     layer = _preset(name)
-    if layer.pop("stage") != stage:
-        raise ConfigError(f"preset {name!r} is not one of this command: see --help")
+    if (own := layer.pop("stage")) != stage:
+        raise ConfigError(f"preset {name!r} is one of pipeline.{own}, not of pipeline.{stage}")
     per_task = layer.pop("per_task", {})
     if per_task and task not in per_task:
         raise ConfigError(f"preset {name!r} has no values for task {task!r}: one of {', '.join(per_task)}")

@@ -1,11 +1,12 @@
 """Tokenizers: a model's own, or one trained on the training texts when there is none."""
 
 from collections.abc import Iterable
-from importlib import resources
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from pipeline.bundled import bundled_text
+from pipeline.lm.errors import InputError
 from pipeline.lm.hub import named
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -18,6 +19,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"{name}: its tokenizer has no pad, eos or unk token: set one in its configuration")
     return tokenizer
 
 
@@ -26,7 +29,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, *, encoder: bool) -> 
 
     Args:
         texts: what it is trained on.
-        vocabulary: tokens, special ones included; fewer when the texts have fewer pairs to merge.
+        vocabulary: tokens, special ones included, at least ``settings.LEAST_VOCABULARY``.
         encoder: sequences are ``<s> a </s></s> b </s>`` as RoBERTa's; else ``<s> a`` as Llama's.
     """
     bpe = Tokenizer(models.BPE())
@@ -34,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, *, encoder: bool) -> 
     bpe.decoder = decoders.ByteLevel()
     special = [*SPECIAL.values(), MASK]
     trainer = trainers.BpeTrainer(
-        vocab_size=max(vocabulary, len(special) + 256),
+        vocab_size=vocabulary,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -53,5 +56,5 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Give the tokenizer a plain chat template when it has none; returns whether it had to."""
     if tokenizer.chat_template is not None:
         return False
-    tokenizer.chat_template = (resources.files("pipeline.lm") / "chat.jinja").read_text()
+    tokenizer.chat_template = bundled_text("pipeline.lm", "chat.jinja")
     return True

@@ -69,8 +69,12 @@ def answer(
     form: str,
     max_new_tokens: int,
     seed: int,
+    settings: dict[str, Any],
 ) -> tuple[dict[str, Any], int]:
-    """FastChat's answer record, and how many prompts were cut. Sampling depends on seed and question alone."""
+    """FastChat's answer record with ``settings``, and how many prompts were cut.
+
+    Sampling depends on seed and question alone.
+    """
     torch.manual_seed(seed * 100_003 + question.question_id)
     temperature = TEMPERATURES.get(question.category, 0.7)
     conversation: list[Message] = []
@@ -87,6 +91,7 @@ def answer(
         "answer_id": uuid.uuid4().hex[:22],
         "model_id": model_id,
         "program": program(),
+        "settings": settings,
         "choices": [{"index": 0, "turns": turns}],
         "tstamp": time.time(),
     }

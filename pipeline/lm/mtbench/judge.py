@@ -1,5 +1,6 @@
 """Single-answer grading (Zheng et al., section 3.1) by any judge that answers a chat: an endpoint or a local model."""
 
+import http.client
 import json
 import re
 import time
@@ -7,9 +8,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
-from data_prep.bounded_reading import MAX_DOCUMENT_BYTES, bounded
+from data_prep.bounded_reading import MAX_DOCUMENT_BYTES, bounded, parse_json
 from data_prep.release import program
+from pipeline.config import ConfigError
 from pipeline.lm.errors import StageFailed
 from pipeline.lm.mtbench.files import Question
 
@@ -21,11 +24,35 @@ RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 WITHOUT_RATING = -1.0
 """FastChat's score of a judgment that holds no rating."""
 
+HIGHEST_RATING = 10.0
+
 WITH_REFERENCE = ("math", "reasoning", "coding")
 """Categories that are judged against a reference answer."""
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 120.0
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirection is an error: following it would send the key to another place."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+def check_endpoint(url: str, key: str) -> None:
+    """Raise ConfigError, without the key in it, for an address or a key that no request can have."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # brackets that do not close, a port that is none
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
+        raise ConfigError(f"--judge-url {url}: an address such as https://api.openai.com/v1 is expected")
+    if parts.username is not None:
+        raise ConfigError("--judge-url: an address without a user; the key is given by --judge-key")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError("--judge-key: its variable holds characters that no key has")
 
 
 def endpoint_judge(url: str, model: str, key: str = "", *, first_wait: float = 2.0) -> Judge:
@@ -41,6 +68,7 @@ def endpoint_judge(url: str, model: str, key: str = "", *, first_wait: float = 2
     """
     place = url.rstrip("/") + "/chat/completions"
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    opener = urllib.request.build_opener(_NoRedirect)
 
     def judge(system: str, prompt: str) -> str:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
@@ -52,15 +80,24 @@ def endpoint_judge(url: str, model: str, key: str = "", *, first_wait: float = 2
                 time.sleep(wait)
                 wait *= 2
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
-                    return json.loads(bounded(reply, place, MAX_DOCUMENT_BYTES))["choices"][0]["message"]["content"]
+                with opener.open(request, timeout=TIMEOUT_SECONDS) as reply:
+                    answer = parse_json(bounded(reply, place, MAX_DOCUMENT_BYTES).decode())
+                text = answer["choices"][0]["message"]["content"]
+                if isinstance(text, str):
+                    return text
+                problem = f"its answer holds no text, but {text!r:.80}"
             except urllib.error.HTTPError as error:
                 problem = f"{error.code} {error.reason}: {error.read(300).decode(errors='replace').strip()}"
                 if error.code != 429 and error.code < 500:
                     break
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            except (OSError, http.client.HTTPException) as error:
                 problem = f"{type(error).__name__}: {error}"
-        raise StageFailed(f"the judge at {place} gives no judgment: {' '.join(problem.split())}; what is done is kept")
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                problem = f"its answer is not of the form of chat completions ({type(error).__name__}: {error})"
+        raise StageFailed(
+            f"the judge at {place} gives no judgment: {' '.join(problem.split())}; what is done is kept, and the same "
+            "command goes on"
+        )
 
     return judge
 
@@ -83,9 +120,10 @@ def judge_prompt(
 
 
 def rating(judgment: str) -> float:
-    """The score in a judgment, ``WITHOUT_RATING`` when there is none."""
+    """The score in a judgment, ``WITHOUT_RATING`` when there is none or, unlike FastChat, one beyond the scale."""
     found = RATING.search(judgment) or RATING_BACKUP.search(judgment)
-    return float(found.group(1)) if found else WITHOUT_RATING
+    score = float(found.group(1)) if found else WITHOUT_RATING
+    return score if score <= HIGHEST_RATING else WITHOUT_RATING
 
 
 def grade(

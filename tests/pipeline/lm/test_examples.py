@@ -6,7 +6,7 @@ from pipeline.lm.errors import InputError
 from pipeline.lm.examples import (
     alpaca_prompt,
     convert,
-    filter_pairs,
+    convert_pairs,
     instruction_example,
     preference_example,
     texts_of,
@@ -63,38 +63,74 @@ def test_preference_shapes_agree():
         (instruction_example, {"instruction": "x", "output": None}, "output must be text, found NoneType"),
         (instruction_example, {"messages": [USER]}, "ends with an answer"),
         (instruction_example, {"messages": [{"role": "user"}]}, "role and content"),
+        (instruction_example, {"messages": "x"}, "a list of messages expected, found 'x'"),
+        (instruction_example, {"messages": []}, "a list of messages expected, found []"),
+        (instruction_example, {"messages": ["x", "y"]}, "role and content, found 'x'"),
+        (instruction_example, {"messages": [{"role": 1, "content": "x"}]}, "both text"),
+        (instruction_example, {"conversations": [{"from": "bing", "value": "x"}]}, "found 'bing'"),
+        (instruction_example, {"instruction": "half \ud800", "output": "x"}, "surrogates not allowed"),
         (preference_example, {"prompt": "x", "chosen": "y"}, "chosen and rejected"),
+        (preference_example, {"input": {}, "preferred_output": [GOOD]}, "a list of messages expected, found None"),
+        (preference_example, {"input": "Q", "preferred_output": [GOOD]}, "a list of messages expected, found 'Q'"),
+        (preference_example, {"input": {"messages": [USER]}, "preferred_output": [GOOD]}, "found None"),
         (preference_example, {"chosen": [USER, GOOD], "rejected": [BAD]}, "do not begin alike"),
         (preference_example, {"chosen": "y", "rejected": "x"}, "prompt must be text"),
     ],
 )
 def test_damage_names_the_example(shape, record, message):
     with pytest.raises(InputError, match=r"^f\.json, example 1: ") as caught:
-        convert([record], shape, "f.json")
+        convert([record], "f.json", shape)
     assert message in str(caught.value)
 
 
 def test_two_shapes_in_one_file_are_refused():
     records = [{"instruction": "a", "output": "b"}, {"text": "c"}]
     with pytest.raises(InputError, match="example 2: not of the shape of the first"):
-        convert(records, instruction_example, "f.json")
+        convert(records, "f.json", instruction_example)
+
+
+def pairs(*rows: dict) -> list[dict]:
+    return [{"prompt": "P", "chosen": f"good {n}", "rejected": "bad", **row} for n, row in enumerate(rows)]
+
+
+ORCA = pairs(
+    {"status": "unchanged", "chosen_score": 9.0, "in_gsm8k_train": False},
+    {"status": "tie", "chosen_score": 9.0, "in_gsm8k_train": False},
+    {"status": "unchanged", "chosen_score": 7.0, "in_gsm8k_train": False},
+    {"status": "unchanged", "chosen_score": 8.0, "in_gsm8k_train": True},
+    {"status": "swapped", "chosen_score": None, "in_gsm8k_train": False},
+)
+STRICT = PairDataSettings(drop_ties=True, min_chosen_score=8.0, drop_gsm8k=True)
 
 
 def test_filters_of_the_published_script():
-    rows = [
-        {"status": "unchanged", "chosen_score": 9.0, "in_gsm8k_train": False, "n": 0},
-        {"status": "tie", "chosen_score": 9.0, "in_gsm8k_train": False, "n": 1},
-        {"status": "unchanged", "chosen_score": 7.0, "in_gsm8k_train": False, "n": 2},
-        {"status": "unchanged", "chosen_score": 8.0, "in_gsm8k_train": True, "n": 3},
-        {"status": "swapped", "chosen_score": None, "in_gsm8k_train": False, "n": 4},
-    ]
-    assert len(filter_pairs(rows, PairDataSettings())) == 5
-    strict = PairDataSettings(drop_ties=True, min_chosen_score=8.0, drop_gsm8k=True)
-    assert [row["n"] for row in filter_pairs(rows, strict)] == [0]
-    with pytest.raises(InputError, match="needs the column status"):
-        filter_pairs([{"chosen": "x"}], strict)
-    with pytest.raises(InputError, match="leave none of 1 pairs"):
-        filter_pairs(rows[1:2], strict)
+    said = []
+    assert len(convert_pairs(ORCA, "f", PairDataSettings(), said.append)) == 5 and said == []
+    assert [row["chosen"] for row in convert_pairs(ORCA, "f", STRICT, said.append)] == ["good 0"]
+    assert said == ["f: 4 of 5 pairs are left out by the filters."]
+
+
+def test_pairs_of_equal_answers_are_left_out_and_said():
+    said = []
+    rows = pairs({}, {"chosen": "bad"}, {"chosen": "", "rejected": ""})
+    assert [row["chosen"] for row in convert_pairs(rows, "f", PairDataSettings(), said.append)] == ["good 0"]
+    assert said == ["f: 2 of 3 pairs are left out because their two answers are the same."]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*ORCA[:2], *pairs({"chosen_score": 9.0})], "f, example 3: has no column status"),
+        (pairs({"status": "x", "chosen_score": "high"}), "f, example 1: chosen_score is no number"),
+        (pairs({"status": "x", "chosen_score": [1]}), "f, example 1: chosen_score is no number"),
+        (ORCA[1:2], "f: the filters leave none of 1 pairs"),
+        ([*ORCA[:1], {"prompt": "P"}], "f, example 2: chosen and rejected"),
+        ([{**ORCA[0], "chosen": "bad"}], "the same in all 1 pairs"),
+    ],
+)
+def test_pairs_that_cannot_be_used(rows, message):
+    with pytest.raises(InputError, match=message):
+        convert_pairs(rows, "f", STRICT, print)
 
 
 def test_texts_of_both_kinds():

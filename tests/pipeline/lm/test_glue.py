@@ -1,5 +1,7 @@
 """GLUE's files as they are published, and their damage."""
 
+import json
+
 import pytest
 
 from pipeline.config import ConfigError
@@ -48,6 +50,7 @@ def test_labels_by_name_by_number_and_of_the_hub():
         ("rte", {"sentence1": "a", "sentence2": None, "label": 0}, "must be text"),
         ("stsb", {"sentence1": "a", "sentence2": "b", "score": "nan"}, "is not a number"),
         ("cola", {"sentence": "a", "label": "2"}, "label '2' is not one of 0, 1"),
+        ("cola", {"sentence": "half \ud800", "label": "1"}, "not Unicode text"),
     ],
 )
 def test_damaged_examples(task, record, message):
@@ -59,11 +62,65 @@ def test_damaged_examples(task, record, message):
 def test_unknown_task_and_empty_directory(tmp_path):
     with pytest.raises(ConfigError, match="one of cola, sst2"):
         find_task("swag")
-    with pytest.raises(InputError, match="nor a directory RTE"):
-        load_task("rte", DataSettings(train=str(tmp_path)))
+    for make in (lambda: None, (tmp_path / "RTE").mkdir, lambda: (tmp_path / "RTE" / "dev.tsv").write_text("x\n")):
+        make()
+        with pytest.raises(InputError, match="nor in a directory RTE"):
+            load_task("rte", DataSettings(train=str(tmp_path)))
     assert list(TASKS)[:6] == ["cola", "sst2", "mrpc", "stsb", "qnli", "rte"]
 
 
 def test_one_file_is_split(glue):
     train, held_out = load_task("rte", DataSettings(train=str(glue / "RTE" / "train.tsv"), validation_fraction=0.25))
     assert (len(train), len(held_out)) == (30, 10)
+
+
+def test_files_that_cannot_be_read(glue, tmp_path):
+    (tmp_path / "cola.tsv").write_bytes(b"x\t1\t\tcaf\xe9\n" * 20)
+    with pytest.raises(InputError, match=r"cola.tsv: not UTF-8 text \(byte 8\)"):
+        load_task("cola", DataSettings(train=str(tmp_path / "cola.tsv")))
+    with pytest.raises(InputError, match=r"none\.tsv: no such file"):
+        load_task("rte", DataSettings(train=str(glue), validation=str(tmp_path / "none.tsv")))
+
+
+def test_a_validation_file_goes_before_that_of_the_directory(glue):
+    other = DataSettings(train=str(glue), validation=str(glue / "RTE" / "train.tsv"))
+    assert len(load_task("rte", other)[1]) == 40
+
+
+MNLI = [{"premise": "a", "hypothesis": "b", "label": 0, "idx": n} for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("splits", "counts"),
+    [
+        (
+            {"train": MNLI, "validation_matched": MNLI[:4], "validation_mismatched": MNLI[:3], "test_matched": []},
+            (10, 4),
+        ),
+        ({"train": MNLI}, (9, 1)),
+    ],
+)
+def test_the_hub_gives_splits_by_their_names(splits, counts, glue, monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(name, subset, split):
+        asked.append((name, subset, split))
+        return datasets.Dataset.from_list(splits[split])
+
+    monkeypatch.setattr("pipeline.lm.hub.ask_hub", lambda: True)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset: list(splits))
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    train, held_out = load_task("MNLI", DataSettings())
+    assert (len(train), len(held_out)) == counts
+    assert asked[0] == ("nyu-mll/glue", "mnli", "train")
+    file = glue / "mnli.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in MNLI[:2]))
+    assert len(load_task("mnli", DataSettings(validation=str(file)))[1]) == 2
+
+
+def test_the_hub_without_examples(monkeypatch):
+    monkeypatch.setattr("pipeline.lm.glue.load_split", lambda *given: None)
+    with pytest.raises(InputError, match="nyu-mll/glue: has no split train with examples"):
+        load_task("rte", DataSettings())

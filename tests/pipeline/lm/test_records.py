@@ -1,12 +1,14 @@
 """Files of examples: every format gives the same records; damage is named with file and line."""
 
 import json
+from functools import partial
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from pipeline.lm.errors import InputError
+from pipeline.lm.examples import convert, instruction_example
 from pipeline.lm.records import limited, load_split, read_records, split_off, train_and_validation
 from pipeline.lm.settings import DataSettings
 
@@ -52,6 +54,9 @@ def test_a_line_separator_inside_a_json_string_ends_no_line(tmp_path):
         ("x.json", b"\xff\xfe", "not UTF-8"),
         ("x.parquet", b"PAR", "not Parquet"),
         ("x.docx", b"", "ends in one of .jsonl"),
+        ("x.tsv", b"a\ta\n1\t2\n", "line 1: two columns of one name: a, a"),
+        ("x.csv", b'a,b\n"' + b"x" * 200_000, "line 2: field larger than field limit (131072): an open quote"),
+        ("x.json", b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_damage_is_named(tmp_path, name, content, message):
@@ -62,15 +67,35 @@ def test_damage_is_named(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_damaged_parquet_is_named(tmp_path):
+    file = tmp_path / "x.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"a": ["text"] * 50}), file)
+    whole = file.read_bytes()
+    for content in (whole[:100], whole[:10] + b"\xff" * 60 + whole[70:], whole[:-40] + b"\xee" * 30 + whole[-10:]):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.parquet: not Parquet: ") as caught:
+            read_records(file)
+        assert "\n" not in str(caught.value)
+    pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.array([], pyarrow.string())}), file)
+    with pytest.raises(InputError, match=r"x\.parquet: no examples"):
+        read_records(file)
+    with pytest.raises(FileNotFoundError):
+        read_records(tmp_path / "none.parquet")
+
+
+def as_read(records: list[dict], source: str) -> list[dict]:
+    return records
+
+
 def test_splits_of_a_directory_and_of_one_file(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"a": "1"}\n{"a": "2"}\n')
     (tmp_path / "dev.csv").write_text("a\n3\n")
-    assert train_and_validation(DataSettings(train=str(tmp_path))) == ([{"a": "1"}, {"a": "2"}], [{"a": "3"}])
+    assert train_and_validation(DataSettings(train=str(tmp_path)), as_read) == ([{"a": "1"}, {"a": "2"}], [{"a": "3"}])
     one = str(tmp_path / "train.jsonl")
-    train, held_out = train_and_validation(DataSettings(train=one, validation_fraction=0.5))
+    train, held_out = train_and_validation(DataSettings(train=one, validation_fraction=0.5), as_read)
     assert sorted(r["a"] for r in train + held_out) == ["1", "2"] and len(held_out) == 1
     assert load_split(one, "validation") is None
-    named = train_and_validation(DataSettings(train=one, validation=str(tmp_path / "dev.csv")))
+    named = train_and_validation(DataSettings(train=one, validation=str(tmp_path / "dev.csv")), as_read)
     assert named[1] == [{"a": "3"}]
 
 
@@ -80,7 +105,7 @@ def test_a_directory_of_datasets(tmp_path):
     parts = {"train": datasets.Dataset.from_list([{"a": "1"}]), "validation": datasets.Dataset.from_list([{"a": "2"}])}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
     parts["train"].save_to_disk(str(tmp_path / "one"))
-    assert train_and_validation(DataSettings(train=str(tmp_path / "both"))) == ([{"a": "1"}], [{"a": "2"}])
+    assert train_and_validation(DataSettings(train=str(tmp_path / "both")), as_read) == ([{"a": "1"}], [{"a": "2"}])
     assert load_split(str(tmp_path / "one"), "train") == [{"a": "1"}]
     assert load_split(str(tmp_path / "one"), "validation") is None
 
@@ -92,9 +117,32 @@ def test_what_cannot_be_split_or_found(tmp_path):
         (DataSettings(train=str(tmp_path)), "a file train.*"),
         (DataSettings(train=str(tmp_path / "no.jsonl")), "no such file or directory"),
         (DataSettings(), "give --data"),
+        (DataSettings(train=str(tmp_path / "one.jsonl"), validation=str(tmp_path)), "no file train.* with examples"),
     ):
         with pytest.raises(InputError, match=message.replace("*", r"\*")):
-            train_and_validation(settings)
+            train_and_validation(settings, as_read)
+
+
+@pytest.mark.parametrize("empty", ["train", "validation"])
+def test_a_hub_that_gives_no_examples(empty, monkeypatch):
+    monkeypatch.setattr(
+        "pipeline.lm.records.load_split", lambda source, split: [] if split == empty else [{"text": "a"}]
+    )
+    with pytest.raises(InputError, match="org/name: no examples in it"):
+        train_and_validation(DataSettings(train="org/name"), as_read)
+
+
+def test_examples_are_counted_as_in_the_file(tmp_path):
+    """What is wrong with line 3 is said of line 3, whichever part the split puts it in."""
+    (tmp_path / "x.jsonl").write_text(
+        "".join(f'{{"text": {json.dumps("a" if n != 3 else n)}}}\n' for n in range(1, 21))
+    )
+    for fraction in (0.1, 0.5, 0.9):
+        with pytest.raises(InputError, match=r"x.jsonl, example 3: text must be text, found int"):
+            train_and_validation(
+                DataSettings(train=str(tmp_path / "x.jsonl"), validation_fraction=fraction),
+                partial(convert, shape=instruction_example),
+            )
 
 
 def test_the_split_is_fixed_and_disjoint():

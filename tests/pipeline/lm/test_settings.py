@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from pipeline.config import ConfigError, dotted_layer, resolve
-from pipeline.lm.command_line import add_stage_options, configuration, default_out, numbers
+from pipeline.lm.command_line import add_stage_options, configuration, default_out, numbers, stage_defaults
 from pipeline.lm.grid import grid_names, read_grid
 from pipeline.lm.settings import STAGES, NluConfig, SftConfig, preset_layer, preset_names, stage_of_preset
 
@@ -46,7 +46,7 @@ def test_every_preset_resolves_for_its_stage():
         stage = stage_of_preset(name)
         resolve(preset_layer(name, stage, "rte"), kind=STAGES[stage])
         other = "dpo" if stage != "dpo" else "sft"
-        with pytest.raises(ConfigError, match="not one of this command"):
+        with pytest.raises(ConfigError, match="not of pipeline"):
             preset_layer(name, other)
     with pytest.raises(ConfigError, match="no values for task 'wnli'"):
         preset_layer("paper-roberta-base", "nlu", "wnli")
@@ -56,7 +56,7 @@ def test_every_preset_resolves_for_its_stage():
 
 def test_every_grid_is_read():
     for name in grid_names():
-        assert read_grid(name)["stage"] in STAGES
+        assert read_grid(name).stage in STAGES
 
 
 def test_layers_of_the_command_line(tmp_path):
@@ -105,3 +105,34 @@ def test_mistakes_name_the_field(words, message):
     with pytest.raises(ConfigError) as caught:
         resolve(dotted_layer(words), kind=SftConfig)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"adapter": {"method": "lorra"}}, "adapter.method = 'lorra': input should be 'full', 'head', 'lorta'"),
+        ({"adapter": {"settings": {"r": 4}}}, "adapter.settings.r would hide adapter.rank: give that"),
+        ({"adapter": {"settings": {"task_type": "X"}}}, "adapter.settings.task_type is decided by the stage"),
+        ({"training": {"seed": 2**32}}, "training.seed = 4294967296: input should be less than"),
+        ({"training": {"micro_batch": 3}}, "^configuration: training.micro_batch 3 does not divide batch_size 16$"),
+        ({"optimizer": {"beta1": 1.0}}, "optimizer.beta1 = 1.0: input should be less than 1"),
+        ({"model": {"vocabulary": 260}}, "model.vocabulary = 260: input should be greater than or equal to 261"),
+        ({"model": "roberta-base"}, "^configuration: model is a section with fields of its own, found 'roberta-base'$"),
+        ({"task": {"name": "rte"}}, "^configuration: task is a section"),
+    ],
+)
+def test_wrong_settings_are_one_line(layer, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve(stage_defaults("nlu"), layer, kind=NluConfig)
+    assert "\n" not in str(caught.value)
+
+
+def test_head_only_is_head():
+    config = resolve({"adapter": {"method": "head-only"}}, kind=NluConfig)
+    assert config.adapter.method == "head"
+
+
+@pytest.mark.parametrize("text", ["-1", "a", "", "1,", "4294967296", "1.5"])
+def test_wrong_seeds(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="whole numbers from 0 to 4294967295"):
+        numbers(text)

@@ -14,11 +14,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerState
 
 import pipeline.lm.engine
 from pipeline import dpo, nlu, sft
-from pipeline.lm.adapters import METHODS
+from pipeline.lm.errors import InputError, StageFailed
+from pipeline.lm.run import LanguageRun
+from pipeline.lm.settings import METHODS
 from tests.pipeline.lm.conftest import table
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,6 +136,93 @@ def test_a_classifier_resumes_exactly_in_the_middle_of_an_epoch(classifier, glue
     assert_same_run(classifier / "seed_3", tmp_path / "run" / "seed_3")
 
 
+def nlu_again(classifier: Path, glue: Path, to: Path, change) -> Path:
+    """The run of the fixture gone on with in ``to``, after ``change`` to its directory."""
+    shutil.copytree(classifier, to)
+    change(to / "seed_3")
+    words = [*nlu_words(glue, to), "--max-steps", 7, "--adapter", "lorta", "--rank", 4, "--seeds", 3, "--export-lora"]
+    run(nlu, *words, "--resume")
+    return to / "seed_3"
+
+
+def test_a_run_killed_after_its_last_checkpoint_trains_no_further(classifier, glue, tmp_path):
+    """Its last step is in the middle of an epoch, which the trainer itself would go on with."""
+
+    def kill(one: Path) -> None:
+        (one / "results.json").unlink()
+        shutil.rmtree(one / "adapter")
+
+    one = nlu_again(classifier, glue, tmp_path / "run", kill)
+    assert_same_run(classifier / "seed_3", one)
+    results = [json.loads((path / "results.json").read_text()) for path in (classifier / "seed_3", one)]
+    for result in results:
+        del result["train_seconds"], result["base"]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "adapter_model.safetensors", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(name, classifier, glue, tmp_path, capsys):
+    def damage(one: Path) -> None:
+        (one / "results.json").unlink()
+        file = one / "checkpoints" / "checkpoint-7" / name
+        file.write_bytes(file.read_bytes()[:-9])
+
+    one = nlu_again(classifier, glue, tmp_path / "run", damage)
+    said = capsys.readouterr().out
+    assert f"checkpoint-7: {name} has not the checksum it was written with, so it is passed over" in said
+    assert_same_run(classifier / "seed_3", one)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("results.json", "{", "damaged (JSONDecodeError"),
+        ("results.json", "[]", "damaged (TypeError"),
+        ("results.json", '{"stage": "nlu"}', "damaged (KeyError: 'model')"),
+        ("config.toml", "[a", "not TOML"),
+        ("config.toml", "", "started with another configuration (task = None, now 'rte')"),
+    ],
+)
+def test_a_damaged_run_is_one_line(file, text, message, classifier, glue, tmp_path, capsys):
+    shutil.copytree(classifier, tmp_path / "run")
+    (tmp_path / "run" / "seed_3" / file).write_text(text)
+    words = [*nlu_words(glue, tmp_path / "run"), "--max-steps", 7, "--adapter", "lorta", "--rank", 4, "--seeds", 3]
+    error = run(nlu, *words, "--resume", code=2, capsys=capsys)
+    assert message in error and file in error.replace("started with", "config.toml") and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["best", "last", "parameters", "metric", "rank"])
+def test_results_that_no_run_writes_are_damaged(key, classifier, tmp_path):
+    results = json.loads((classifier / "seed_3" / "results.json").read_text())
+    file = tmp_path / "results.json"
+    for value in (None, {}, [], "x"):
+        file.write_text(json.dumps({**results, key: value}))
+        with pytest.raises(InputError, match=r"results\.json: damaged"):
+            LanguageRun(tmp_path).results()
+    file.write_text(json.dumps(results))
+    assert LanguageRun(tmp_path).results() == results
+
+
+def test_a_full_disk_loses_nothing_and_the_run_goes_on(tuned, alpaca, small_config, tmp_path, small_files, capsys):
+    words = causal_words(alpaca, small_config, resumed_copy(tuned, tmp_path / "run", 3))
+    for size in (0, 300, 2_000, 6_000):  # tables, the adapter, the optimizer, the tokenizer
+        with small_files(size):
+            code = sft.main([*map(str, words), "--loss-on", "all", "--resume", *QUICK])
+        error = capsys.readouterr().err
+        assert code == 2 and re.fullmatch(rf"error: {tmp_path}/run\S*: File too large\n", error), error
+        assert not (tmp_path / "run" / "results.json").exists()
+    run(sft, *words, "--loss-on", "all", "--resume")
+    assert_same_run(tuned, tmp_path / "run")
+
+
+def test_a_held_out_loss_that_is_no_number_stops_the_run(tmp_path):
+    recorder = pipeline.lm.engine.Recorder(LanguageRun(tmp_path), None, None, None, 1)
+    state = TrainerState(global_step=5, log_history=[])
+    recorder.on_log(None, state, None, logs={"eval_loss": 1.0})
+    with pytest.raises(StageFailed, match="the held-out loss is nan at step 5"):
+        recorder.on_log(None, state, None, logs={"eval_loss": math.nan})
+
+
 def test_an_interrupted_run_goes_on_exactly(classifier, glue, tmp_path, monkeypatch):
     words = [*nlu_words(glue, tmp_path / "run"), "--max-steps", 7, "--adapter", "lorta", "--rank", 4, "--seeds", 3]
     with monkeypatch.context() as patch:
@@ -181,7 +270,7 @@ def test_the_loss_counts_what_it_is_told(alpaca, small_config, tmp_path, tuned):
     from pipeline.lm.examples import convert, instruction_example
     from pipeline.lm.records import read_records, split_off
 
-    held_out = convert(split_off(read_records(alpaca), 0.25)[1], instruction_example, "")
+    held_out = convert(split_off(read_records(alpaca), 0.25)[1], "", instruction_example)
     tokenizer = AutoTokenizer.from_pretrained(tuned / "base")
     model = AutoModelForCausalLM.from_pretrained(tuned / "base").eval()
     sums = {"all": [0.0, 0], "completion": [0.0, 0]}
@@ -269,6 +358,7 @@ def test_every_method_trains_is_saved_and_comes_back(method, glue, tmp_path):
         for folder in ("adapter", "checkpoints/checkpoint-3")
     ]
     assert torch.equal(logits(last[0], batch), logits(last[1], batch))
+    assert ("import lorta" in (one / "README.md").read_text()) == (method not in ("adalora", "dora"))
     with_adapter = logits(last[0], batch)
     tensors = load_file(one / "adapter" / "adapter_model.safetensors")
     assert {key for key in tensors if "classifier" in key}
@@ -285,8 +375,8 @@ def test_mistakes_are_one_line(classifier, glue, alpaca, small_config, tmp_path,
 
     assert "holds a run already" in error(nlu, *nlu_words(glue, classifier), "--seeds", 3)
     other = error(nlu, *nlu_words(glue, classifier), "--seeds", 3, "--resume", "--rank", 2)
-    assert "started with another configuration" in other
-    assert "adapter 'lorra' is unknown" in error(nlu, *base, "--adapter", "lorra")
+    assert "started with another configuration (adapter.rank = 4, now 2)" in other
+    assert "adapter.method = 'lorra'" in error(nlu, *base, "--adapter", "lorra")
     assert "the same seed twice" in error(nlu, *base, "--seeds", 1, 1)
     assert "bitfit" in error(nlu, *base, "--adapter", "bitfit", "--rank", 4)
     assert "has no settings, got r" in error(nlu, *base, "--adapter", "full", "--rank", 4)
