@@ -28,6 +28,7 @@ from pipeline.figures import curves_with_spread, dots_by_name
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.run import RunError
+from pipeline.training.tables import TableError
 
 ADAPTERS = "none,lora:1,lorta:1,lorta:8,lorta:64,full"
 
@@ -109,7 +110,8 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"Wrote {arguments.out}: comparison.md, arms.csv, differences.csv, curves.svg, scores.svg, runs/")
         return EXIT_FAILED if failed else 0
 
-    return run_command(body, arguments, usage_errors=(ArmError, DatasetError, RunError, StemError, WeightsError))
+    usage_errors = (ArmError, DatasetError, RunError, StemError, TableError, WeightsError)
+    return run_command(body, arguments, usage_errors=usage_errors)
 
 
 def write_comparison(out: Path, arms: Sequence[Arm], reference: str, failed: dict[str, str]) -> str:

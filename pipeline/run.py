@@ -90,9 +90,12 @@ class RunDirectory:
     def summary(self) -> dict[str, Any]:
         """Content of ``summary.json``. Raises RunError when there is none."""
         try:
-            return read_json(self.summary_file)
-        except (OSError, json.JSONDecodeError) as error:
+            found = read_json(self.summary_file)
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.summary_file}: cannot be read ({error}): was the run trained to its end?") from error
+        if not isinstance(found, dict) or "step" not in found:
+            raise RunError(f"{self.summary_file}: is damaged: it does not say to which step the run was trained")
+        return found
 
     def adapter_folder(self, name: str) -> Path:
         """Where the adapter of this name (``FoldingModel.adapters``) is."""
@@ -110,11 +113,16 @@ class RunDirectory:
         return resolve(file_layer(self.config_file))
 
     def info(self) -> dict[str, Any]:
-        """Content of ``run.json``."""
+        """Content of ``run.json``. Raises RunError when there is none, or it lacks the hashes of the weights."""
         try:
-            return read_json(self.info_file)
-        except (OSError, json.JSONDecodeError) as error:
+            found = read_json(self.info_file)
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.info_file}: cannot be read: {error}") from error
+        if not isinstance(found, dict) or not {"stem_sha256", "frozen_sha256"} <= found.keys():
+            raise RunError(
+                f"{self.info_file}: is damaged: it has no hashes of the weights that the run was trained with"
+            )
+        return found
 
 
 def base_stem_parameters(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
@@ -264,9 +272,6 @@ def load_run(
     if config.stem.init == "random":
         load_stem(model, run)
     recorded = run.info()
-    needed = {"stem_sha256", "frozen_sha256"} if config.init.weights else {"stem_sha256"}
-    if not isinstance(recorded, dict) or not needed <= recorded.keys():
-        raise RunError(f"{run.info_file}: is damaged: it has no hashes of the weights that the run was trained with")
     if config.adapter.method != "full" and stem_hash(model) != recorded["stem_sha256"]:
         raise RunError(f"{path}: the stem's weights are not those that the run was trained with: see --esm-weights")
     if config.init.weights and frozen_hash(model) != recorded["frozen_sha256"]:
@@ -289,5 +294,8 @@ def load_stem(model: FoldingModel, run: RunDirectory) -> None:
         stored = load_file(run.stem_file)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{run.stem_file}: cannot be read: {error}") from error
-    for name, parameter in base_stem_parameters(model).items():
+    own = base_stem_parameters(model)
+    if {name: p.shape for name, p in own.items()} != {name: tensor.shape for name, tensor in stored.items()}:
+        raise RunError(f"{run.stem_file}: its tensors are not those of this stem: was config.toml edited?")
+    for name, parameter in own.items():
         parameter.copy_(stored[name])

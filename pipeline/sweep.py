@@ -18,8 +18,8 @@ from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import write_csv
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
-from pipeline.run import RunDirectory
-from pipeline.training.tables import read_rows
+from pipeline.run import RunDirectory, RunError
+from pipeline.training.tables import TableError, read_rows
 from pipeline.training.validation import validation_history
 
 FIRST = (256.0, 128.0)
@@ -133,7 +133,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 0
 
-    return run_command(body, arguments, usage_errors=(ArmError, DatasetError, StemError, WeightsError))
+    usage_errors = (ArmError, DatasetError, RunError, StemError, TableError, WeightsError)
+    return run_command(body, arguments, usage_errors=usage_errors)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def load(source: Source) -> Loaded:
     if is_run:
         model, step = load_run(path, step=source.step, esm_weights=source.esm_weights, init_from=source.weights)
         info = RunDirectory(path).info()  # load_run has checked the hashes of what does not train
-        frozen = [info["stem_sha256"], info.get("frozen_sha256", "")]
+        frozen = [info["stem_sha256"], info["frozen_sha256"]]
         weights = [*frozen, parameter_hash(trained_parameters(model).items())]
         description = f"{path}, step {step}"
     else:

@@ -15,13 +15,39 @@ class TableError(ValueError):
     """A table that cannot be gone on with; the message is one line."""
 
 
+TEXT_COLUMN = "target"
+"""The one column that holds no numbers."""
+
+
 def read_rows(path: Path, up_to_step: int) -> list[dict[str, str]]:
-    """Complete rows of steps up to ``up_to_step``; none without a file. A half-written last line is left out."""
+    """Complete rows of steps up to ``up_to_step``; none without a file. A half-written last line is left out.
+
+    Every cell but that of ``TEXT_COLUMN`` is a number or blank, that of ``step`` a whole number.
+
+    Raises TableError: it is not so.
+    """
     if not path.is_file():
         return []
-    complete, newline, _ = read_table(path).rpartition("\n")
-    rows = csv.DictReader(io.StringIO(complete + newline))
+    try:
+        complete, newline, _ = read_table(path).rpartition("\n")
+        rows = list(csv.DictReader(io.StringIO(complete + newline), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path}: cannot be read as a table: {error}") from error
+    for number, row in enumerate(rows, start=2):
+        if not _is_complete(row):
+            raise TableError(f"{path}: line {number} is damaged: numbers in all columns of the header are expected")
     return [row for row in rows if int(row["step"]) <= up_to_step]
+
+
+def _is_complete(row: Mapping[Any, Any]) -> bool:
+    if None in row or None in row.values() or not row.get("step", "").isdecimal():
+        return False
+    try:
+        for cell in (cell for name, cell in row.items() if cell and name != TEXT_COLUMN):
+            float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 class CsvLog:

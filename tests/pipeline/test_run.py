@@ -9,6 +9,7 @@ from pipeline.run import (
     RunDirectory,
     RunError,
     base_stem_parameters,
+    frozen_hash,
     load_parameters,
     load_run,
     stem_hash,
@@ -35,7 +36,7 @@ def test_another_stem_is_refused(tmp_path):
     config = resolve(preset_layer("tiny"), SMALL)
     run = RunDirectory(tmp_path / "run")
     model = build_model(config)
-    run.create(config, {"stem_sha256": stem_hash(model)}, model)
+    run.create(config, {"stem_sha256": stem_hash(model), "frozen_sha256": frozen_hash(model)}, model)
     loaded, step = load_run(run.path, step=0)
     assert step == 0
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
@@ -50,6 +51,9 @@ def test_another_stem_is_refused(tmp_path):
         load_run(run.path, step=0, esm_weights="x.pt")
     with pytest.raises(RunError, match="do not give --init-from"):
         load_run(run.path, step=0, init_from="x.pt")
+    write_tensors(run.stem_file, {"another": torch.zeros(2)})
+    with pytest.raises(RunError, match="its tensors are not those of this stem"):
+        load_run(run.path, step=0)
     run.stem_file.write_bytes(b"cut")
     with pytest.raises(RunError, match=r"stem\.safetensors: cannot be read"):
         load_run(run.path, step=0)
@@ -57,11 +61,16 @@ def test_another_stem_is_refused(tmp_path):
         load_run(tmp_path / "none")
 
 
-@pytest.mark.parametrize("content", ["{}", "[]"])
-def test_a_run_without_its_hashes_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"{}", "is damaged"), (b"[]", "is damaged"), (b"{", "cannot be"), (b"\xff", "cannot be")]
+)
+def test_a_run_without_its_hashes_is_refused(tmp_path, content, message):
     run = RunDirectory(tmp_path / "run")
     config = resolve(preset_layer("tiny"), SMALL)
     run.create(config, {}, build_model(config))
-    run.info_file.write_text(content)
-    with pytest.raises(RunError, match=r"run\.json: is damaged"):
+    run.info_file.write_bytes(content)
+    with pytest.raises(RunError, match=rf"run\.json: {message}"):
         load_run(run.path, step=0)
+    run.summary_file.write_bytes(content)
+    with pytest.raises(RunError, match=rf"summary\.json: {message}"):
+        run.summary()

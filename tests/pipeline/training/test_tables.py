@@ -1,6 +1,7 @@
 """Tables that are cut back, and that outlive a crash in the middle of a line."""
 
 import csv
+import math
 
 import pytest
 
@@ -44,3 +45,36 @@ def test_other_columns_are_an_error(tmp_path):
     with pytest.raises(TableError, match="has the columns step, lossy; expected step, loss"):
         CsvLog(path, COLUMNS, after_step=1)
     assert path.read_text() == "step,lossy\n1,0.5\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"step,target,lddt_ca\n1,a,0.5\n2,b\n",
+        b"step,target,lddt_ca\n1,a,0.5\n2,b,0.5,7\n",
+        b"step,target,lddt_ca\n1,a,0.5\n2,b,half\n",
+        b"step,target,lddt_ca\n1,a,0.5\n-2,b,0.5\n",
+        b"step,target,lddt_ca\n1,a,0.5\n,b,0.5\n",
+    ],
+)
+def test_a_damaged_row_is_a_line(tmp_path, content):
+    path = tmp_path / "validation.csv"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=r"validation\.csv: line 3 is damaged"):
+        read_rows(path, 100)
+
+
+@pytest.mark.parametrize("content", [b"step,loss\n1,\xff\n", b'step,loss\n1,"0.5\n'])
+def test_what_is_no_table_is_a_line(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=r"metrics\.csv: cannot be read as a table"):
+        read_rows(path, 100)
+
+
+def test_blanks_and_targets_are_no_damage(tmp_path):
+    path = tmp_path / "validation.csv"
+    path.write_text('step,target,lddt_ca\n1,"a, b",\n')
+    assert read_rows(path, 1) == [{"step": "1", "target": "a, b", "lddt_ca": ""}]
+    CsvLog(tmp_path / "metrics.csv", COLUMNS, after_step=0).append({"step": 1, "loss": math.inf})  # of a skipped step
+    assert read_rows(tmp_path / "metrics.csv", 1) == [{"step": "1", "loss": "inf"}]
