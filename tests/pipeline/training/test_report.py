@@ -20,7 +20,8 @@ def run(tmp_path):
     run.config_file.write_text(to_toml(resolve(preset_layer("tiny"), {"training": {"max_steps": 2}})))
     run.info_file.write_text(
         '{"version": "1", "torch": "2", "processes": 1, "dataset": "D", "dataset_chains": {"train": 3, "val": 2}, '
-        '"stem_sha256": "0", "frozen_sha256": "0", "command": ["train", "<it>"], "parameters": {"trunk": {"total": 20, "trainable": 10}}}'
+        '"stem_sha256": "0", "frozen_sha256": "0", "command": ["train", "<it>"], '
+        '"parameters": {"trunk": {"total": 20, "trainable": 10}}}'
     )
     columns = ("step", "loss", "fape", "grad_norm", "lr", "recycles", "skipped")
     metrics = CsvLog(run.metrics_file, columns, 0)
