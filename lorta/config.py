@@ -113,7 +113,8 @@ class LortaConfig(Settings):
                 whole_number(name, getattr(self, name), 1)
         if self.ranks is not None:
             self._resolve("ranks", _ranks(self.ranks, ("in", "out", *self.modes)))
-        if isinstance(self.freeze, str) or not all(isinstance(name, str) for name in self.freeze):
+        named = isinstance(self.freeze, (tuple, list)) and all(isinstance(name, str) for name in self.freeze)
+        if not named:
             raise ValueError(f"freeze must be a tuple of names of factors, got {self.freeze!r}")
         self._resolve("freeze", tuple(sorted(set(self.freeze))))
         self._resolve("init", self.init or method.inits[0])

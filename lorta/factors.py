@@ -5,6 +5,7 @@ multiplies activations by them; no dense dW exists outside of ``merge``. To add 
 which sites share an instance (``group``), and enter it in ``lorta.methods``.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,7 @@ def stack(parts: list[tuple[Site, SiteUpdate]], out_features: int) -> SiteUpdate
     return SiteUpdate(down=torch.cat(downs), up=torch.cat(ups, dim=1))
 
 
-class Factors(nn.Module):
+class Factors(nn.Module, ABC):
     """The factors that one group of sites shares. Subclasses create them in ``__init__`` and fill ``zero``."""
 
     zero: tuple[str, ...] = ()
@@ -59,13 +60,13 @@ class Factors(nn.Module):
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__()
 
+    @abstractmethod
     def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
         """Draw the initial factors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, site: Site) -> SiteUpdate:
         """The factored update of one of this group's sites."""
-        raise NotImplementedError
 
 
 def toward_heads(site: Site, residual: Tensor, inner: Tensor) -> SiteUpdate:

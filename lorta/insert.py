@@ -4,6 +4,7 @@ BitFit and the bottlenecks do not update attention matrices, so they are no ``Fa
 the files and the switches with those that do.
 """
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lorta.attach import AdapterSet
 
 
-class Insert(nn.Module):
+class Insert(nn.Module, ABC):
     """All numbers of one adapter, registered once, like ``lorta.Adapter``. ``state_dict()`` is the whole adapter.
 
     Subclasses find their places in ``__init__`` and leave the model as it is. There is none at or below the paths
@@ -37,22 +38,22 @@ class Insert(nn.Module):
     def _may_follow(self, path: str) -> bool:
         return not any(path == outer or path.startswith(f"{outer}.") for outer in self._exclude)
 
+    @abstractmethod
     def follow(self, path: str, y: Tensor) -> Tensor:
         """What comes after the module at ``path`` in place of its output ``y`` [..., width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def places(self) -> dict[str, str]:
         """Path of every module that the adapter follows, and in words what it puts there; saved with the adapter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset_parameters(self) -> None:
         """Draw the initial numbers again, from ``config.seed``; the model computes what its base does."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def zero_factors(self) -> tuple[str, ...]:
         """The parameters that start at zero."""
-        raise NotImplementedError
 
     def _generator(self) -> torch.Generator | None:
         seed = self.config.seed

@@ -76,7 +76,7 @@ def _factors(path: Path) -> dict[str, Tensor]:
         tensors = tensors["model"]
     found = {}
     for key, value in tensors.items():
-        last = key.rpartition(".")[2]
+        last = str(key).rpartition(".")[2]
         if last in NAMES:
             if NAMES[last] in found:
                 raise ValueError(f"{path} has several tensors named {last}; only the joint form has one of each")
@@ -84,8 +84,9 @@ def _factors(path: Path) -> dict[str, Tensor]:
     for official, ours in NAMES.items():
         if ours not in found:
             raise ValueError(f"{path} has no {official}; the joint form has {', '.join(NAMES)}")
-        if found[ours].dim() != 2:
-            raise ValueError(f"{path}: {official} has {found[ours].dim()} dimensions, the joint form has 2")
+        shape = getattr(found[ours], "shape", None)
+        if shape is None or len(shape) != 2:
+            raise ValueError(f"{path}: {official} has the shape {shape and list(shape)}, the joint form has a matrix")
     found["B"] = found["B"].T.contiguous()
     return found
 

@@ -80,8 +80,10 @@ class LortaLayer(AdaptedLinear, SharedSwitches):
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """dW in the weight's own layout, for PEFT's conversion to LoRA."""
-        delta = self.adapters[adapter].module_update(self.name, self.out_features).dense()
-        return delta.T if self._transposed else delta
+        update = self.adapters[adapter].module_update(self.name, self.out_features)
+        if update is None:  # another adapter has its place here
+            return torch.zeros_like(self.base_weight())
+        return update.dense().T if self._transposed else update.dense()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Updates are sums to the weight."""

@@ -26,7 +26,7 @@ from lorta.attach import ATTRIBUTE, AdapterSet, build
 from lorta.config import LortaConfig
 from lorta.insert_config import InsertConfig
 from lorta.peft_layers import InsertLayer, LortaLayer, SharedSwitches
-from lorta.storage import base_fingerprint, check_tensors, describe_difference
+from lorta.storage import base_fingerprint, check_fingerprint, check_tensors, describe_difference
 
 OLDEST_PEFT = (0, 21, 0)
 """The first PEFT that saves and loads tuners through hooks of the tuner class."""
@@ -49,16 +49,17 @@ class _PeftFields(PeftConfig):
 
     modules_to_save: list[str] | None = None
     """Names of modules that train whole and are saved beside the adapter, such as a classification head."""
-    target_modules: None = None
-    """Not a setting: PEFT looks at it."""
+    target_modules: set[str] | None = None
+    """Not a setting, and always empty: PEFT's conversion to LoRA adds the names of modules to a copy of it."""
     base_weights: dict[str, Any] | None = field(default=None, repr=False)
     """Fingerprint of the frozen weights, written when the adapter is saved."""
 
     def _finish_peft(self, peft_type: LortaPeftType) -> None:
         PeftConfig.__post_init__(self)
         self.peft_type = peft_type
-        if self.target_modules is not None:
+        if self.target_modules:
             raise ValueError("target_modules is not a setting here; lorta finds its places, targets=('q', 'v') by role")
+        self.target_modules = set()
 
     def saved_whole(self) -> tuple[str, ...]:
         """Last names of the modules that train whole."""
@@ -98,10 +99,8 @@ class LortaModel(BaseTuner):
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         self.add_module(ATTRIBUTE, AdapterSet())
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, state_dict: Any = None, **kwargs: Any):
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Build the numbers for ``model`` and wrap its places; a failure leaves no trace of the adapter."""
-        if state_dict is not None:
-            raise ValueError("lorta finds its places in the model; injecting by a state dict is not supported")
         adapters: AdapterSet = self._modules[ATTRIBUTE]
         config = self.peft_config[adapter_name]
         whole = config.saved_whole()
@@ -174,6 +173,7 @@ class LortaModel(BaseTuner):
         found = {key: value for key, value in remapped.items() if ATTRIBUTE in key.split(".")}
         check_tensors("the saved adapter", found, expected)
         if config.base_weights is not None:
+            check_fingerprint("the saved adapter", config.base_weights)
             difference = describe_difference(config.base_weights["tensors"], _fingerprint(model)["tensors"])
             if difference:
                 warnings.warn(f"not the base that this adapter was trained on: {difference}", stacklevel=2)

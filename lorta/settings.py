@@ -71,6 +71,6 @@ def whole_number(name: str, value: object, least: int) -> None:
 
 
 def seed_or_none(seed: object) -> None:
-    """``ValueError`` unless ``seed`` is a whole number or None."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(f"seed must be a whole number or None, got {seed!r}")
+    """``ValueError`` unless ``seed`` is None or a whole number that torch's generators take."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64):
+        raise ValueError(f"seed must be a whole number of 64 bits or None, got {seed!r}")

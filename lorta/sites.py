@@ -243,8 +243,6 @@ def _head_count(path: str, attention: nn.Module, model: nn.Module, width: int) -
 
 def _refuse_weight_readers(path: str, attention: nn.Module) -> None:
     """Blocks that hand ``proj.weight`` to a function never call the projection, so an adapter would do nothing."""
-    if isinstance(attention, nn.MultiheadAttention):
-        raise ValueError(f"{path} is torch.nn.MultiheadAttention, which reads weights directly; it cannot be adapted")
     # fair-esm: without rotary embeddings (ESM-1b, ESM-1v) the block calls F.multi_head_attention_forward.
     if getattr(attention, "enable_torch_version", False) and not getattr(attention, "rot_emb", True):
         raise ValueError(

@@ -142,7 +142,21 @@ def _read_config(directory: Path) -> dict:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"{path} has format {found!r}; this version reads format {FORMAT}")
+    for key in ("config", "sites", "base_weights"):
+        if not isinstance(document.get(key), dict):
+            raise ValueError(f"{path} is damaged: {key} is {document.get(key)!r:.80} and not an object with names")
+    check_fingerprint(path, document["base_weights"])
     return document
+
+
+def check_fingerprint(where: object, fingerprint: dict) -> None:
+    """``ValueError`` unless this has the form of what ``base_fingerprint`` returns."""
+    tensors = fingerprint.get("tensors")
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{where} is damaged: its fingerprint of the base names no tensors")
+    for name, digest in tensors.items():
+        if not isinstance(digest, str) or digest.count(" ") != 2:
+            raise ValueError(f"{where} is damaged: {digest!r:.80} is no fingerprint of {name}")
 
 
 def _read_tensors(directory: Path) -> dict[str, Tensor]:

@@ -37,6 +37,16 @@ def test_output_at_the_start_is_bit_equal(model, config, tokens, run):
     assert torch.equal(run(model, tokens), before)
 
 
+def test_drawn_again_it_is_the_base_again(model, config, tokens, run, perturb):
+    before = run(model, tokens)
+    adapter = lorta.attach(model, config)
+    perturb(adapter)
+    assert not torch.equal(run(model, tokens), before)
+    adapter.reset_parameters()
+    assert torch.equal(run(model, tokens), before)
+    assert f"{config.method}, r={config.r}" in repr(adapter)
+
+
 def test_factored_is_dense_is_merged(model, config, tokens, run, perturb):
     model.double()
     adapter = lorta.attach(model, config)

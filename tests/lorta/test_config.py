@@ -29,7 +29,11 @@ from lorta import LortaConfig
         ({"method": "nola", "bases": 0}, "bases must be a whole number of at least 1, got 0"),
         ({"method": "loretta-rep", "tt_rank": 1.0}, "tt_rank must be a whole number of at least 1"),
         ({"dropout": 1.0}, "dropout must be in"),
-        ({"seed": 0.5}, "seed must be a whole number or None"),
+        ({"seed": 0.5}, "seed must be a whole number of 64 bits or None"),
+        ({"seed": 2**64}, "seed must be a whole number of 64 bits or None"),
+        ({"freeze": 3}, "freeze must be a tuple of names of factors, got 3"),
+        ({"freeze": "A"}, "freeze must be a tuple of names of factors, got 'A'"),
+        ({"freeze": (3,)}, "freeze must be a tuple of names of factors"),
     ],
 )
 def test_wrong_values_are_one_line(settings, message):
@@ -76,3 +80,9 @@ def test_round_trip_through_json(settings):
 def test_unknown_key_is_refused():
     with pytest.raises(ValueError, match="'rank' is no setting of 'lorta'"):
         LortaConfig.from_dict({"rank": 8})
+
+
+def test_equal_settings_are_one_key():
+    first, second = LortaConfig(method="tenslora", ranks={"in": 4}), LortaConfig(method="tenslora", ranks={"in": 4})
+    assert {first: 1}[second] == 1 and first == second
+    assert first != LortaConfig(method="tenslora") and first != first.settings()

@@ -44,6 +44,16 @@ def test_output_at_the_start_is_bit_equal(model, insert, tokens, run):
     assert torch.equal(run(model, tokens), before)
 
 
+def test_drawn_again_it_is_the_base_again(model, insert, tokens, run, perturb):
+    before = run(model, tokens)
+    adapter = lorta.attach(model, **insert)
+    perturb(adapter)
+    assert not torch.equal(run(model, tokens), before)
+    adapter.reset_parameters()
+    assert torch.equal(run(model, tokens), before)
+    assert f"{insert['method']}, {len(adapter.places())} places" in repr(adapter)
+
+
 def test_output_is_the_formula(model, insert, tokens, run, perturb):
     base = copy.deepcopy(model.double())
     adapter = lorta.attach(model, **insert)
@@ -271,7 +281,7 @@ class TestRefusals:
             ({"method": "houlsby", "size": 0}, "size must be a whole number of at least 1, got 0"),
             ({"method": "houlsby", "size": True}, "size must be a whole number of at least 1, got True"),
             ({"method": "adapterdrop", "drop": -1}, "drop must be a whole number of at least 0, got -1"),
-            ({"method": "houlsby", "seed": 1.5}, "seed must be a whole number or None, got 1.5"),
+            ({"method": "houlsby", "seed": 1.5}, "seed must be a whole number of 64 bits or None, got 1.5"),
             ({"method": "houlsby", "r": 8}, "'r' is no setting of 'houlsby'; there are"),
             ({"rank": 8}, "'rank' is no setting of 'lorta'"),
         ],

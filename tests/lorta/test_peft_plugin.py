@@ -28,6 +28,11 @@ SHAPE = {
 }
 
 
+GPT2_CONFIG = transformers.GPT2Config(
+    vocab_size=33, n_embd=24, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+)
+
+
 def causal(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).eval()
@@ -217,6 +222,57 @@ def test_two_adapters_switched_and_deleted(model, tokens, shift, tmp_path):
     assert torch.equal(adapted(tokens).logits, second)
     with pytest.raises(ValueError, match="does not exist"):
         adapted.delete_adapter("default")
+
+
+def test_one_adapter_merged_after_another_and_nothing_merged_twice(model, tokens, shift):
+    base = model(tokens).logits
+    adapted = adapt(model, targets=("q", "v"))
+    shift(adapted)
+    adapted.add_adapter("other", lorta.LortaConfig(method="lora", r=2))
+    adapted.set_adapter("other")
+    shift(adapted)
+    adapted.base_model.set_adapter(["default", "other"])
+    both = adapted(tokens).logits
+    adapted.merge_adapter(["default"])
+    adapted.merge_adapter(["other"])
+    merged = adapted(tokens).logits
+    torch.testing.assert_close(merged, both, rtol=1e-4, atol=1e-5)
+    with pytest.warns(UserWarning, match="already merged"):
+        adapted.merge_adapter(["default", "other"])
+    assert torch.equal(adapted(tokens).logits, merged)
+    adapted.unmerge_adapter()
+    adapted.unmerge_adapter()  # nothing is merged any more, and nothing happens
+    with adapted.disable_adapter():
+        assert torch.equal(adapted(tokens).logits, base)
+
+
+@pytest.mark.parametrize("build", [causal, lambda: transformers.GPT2LMHeadModel(GPT2_CONFIG).eval()])
+def test_peft_converts_it_to_lora(build, tokens, shift):
+    """By singular values, for whoever has PEFT alone; ``export_lora`` is exact without them."""
+    torch.manual_seed(0)
+    adapted = adapt(build(), r=2)
+    shift(adapted)
+    expected = adapted(tokens).logits
+    config, state = peft.convert_to_lora(adapted, rank=6, progressbar=False)  # three roles in one module: 3 r
+    torch.manual_seed(0)
+    twin = peft.get_peft_model(build(), config)
+    peft.set_peft_model_state_dict(twin, state)
+    torch.testing.assert_close(twin(tokens).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_injection_that_fails_leaves_no_trace(model, tokens, shift, monkeypatch):
+    adapted = adapt(model)
+    shift(adapted)
+    before = adapted(tokens).logits
+
+    def fail(*given, **options):
+        raise ValueError("no")
+
+    monkeypatch.setattr("lorta.peft_plugin.BaseTuner.inject_adapter", fail)
+    with pytest.raises(ValueError, match="no"):
+        adapted.add_adapter("other", lorta.LortaConfig(r=2))
+    assert list(lorta.adapter_set(adapted)) == ["default"]
+    assert torch.equal(adapted(tokens).logits, before)
 
 
 def test_deleting_the_active_one_activates_what_is_left(model, tokens):

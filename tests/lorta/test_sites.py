@@ -85,6 +85,28 @@ def test_unknown_heads(plain):
     assert "blocks.0 does not state its number of heads" in _refusal(plain)
 
 
+def test_heads_by_their_width(plain):
+    for block in plain.blocks:
+        del block.num_heads
+        block.head_dim = 6
+    assert {site.heads for site in lorta.find_sites(plain)} == {4}
+    plain.blocks[0].head_dim = 7  # no whole number of them
+    assert "blocks.0 does not state its number of heads" in _refusal(plain)
+
+
+def test_interleaved_heads_with_fewer_keys():
+    class BloomAttention(nn.Module):
+        """The order by head of this class is known for as many key heads as query heads alone."""
+
+        def __init__(self):
+            super().__init__()
+            self.num_heads = 4
+            self.query_key_value, self.dense = nn.Linear(24, 24 + 2 * 12), nn.Linear(24, 24)
+
+    message = _refusal(nn.ModuleDict({"attention": BloomAttention()}))
+    assert message == "attention: query_key_value is interleaved by head, but k and v have fewer heads than q"
+
+
 def test_heads_that_do_not_divide(plain):
     plain.blocks[2].num_heads = 5
     assert "blocks.2 has 5 heads, which do not divide its query width 24" in _refusal(plain)

@@ -2,12 +2,14 @@ import json
 import subprocess
 import sys
 import warnings
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import lorta
+from lorta.storage import describe_difference
 
 
 @pytest.fixture
@@ -175,6 +177,52 @@ def test_damaged_files(saved, plain):
     assert "has format 99; this version reads format 1" in _refusal(fresh(plain), saved)
     (saved / "adapter_config.json").unlink()
     assert "is no adapter directory: it has no adapter_config.json" in _refusal(fresh(plain), saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("config", None, "config is None and not an object"),
+        ("config", [], r"config is \[\] and not an object"),
+        ("config", {"zork": 1}, "'zork' is no setting of 'lorta'"),
+        ("config", {"freeze": 3}, "freeze must be a tuple"),
+        ("sites", 3, "sites is 3 and not an object"),
+        ("sites", {}, "only this model has the site"),
+        ("base_weights", "x", "base_weights is 'x'"),
+        ("base_weights", {}, "its fingerprint of the base names no tensors"),
+        ("base_weights", {"tensors": {"embed.weight": "x"}}, "'x' is no fingerprint of embed.weight"),
+        ("base_weights", {"tensors": {"embed.weight": None}}, "None is no fingerprint of embed.weight"),
+    ],
+)
+def test_damaged_settings(key, value, message, saved, plain, tokens):
+    file = saved / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    twin = fresh(plain)
+    before = twin(tokens)
+    with pytest.raises(ValueError, match=message) as error:
+        lorta.load(twin, saved)
+    assert "\n" not in str(error.value)
+    assert torch.equal(twin(tokens), before)
+
+
+def test_files_of_a_copy_that_is_not_installed(plain, tmp_path, monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("lorta.storage.version", version)
+    lorta.attach(plain, r=2)
+    document = json.loads((lorta.save(plain, tmp_path) / "adapter_config.json").read_text())
+    assert document["tool"] == "lorta-fold 0+unknown"
+
+
+def test_a_parameter_of_another_shape_is_told_from_one_of_other_values():
+    told = describe_difference(
+        {"a": "float32 2x3 0", "b": "float32 2 0", "c": "float32 2 0"}, {"a": "float32 3x2 0", "b": "float32 2 1"}
+    )
+    assert told == (
+        "1 of 3 tensors of another shape (first: a), 1 of 3 tensors with other values (first: b), "
+        "1 of 3 tensors missing or trainable here (first: c)"
+    )
 
 
 def test_a_failed_load_keeps_the_adapters_that_were_there(saved, plain, tokens):
