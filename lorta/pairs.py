@@ -16,7 +16,7 @@ class LoRA(Factors):
     @staticmethod
     def group(site: Site, config: LortaConfig) -> str:
         """Every site by itself."""
-        return f"layer{site.layer}_{site.role}"
+        return site.key
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
@@ -61,8 +61,8 @@ class VeRA(Factors):
         like = device, dtype
         self.A = new_parameter(config.r, max(site.in_features for site in sites), like=like, trains=False)
         self.B = new_parameter(max(site.out_features for site in sites), config.r, like=like, trains=False)
-        self.b = nn.ParameterDict({_key(site): new_parameter(site.out_features, like=like) for site in sites})
-        self.d = nn.ParameterDict({_key(site): new_parameter(config.r, like=like) for site in sites})
+        self.b = nn.ParameterDict({site.key: new_parameter(site.out_features, like=like) for site in sites})
+        self.d = nn.ParameterDict({site.key: new_parameter(config.r, like=like) for site in sites})
         self.zero = tuple(f"b.{key}" for key in self.b)
 
     def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
@@ -75,10 +75,5 @@ class VeRA(Factors):
 
     def update(self, site: Site) -> SiteUpdate:
         """The site's part of A, with its rows scaled by d, and of B, with its rows scaled by b."""
-        key = _key(site)
-        down = self.A[:, : site.in_features] * self.d[key][:, None]
-        return SiteUpdate(down=down, up=self.B[: site.out_features] * self.b[key][:, None])
-
-
-def _key(site: Site) -> str:
-    return f"layer{site.layer}_{site.role}"
+        down = self.A[:, : site.in_features] * self.d[site.key][:, None]
+        return SiteUpdate(down=down, up=self.B[: site.out_features] * self.b[site.key][:, None])

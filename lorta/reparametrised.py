@@ -26,7 +26,7 @@ class NOLA(Factors):
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
         like = device, dtype
-        keys = [f"layer{site.layer}_{site.role}" for site in sites]
+        keys = [site.key for site in sites]
         self.a = nn.ParameterDict({key: new_parameter(config.bases, like=like) for key in keys})
         self.b = nn.ParameterDict({key: new_parameter(config.bases, like=like) for key in keys})
         self.zero = tuple(f"b.{key}" for key in keys)
@@ -43,9 +43,9 @@ class NOLA(Factors):
 
     def update(self, site: Site) -> SiteUpdate:
         """The two combinations."""
-        key = f"layer{site.layer}_{site.role}"
         return SiteUpdate(
-            down=torch.einsum("n,nri->ri", self.a[key], self.A), up=torch.einsum("n,nor->or", self.b[key], self.B)
+            down=torch.einsum("n,nri->ri", self.a[site.key], self.A),
+            up=torch.einsum("n,nor->or", self.b[site.key], self.B),
         )
 
 
@@ -62,7 +62,7 @@ class LoRETTARep(Factors):
     @staticmethod
     def group(site: Site, config: LortaConfig) -> str:
         """Every site by itself."""
-        return f"layer{site.layer}_{site.role}"
+        return site.key
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)

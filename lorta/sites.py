@@ -58,6 +58,11 @@ class Site:
         return self.name if self.rows is None else self.name.removesuffix(f":{self.role}")
 
     @property
+    def key(self) -> str:
+        """Layer and role, ``layer3_q``: the name of factors of its own, which holds no dot."""
+        return f"layer{self.layer}_{self.role}"
+
+    @property
     def own_heads(self) -> int:
         """Heads of this matrix: H, or fewer for k and v where queries are grouped."""
         return self.heads // self.groups

@@ -62,14 +62,15 @@ def risky(source: str) -> list[str]:
             found.append("torch.load without weights_only=True")
         if name in ("eval", "exec", "os.system", "os.popen", "yaml.load", "pickle.load", "pickle.loads"):
             found.append(name)
-        found += [f"{word}={options[word]}" for word in FORBIDDEN_OPTIONS if word in options]
+        found += [f"{word}={options[word]}" for word in FORBIDDEN_OPTIONS if options.get(word, "False") != "False"]
     return found
 
 
 def test_the_search_for_risky_calls_finds_them():
     source = "import pickle\ntorch.load(f)\nsubprocess.run(x, shell=True)\nnp.load(f, allow_pickle=True)\nexec(s)"
     assert len(risky(source)) == 5
-    assert risky("torch.load(f, weights_only=True)\nmodel.eval()") == []
+    assert risky("load(f, trust_remote_code=asked)") == ["trust_remote_code=asked"]
+    assert risky("torch.load(f, weights_only=True)\nmodel.eval()\nload(f, trust_remote_code=False)") == []
 
 
 def test_nothing_that_a_file_holds_is_run():

@@ -137,6 +137,7 @@ def cell_row(cell: Cell, result: dict[str, Any] | None, failure: str = "") -> di
         "last": round(result["last"][metric], 5),
         "last_step": result["last"]["step"],
         "train_seconds": result["train_seconds"],
+        "version": result["versions"]["lorta-fold"],
         "lr": cell.config.optimizer.lr,
         "head_lr": cell.config.optimizer.head_lr or cell.config.optimizer.lr,
     }

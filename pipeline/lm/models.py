@@ -95,7 +95,8 @@ def prepare_base(
 
 
 def _loading_options(settings: ModelSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {"dtype": getattr(torch, settings.dtype)}
+    # Not left out: where a model comes with code, transformers would ask at the terminal whether to run it.
+    options: dict[str, Any] = {"dtype": getattr(torch, settings.dtype), "trust_remote_code": False}
     if settings.four_bit:
         from transformers import BitsAndBytesConfig
 

@@ -95,6 +95,7 @@ def _check(results: Any) -> None:
     entries = [(results[name], kind) for name, kind in kinds.items()]
     entries += [(results[row][column], (int, float)) for row in rows for column in ("step", results["metric"])]
     entries += [(results["parameters"][part], int) for part in ("adapter", "head")]
+    entries.append((results["versions"]["lorta-fold"], str))
     for value, kind in entries:
         if not isinstance(value, kind):
             raise TypeError(f"found {value!r} where {kind} is written")

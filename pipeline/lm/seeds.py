@@ -28,6 +28,7 @@ def seed_rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "last": result["last"][metric],
                 "last_step": result["last"]["step"],
                 "train_seconds": result["train_seconds"],
+                "version": result["versions"]["lorta-fold"],
             }
         )
     return rows

@@ -16,7 +16,7 @@ MASK = "<mask>"
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub name or directory, with something to pad with. Raises InputError."""
     with named(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:

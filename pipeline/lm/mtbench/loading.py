@@ -75,7 +75,7 @@ def load_for_chat(about: Subject, device: torch.device) -> tuple[PreTrainedModel
     tokenizer = load_tokenizer(about.tokenizer)
     ensure_chat_template(tokenizer)
     with named(about.base, "model"):
-        model = AutoModelForCausalLM.from_pretrained(about.base, dtype=about.dtype)
+        model = AutoModelForCausalLM.from_pretrained(about.base, dtype=about.dtype, trust_remote_code=False)
     check_causal(model, about.base)
     check_tokens(model, tokenizer)
     if about.adapter:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from data_prep.release import program
+from data_prep.release import program, release
 from pipeline import lm_compare
 from pipeline.config import ConfigError
 from pipeline.lm.engine import Interrupted
@@ -38,6 +38,7 @@ def test_a_grid_is_trained_cell_by_cell_and_gone_on_with(glue, tmp_path, capsys)
     rows = table(out / "cells.csv")
     assert len(rows) == 6 and {row["status"] for row in rows} == {"done"}
     # 2 d r per site, 4 sites, 2 layers; r (d + d/H + H + L + M)
+    assert {row["version"] for row in rows} == {release()}
     sizes = [(row["method"], row["rank"], int(row["adapter_parameters"])) for row in rows[::2]]
     assert sizes == [("lora", "2", 2048), ("lorta", "1", 90), ("lorta", "4", 360)]
     assert "| lorta r=4 | 360 |" in (out / "table.md").read_text()

@@ -87,15 +87,23 @@ def test_a_damaged_model_is_named(file, change, message, llama, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_code_that_comes_with_a_model_is_not_run(llama, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"model_type": "mine", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}),
+        ("tokenizer_config.json", {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["evil.T", None]}}),
+    ],
+)
+def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked(file, values, llama, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
     folder = tmp_path / "model"
     shutil.copytree(llama, folder)
-    config = folder / "config.json"
-    config.write_bytes(changed(model_type="mine", auto_map={"AutoConfig": "evil.C"})(config.read_bytes()))
+    (folder / file).write_bytes(changed(**values)((folder / file).read_bytes()))
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\n")
-    with pytest.raises(InputError, match="contains custom code"):
+    with pytest.raises(InputError, match="custom code"):
         load(folder)
-    assert not (tmp_path / "run").exists()
+    assert asked == [] and not (tmp_path / "run").exists()
 
 
 def test_a_tokenizer_of_another_model(llama, tmp_path):

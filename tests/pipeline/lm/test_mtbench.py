@@ -2,10 +2,12 @@
 
 import json
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, set_seed
 
 from data_prep.release import program
@@ -127,11 +129,14 @@ def test_answers_judgments_and_going_on(model, endpoint, tmp_path, monkeypatch, 
     assert [(row["question_id"], row["turn"], row["score"]) for row in judgments] == [
         (81, 1, 7.0), (81, 2, 7.0), (82, 1, 7.0), (82, 2, 7.0),
     ]  # fmt: skip
+    assert {row["program"] for row in [*answers, *judgments]} == {program()}
     assert judgments[1]["judge"] == ["stub--judge", "single-v1-multi-turn"]
     asked = Stub.asked[0]
     assert (asked["path"], asked["model"], asked["temperature"]) == ("/v1/chat/completions", "stub/judge", 0)
     assert asked["key"] == "Bearer secret"
     assert answers[0]["choices"][0]["turns"][0] in asked["messages"][1]["content"]
+    assert json.loads((out / "scores.json").read_text())["program"] == program()
+    assert f"Judge: stub--judge. Model: tiny. {program()}." in (out / "scores.md").read_text()
     scores = json.loads((out / "scores.json").read_text())["scores"]
     assert scores[-1] == {
         "category": "all", "turn_1": 7.0, "turn_2": 7.0, "mean": 7.0, "judgments": 4, "without_rating": 0,
@@ -279,6 +284,32 @@ def test_a_run_answers_in_the_form_that_it_was_tuned_on(alpaca, small_config, tm
     assert lines(tmp_path / "out" / "model_answer" / "tuned.jsonl")[0]["model_id"] == "tuned"
 
 
+def test_a_base_of_other_weights_is_said_in_one_line(alpaca, small_config, tmp_path):
+    run = tmp_path / "run"
+    words = ["--data", alpaca, "--init-config", small_config, "--out", run, "--max-steps", 1, "--device", "cpu"]
+    assert sft.main([str(word) for word in [*words, "--model.max_length", 64, "--data.limit", 8]]) == 0
+    base = LlamaForCausalLM.from_pretrained(run / "base")
+    with torch.no_grad():
+        base.model.norm.weight.add_(1)
+    base.save_pretrained(run / "base")
+    with pytest.warns(UserWarning, match="not the base that this adapter was trained on: 1 of ") as caught:
+        bench("--run", run, "--out", tmp_path / "out", "--limit", 1, "--max-new-tokens", 2)
+    (message,) = (str(one.message) for one in caught if "not the base" in str(one.message))
+    assert warnings.formatwarning(f"{message}\n ", UserWarning, "file.py", 1) == f"warning: {message}\n"
+
+
+def test_ctrl_c_between_two_answers_keeps_the_first(model, tmp_path, monkeypatch, capsys):
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    words = ("--model", model, "--out", tmp_path, "--max-new-tokens", 2)
+    bench(*words, "--limit", 1)
+    monkeypatch.setattr("pipeline.lm.mtbench.answers.answer", interrupted)
+    bench(*words, "--limit", 2, code=130)
+    assert capsys.readouterr().err == "interrupted\n"
+    assert [row["question_id"] for row in lines(tmp_path / "model_answer" / "tiny.jsonl")] == [81]
+
+
 def test_a_local_model_judges(model, tmp_path):
     words = ("--model", model, "--out", tmp_path, "--limit", 1, "--max-new-tokens", 2, "--judge-local", model)
     bench(*words)
@@ -378,7 +409,7 @@ def complete_run(folder: Path, **results: object) -> Path:
     known = {
         "stage": "sft", "model": "m", "method": "lorta", "rank": 8, "seed": 0, "metric": "loss", "base": "b",
         "train_seconds": 1.0, "first": row, "best": row, "last": row, "prompt": "chat",
-        "parameters": {"adapter": 1, "head": 0, "total": 9},
+        "parameters": {"adapter": 1, "head": 0, "total": 9}, "versions": {"lorta-fold": "0"},
     }  # fmt: skip
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps({**known, **results}))

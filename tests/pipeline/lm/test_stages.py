@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerState
 
 import pipeline.lm.engine
+from data_prep.release import program, release
 from pipeline import dpo, nlu, sft
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun
@@ -83,9 +84,13 @@ def test_a_classifier_writes_what_it_says(classifier):
     assert (one / "adapter" / "adapter_model.safetensors").is_file()
     assert (one / "adapter_best" / "adapter_model.safetensors").is_file()
     summary = table(classifier / "results.csv")
-    assert float(summary[0]["best"]) == max(scores)
-    assert "| mean ± s.d. |" in (classifier / "results.md").read_text()
+    assert float(summary[0]["best"]) == max(scores) and summary[0]["version"] == release()
+    table_of_seeds = (classifier / "results.md").read_text()
+    assert "| mean ± s.d. |" in table_of_seeds and f"Written by {program()}." in table_of_seeds
+    assert (one / "config.toml").read_text().startswith(f"# Written by {program()}.")
+    assert result["versions"]["lorta-fold"] == release()
     card = (one / "README.md").read_text()
+    assert f"lorta-fold {release()}" in card
     assert card.startswith("---\n") and "360 parameters" in card and "untrained" in card
 
 
