@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from jinja2 import TemplateError
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, set_seed
 
@@ -95,6 +96,8 @@ def train_causal(
             peft_config=adapter,
             callbacks=list(callbacks),
         )
+    except TemplateError as error:
+        raise InputError(f"the tokenizer's chat template does not take these examples: {one_line(error)}") from error
     except ValueError as error:
         raise ConfigError(f"this model or adapter does not fit: {one_line(error)}") from error
     check_lengths(

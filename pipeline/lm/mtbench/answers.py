@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep.release import program
+from pipeline.lm.errors import InputError, one_line
 from pipeline.lm.examples import Message, alpaca_prompt
 from pipeline.lm.mtbench.files import Question
 
@@ -27,9 +29,14 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Messa
         conversation: ends with the user's turn.
         form: ``chat``, the tokenizer's template; ``alpaca``, what models tuned on Alpaca have seen, turns one after
             the other.
+
+    Raises InputError: a template that is wrong, or refuses.
     """
     if form == "chat":
-        return tokenizer.apply_chat_template(list(conversation), add_generation_prompt=True, tokenize=False)
+        try:
+            return tokenizer.apply_chat_template(list(conversation), add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise InputError(f"the tokenizer's chat template does not take the question: {one_line(error)}") from error
     first = alpaca_prompt(conversation[0]["content"])
     later = (
         f" {m['content']}\n\n" if m["role"] == "assistant" else f"### Instruction:\n{m['content']}\n\n### Response:"

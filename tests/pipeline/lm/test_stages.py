@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import pipeline.lm.engine
 from data_prep.release import program, release
-from pipeline import dpo, nlu, sft
+from pipeline import dpo, mtbench, nlu, sft
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun
 from pipeline.lm.settings import METHODS
@@ -368,6 +368,30 @@ def test_every_method_trains_is_saved_and_comes_back(method, glue, tmp_path):
     tensors = load_file(one / "adapter" / "adapter_model.safetensors")
     assert {key for key in tensors if "classifier" in key}
     assert torch.isfinite(with_adapter).all()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for x in %}", "Expected an expression"),
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ ''.__class__.__mro__ }}", "is unsafe"),
+    ],
+)
+def test_a_chat_template_that_refuses_is_one_line(template, message, pairs, preferred, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(preferred / "base", folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    words = [*causal_words(pairs, "", tmp_path / "run"), "--model", folder]
+    error = run(dpo, *words, code=2, capsys=capsys)
+    assert "chat template does not take these examples: " in error and message in error
+    assert len(error.splitlines()) == 1
+    words = ["--model", str(folder), "--out", str(tmp_path / "answers"), "--device", "cpu"]
+    assert mtbench.main(words) == 2
+    error = capsys.readouterr().err
+    assert "chat template does not take the question: " in error and len(error.splitlines()) == 1
 
 
 def test_mistakes_are_one_line(classifier, glue, alpaca, small_config, tmp_path, capsys):
