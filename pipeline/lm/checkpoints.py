@@ -4,13 +4,13 @@ The trainer gives a checkpoint its name before it is written. ``seal`` adds ``ch
 what has none was being written when the run ended, and what differs from it is damaged.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from data_prep.bounded_reading import read_json
+from data_prep.checksums import sha256
 from data_prep.structure_bytes import atomic_write
 from pipeline.lm.errors import InputError
 
@@ -24,7 +24,7 @@ def seal(checkpoint: Path, keep: int) -> None:
     What is there of later steps was passed over when the run went on.
     """
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / SUMS)
-    sums = {path.relative_to(checkpoint).as_posix(): sha256_of(path) for path in files}
+    sums = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
     atomic_write(checkpoint / SUMS, (json.dumps(sums, indent=1) + "\n").encode())
     every = _by_step(checkpoint.parent)
     complete = [path for path in every[: every.index(checkpoint) + 1] if (path / SUMS).is_file()]
@@ -69,12 +69,6 @@ def _damage(checkpoint: Path) -> str | None:
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
-        if sha256_of(path) != expected:
+        if sha256(path) != expected:
             return f"{name} has not the checksum it was written with"
     return None
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

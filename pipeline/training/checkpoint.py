@@ -10,7 +10,6 @@ A checkpoint is read only if it has the checksums that it was written with. Rand
 a function of the seed and the step (``sampler.py``).
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from data_prep.bounded_reading import read_json
+from data_prep.checksums import sha256
 from pipeline.tensor_files import write_tensors
 from pipeline.training.sharding import like
 
@@ -72,7 +72,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, spare: int 
         temporary.mkdir()
         for part in PARTS:
             write_tensors(temporary / f"{part}.safetensors", getattr(checkpoint, part))
-        checksums = {part: _sha256(temporary / f"{part}.safetensors") for part in PARTS}
+        checksums = {part: sha256(temporary / f"{part}.safetensors") for part in PARTS}
         state = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "sha256": checksums}
         with (temporary / "state.json").open("w") as stream:
             stream.write(json.dumps(state, indent=1) + "\n")
@@ -89,11 +89,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, spare: int 
     return target
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Raises CheckpointError when a file of it is missing, damaged or of another version."""
     try:
@@ -103,7 +98,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 f"{path}: checkpoint format {state['format_version']}, this version reads {FORMAT_VERSION}"
             )
         for part in PARTS:
-            if _sha256(path / f"{part}.safetensors") != state["sha256"][part]:
+            if sha256(path / f"{part}.safetensors") != state["sha256"][part]:
                 raise CheckpointError(
                     f"{path}: not a readable checkpoint: {part}.safetensors has not the checksum it was written with"
                 )

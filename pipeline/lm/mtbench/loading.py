@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import lorta  # noqa: F401 - its tuner is registered with PEFT
-from pipeline.lm.checkpoints import sha256_of
+from data_prep.checksums import sha256
 from pipeline.lm.errors import InputError
 from pipeline.lm.examples import Message
 from pipeline.lm.hub import named
@@ -39,7 +39,7 @@ class Subject:
     def settings(self) -> dict[str, Any]:
         """What decides its answers, as kept with each of them: a run that was trained again has another adapter."""
         weights = Path(self.adapter or self.base) / "adapter_model.safetensors"
-        checksum = sha256_of(weights) if weights.is_file() else ""
+        checksum = sha256(weights) if weights.is_file() else ""
         return {"model": self.base, "adapter": self.adapter, "adapter_sha256": checksum, "prompt": self.prompt}
 
 
