@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 
 from pipeline.config import ConfigError
 from pipeline.lm.adapters import adapter_config, check_export, count_parameters
-from pipeline.lm.engine import is_complete, quiet, total_steps
+from pipeline.lm.engine import total_steps
 from pipeline.lm.errors import InputError, one_line
 from pipeline.lm.examples import prompt_form, texts_of
 from pipeline.lm.models import load_causal_lm, prepare_base
@@ -46,7 +46,6 @@ def train_causal(
     examples: tuple[Sequence[Record], Sequence[Record]],
     make_trainer: Callable[..., Trainer],
     *,
-    resume: bool,
     export_lora: bool,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
@@ -59,7 +58,6 @@ def train_causal(
         console: where progress goes.
         examples: training and held-out ones, converted.
         make_trainer: called with run, model, processing_class, train_dataset, eval_dataset, peft_config, callbacks.
-        resume: go on with a run in ``path``.
         export_lora: write the adapter as plain LoRA too.
         callbacks: of the trainer.
 
@@ -67,13 +65,9 @@ def train_causal(
         ConfigError, InputError: wrong settings or files.
         StageFailed, Interrupted: see ``run_trainer``.
     """
-    quiet()
     run, (train, held_out) = LanguageRun(path), examples
     if config.adapter.method == "head":
         raise ConfigError("adapter 'head' is for a classifier: it has no meaning here")
-    if is_complete(config, run, resume):
-        console.print(f"{path}: complete already")
-        return run.results()
     set_seed(config.training.seed)
     place, tokenizer = prepare_base(
         config.model, run.base, lambda: texts_of(train), classifier=False, reuse=run.exists()

@@ -24,7 +24,7 @@ from pipeline.lm.adapters import (
     train_without_adapter,
     wrap,
 )
-from pipeline.lm.engine import is_complete, quiet, total_steps, training_arguments
+from pipeline.lm.engine import total_steps, training_arguments
 from pipeline.lm.glue import HUB_NAME, Example, Task, find_task, load_task
 from pipeline.lm.models import head_modules, load_classifier, prepare_base
 from pipeline.lm.outcome import train_and_write
@@ -65,21 +65,15 @@ def parameter_groups(model: torch.nn.Module, config: NluConfig, heads: list[str]
     return groups
 
 
-def train_classifier(
-    config: NluConfig, path: Path, console: Console, *, resume: bool = False, export_lora: bool = False
-) -> dict[str, Any]:
+def train_classifier(config: NluConfig, path: Path, console: Console, *, export_lora: bool = False) -> dict[str, Any]:
     """Train and evaluate; returns what ``results.json`` holds.
 
     Raises:
         ConfigError, InputError: wrong settings or files.
         StageFailed, Interrupted: see ``run_trainer``.
     """
-    quiet()
     run, task = LanguageRun(path), find_task(config.task)
     train, held_out = load_task(config.task, config.data)
-    if is_complete(config, run, resume):
-        console.print(f"{path}: complete already")
-        return run.results()
     set_seed(config.training.seed)
     place, tokenizer = prepare_base(
         config.model, run.base, lambda: (text for example in train for text in example.texts),

@@ -16,9 +16,7 @@ from pipeline.lm.records import train_and_validation
 from pipeline.lm.settings import SftConfig
 
 
-def train_instructions(
-    config: SftConfig, path: Path, console: Console, *, resume: bool = False, export_lora: bool = False
-) -> dict[str, Any]:
+def train_instructions(config: SftConfig, path: Path, console: Console, *, export_lora: bool = False) -> dict[str, Any]:
     """Train and evaluate; returns what ``results.json`` holds. Raises as ``train_causal``."""
     train, held_out = train_and_validation(config.data, partial(convert, shape=instruction_example))
     if config.loss_on == "completion" and "text" in train[0]:
@@ -34,6 +32,4 @@ def train_instructions(
         )
         return SFTTrainer(args=arguments, **parts)
 
-    return train_causal(
-        "sft", config, path, console, (train, held_out), make_trainer, resume=resume, export_lora=export_lora
-    )
+    return train_causal("sft", config, path, console, (train, held_out), make_trainer, export_lora=export_lora)

@@ -33,9 +33,7 @@ class FirstLoss(TrainerCallback):
             )
 
 
-def train_preferences(
-    config: DpoConfig, path: Path, console: Console, *, resume: bool = False, export_lora: bool = False
-) -> dict[str, Any]:
+def train_preferences(config: DpoConfig, path: Path, console: Console, *, export_lora: bool = False) -> dict[str, Any]:
     """Train and evaluate; returns what ``results.json`` holds. Raises as ``train_causal``."""
     train, held_out = train_and_validation(config.data, partial(convert_pairs, data=config.data, say=console.print))
 
@@ -51,5 +49,5 @@ def train_preferences(
 
     return train_causal(
         "dpo", config, path, console, (train, held_out), make_trainer,
-        resume=resume, export_lora=export_lora, callbacks=[FirstLoss()],
+        export_lora=export_lora, callbacks=[FirstLoss()],
     )  # fmt: skip

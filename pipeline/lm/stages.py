@@ -6,10 +6,11 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.lm.classification import train_classifier
-from pipeline.lm.engine import memory_errors
+from pipeline.lm.engine import is_complete, memory_errors, quiet
 from pipeline.lm.errors import system_errors
 from pipeline.lm.instruction import train_instructions
 from pipeline.lm.preference import train_preferences
+from pipeline.lm.run import LanguageRun
 from pipeline.lm.settings import StageConfig
 
 TRAINERS = {"nlu": train_classifier, "sft": train_instructions, "dpo": train_preferences}
@@ -38,5 +39,10 @@ def train_stage(
         "lower --training.micro_batch (the batch stays as it is), --model.max_length or --rank, or give "
         "--training.gradient_checkpointing true"
     )
+    quiet()
+    run = LanguageRun(path)
     with memory_errors(advice), system_errors(path):
-        return TRAINERS[stage](config, path, console, resume=resume, export_lora=export_lora)
+        if is_complete(config, run, resume):
+            console.print(f"{path}: complete already")
+            return run.results()
+        return TRAINERS[stage](config, path, console, export_lora=export_lora)
