@@ -236,6 +236,9 @@ def test_one_adapter_merged_after_another_and_nothing_merged_twice(model, tokens
     adapted.merge_adapter(["default"])
     adapted.merge_adapter(["other"])
     merged = adapted(tokens).logits
+    assert (
+        not adapted.get_submodule("base_model.model.model.layers.0.self_attn.k_proj").get_delta_weight("default").any()
+    )
     torch.testing.assert_close(merged, both, rtol=1e-4, atol=1e-5)
     with pytest.warns(UserWarning, match="already merged"):
         adapted.merge_adapter(["default", "other"])

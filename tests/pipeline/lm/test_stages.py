@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import pipeline.lm.engine
 from data_prep.release import program, release
 from pipeline import dpo, mtbench, nlu, sft
+from pipeline.config import ConfigError
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun
-from pipeline.lm.settings import METHODS
+from pipeline.lm.settings import METHODS, TrainingSettings
 from tests.pipeline.lm.conftest import table
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -220,6 +221,21 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on(tuned, alpaca, small_conf
     assert_same_run(tuned, tmp_path / "run")
 
 
+def test_ctrl_c_in_a_causal_stage_says_how_to_go_on(alpaca, small_config, tmp_path, monkeypatch, capsys):
+    def interrupted(*given, **options):
+        raise pipeline.lm.engine.Interrupted("interrupted at step 3")
+
+    monkeypatch.setattr("pipeline.lm.stages.train_stage", interrupted)
+    run(sft, *causal_words(alpaca, small_config, tmp_path / "run"), code=130)
+    assert "interrupted at step 3; saved. Go on with the same command and --resume" in capsys.readouterr().out
+
+
+def test_a_gpu_is_chosen_outside(monkeypatch):
+    monkeypatch.setattr(pipeline.lm.engine, "pick_device", torch.device)
+    with pytest.raises(ConfigError, match="choose a GPU by CUDA_VISIBLE_DEVICES"):
+        pipeline.lm.engine.use_device(TrainingSettings(device="cuda:1"))
+
+
 def test_a_held_out_loss_that_is_no_number_stops_the_run(tmp_path):
     recorder = pipeline.lm.engine.Recorder(LanguageRun(tmp_path), None, None, None, 1)
     state = TrainerState(global_step=5, log_history=[])
@@ -408,6 +424,7 @@ def test_mistakes_are_one_line(classifier, glue, alpaca, small_config, tmp_path,
     assert "adapter.method = 'lorra'" in error(nlu, *base, "--adapter", "lorra")
     assert "the same seed twice" in error(nlu, *base, "--seeds", 1, 1)
     assert "bitfit" in error(nlu, *base, "--adapter", "bitfit", "--rank", 4)
+    assert "does not fit the model: drop=5 leaves no layer" in error(nlu, *base, "--adapter", "adapterdrop")
     assert "has no settings, got r" in error(nlu, *base, "--adapter", "full", "--rank", 4)
     assert "--export-lora is for" in error(nlu, *base, "--adapter", "houlsby", "--export-lora")
     assert "bitsandbytes" in error(nlu, *nlu_words(glue, tmp_path / "y"), "--model", classifier / "seed_3" / "base",
