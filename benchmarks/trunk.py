@@ -76,7 +76,7 @@ OUTPUTS, GRADIENTS = 1e-4, 1e-2
 class Blocks(nn.Module):
     """Several blocks in a row, ours or the port's."""
 
-    def __init__(self, blocks: Sequence[nn.Module], checkpointed: bool = False, **options: int | None) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], checkpointed: bool = False, **options: object) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.checkpointed = checkpointed
@@ -90,13 +90,13 @@ class Blocks(nn.Module):
             if self.checkpointed and torch.is_grad_enabled():
                 s, z = checkpoint(self._timed, block, s, z, mask, use_reentrant=False)
             else:
-                s, z = block(s, z, mask=mask, **self.options)
+                s, z = block(s, z, **{"mask": mask} | self.options)
         return s, z
 
     def _timed(self, block: nn.Module, s: Tensor, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         start = clock()
         try:
-            return block(s, z, mask=mask, **self.options)
+            return block(s, z, **{"mask": mask} | self.options)
         finally:  # recomputation ends by an exception when it has what the backward pass needs
             self.spent.append(clock() - start)
 
@@ -118,7 +118,7 @@ def pair_of_models(
         sequence_head_width=config.sequence_head_width,
         pairwise_head_width=config.pair_head_width,
     )
-    ours = Blocks([TrunkBlock(config) for _ in range(config.blocks)]).to(device)
+    ours = Blocks([TrunkBlock(config) for _ in range(config.blocks)], mask=None).to(device)  # as the trunk calls them
     with torch.device("meta"):
         port_blocks = [EsmFoldTriangularSelfAttentionBlock(shape) for _ in range(config.blocks)]
     port = Blocks(port_blocks, checkpoint_port, chunk_size=chunk_size)
@@ -198,7 +198,10 @@ def agreement(models: dict[str, nn.Module], config: TrunkConfig, length: int, de
     """Compares both in float64, and the errors of both in float32. Raises SystemExit where ours is wrong."""
 
     def gradients(blocks: int, data: Inputs) -> dict[str, list[Tensor]]:
-        return {name: training_call(Blocks(model.blocks[:blocks]), data)() for name, model in models.items()}
+        return {
+            name: training_call(Blocks(model.blocks[:blocks], **model.options), data)()
+            for name, model in models.items()
+        }
 
     def wide(data: Inputs) -> Inputs:
         s, z, mask = (tensor.detach().double() for tensor in data)
@@ -325,7 +328,7 @@ def foreign(models: dict[str, nn.Module], config: TrunkConfig, length: int, devi
     """Our blocks with the triangle updates of cuEquivariance, by its name; nothing where there is none."""
     if length <= cuequivariance.SHORT or select("auto", torch.device(device), config, torch.float32).name != FOREIGN:
         return {}
-    return {FOREIGN: Blocks(models["ours"].blocks, cuequivariance=True)}
+    return {FOREIGN: Blocks(models["ours"].blocks, mask=None, cuequivariance=True)}
 
 
 def component_calls(block: nn.Module, data: Inputs, port: bool) -> dict[str, Callable[[], Tensor]]:
@@ -346,8 +349,8 @@ def component_calls(block: nn.Module, data: Inputs, port: bool) -> dict[str, Cal
         calls |= {name: lambda name=name: z + getattr(block, name)(z, mask=pair_mask) for name in triangles}
     else:
         bias_first = bias.detach().permute(0, 3, 1, 2).requires_grad_()
-        calls["seq_attention"] = lambda: block.seq_attention(s, mask, bias_first)
-        calls["sequence_to_pair"] = lambda: block.sequence_to_pair(s, mask).add_(z)
+        calls["seq_attention"] = lambda: block.seq_attention(s, None, bias_first)
+        calls["sequence_to_pair"] = lambda: block.sequence_to_pair(s, None).add_(z)
         calls |= {name: lambda name=name: getattr(block, name)(z, None, plan=ADDED) for name in triangles}
     return calls
 

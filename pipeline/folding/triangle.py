@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.folding.initialization import linear
 from pipeline.folding.kernels import cuequivariance
 from pipeline.folding.kernels.attention import TriangleSelfAttention
-from pipeline.folding.kernels.common import UPDATE, Plan, product_dtype
+from pipeline.folding.kernels.common import UPDATE, Plan, eagerly, product_dtype
 from pipeline.folding.kernels.multiplication import TriangleProduct
 from pipeline.folding.projection import bias_of, weight_of
 
@@ -37,6 +37,7 @@ class TriangleMultiplication(nn.Module):
         self.linear_g = linear(c_z, c_z, init="gate")
         self.linear_z = linear(c_hidden, c_z, init="zero")
 
+    @eagerly
     def forward(
         self, z: torch.Tensor, mask: torch.Tensor | None, keep: torch.Tensor | None = None, plan: Plan = UPDATE
     ) -> torch.Tensor:
@@ -99,6 +100,7 @@ class TriangleAttention(nn.Module):
         self.linear = linear(c_z, num_heads, bias=False)
         self.mha = GatedAttention(c_z, c_hidden, num_heads)
 
+    @eagerly
     def forward(
         self, z: torch.Tensor, mask: torch.Tensor | None, keep: torch.Tensor | None = None, plan: Plan = UPDATE
     ) -> torch.Tensor:
@@ -137,16 +139,17 @@ class OuterProductMean(nn.Module):
         self.linear_2 = linear(c_s, c_hidden)
         self.linear_out = linear(c_hidden * c_hidden, c_z, init="zero")
 
-    def forward(self, s: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Pair update [B, N, N, c_z] from ``s`` [B, N, c_s] and residue mask [B, N]."""
-        mask = mask.to(s.dtype)
+    def forward(self, s: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Pair update [B, N, N, c_z] from ``s`` [B, N, c_s] and residue mask [B, N], None: no padding."""
         x = self.layer_norm(s)
-        a = self.linear_1(x) * mask[..., None]
-        b = self.linear_2(x) * mask[..., None]
+        a, b = self.linear_1(x), self.linear_2(x)
+        if mask is not None:
+            mask = mask.to(s.dtype)
+            a, b = a * mask[..., None], b * mask[..., None]
         weight = self.linear_out.weight.view(-1, self.c_hidden, self.c_hidden)  # [c_z, c, d]
         t = torch.einsum("zcd,bic->bidz", weight, a)
         out = torch.matmul(b[:, None], t).add_(self.linear_out.bias)  # [B, 1, N, d] @ [B, N, d, c_z]
-        return out.div_(mask[:, :, None, None] * mask[:, None, :, None] + self.eps)
+        return out.div_(self.eps + (1 if mask is None else mask[:, :, None, None] * mask[:, None, :, None]))
 
 
 class ProductDifference(nn.Module):
@@ -158,7 +161,7 @@ class ProductDifference(nn.Module):
         self.proj = linear(c_s, 2 * c_hidden)
         self.o_proj = linear(2 * c_hidden, c_z, init="zero")
 
-    def forward(self, s: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, s: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Pair update [B, N, N, c_z] from ``s`` [B, N, c_s]; masked pairs are not cleared, as in ESMFold.
 
         The output layer is applied to products and differences before they are spread over pairs.

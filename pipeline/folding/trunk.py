@@ -12,7 +12,7 @@ from pipeline.config import Kernels, TrunkConfig
 from pipeline.folding.initialization import linear
 from pipeline.folding.kernel_choice import Selection, select
 from pipeline.folding.kernels.attention import PairBias
-from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows, product_dtype
+from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows, eagerly, product_dtype
 from pipeline.folding.kernels.transition import Transition
 from pipeline.folding.structure_module import StructureModule, StructureOutput
 from pipeline.folding.triangle import OuterProductMean, ProductDifference, TriangleAttention, TriangleMultiplication
@@ -54,11 +54,13 @@ class SequenceAttention(nn.Module):
         self.g_proj = linear(c_s, c_s, init="gate")
         self.o_proj = linear(c_s, c_s, init="zero")
 
-    def forward(self, s: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Update of ``s`` [B, N, c_s]; ``bias`` [B, H, N, N]; residue mask [B, N]."""
+    def forward(self, s: torch.Tensor, mask: torch.Tensor | None, bias: torch.Tensor) -> torch.Tensor:
+        """Update of ``s`` [B, N, c_s]; ``bias`` [B, H, N, N]; residue mask [B, N], None: no padding."""
         qkv = self.proj(s).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, N, 3c]
         q, k, v = qkv.chunk(3, dim=-1)
-        bias = bias.to(q.dtype).masked_fill(~mask.bool()[:, None, None, :], torch.finfo(q.dtype).min)
+        bias = bias.to(q.dtype)
+        if mask is not None:
+            bias = bias.masked_fill(~mask.bool()[:, None, None, :], torch.finfo(q.dtype).min)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = out.transpose(1, 2).flatten(-2)  # [B, N, c_s]
         return self.o_proj(out * torch.sigmoid(self.g_proj(s)))
@@ -72,6 +74,7 @@ class PairToSequence(nn.Module):
         self.layernorm = nn.LayerNorm(c_z)
         self.linear = linear(c_z, num_heads, bias=False, init="zero")
 
+    @eagerly
     def forward(self, z: torch.Tensor, plan: Plan = UPDATE) -> torch.Tensor:
         """[B, H, N, N] from ``z`` [B, N, N, c_z]."""
         norm = self.layernorm
@@ -99,6 +102,7 @@ class ResidueMLP(nn.Module):
 class PairMLP(ResidueMLP):
     """Transition of the pair representation."""
 
+    @eagerly
     def forward(self, x: torch.Tensor, plan: Plan = ADDED) -> torch.Tensor:
         """Same shape as ``x`` [B, N, N, c]; ``plan`` says whether the update is added to ``x``."""
         norm, first, _, second, dropout = self.mlp
@@ -147,7 +151,7 @@ class TrunkBlock(nn.Module):
         self,
         s: torch.Tensor,
         z: torch.Tensor,
-        mask: torch.Tensor,
+        mask: torch.Tensor | None,
         rows: int = 0,
         overwrite: bool = False,
         cuequivariance: bool = False,
@@ -157,7 +161,7 @@ class TrunkBlock(nn.Module):
         Args:
             s: [B, N, c_s].
             z: [B, N, N, c_z].
-            mask: [B, N] of residues.
+            mask: [B, N] of residues; None: no padding, which saves the masking.
             rows: of the pair representation to work on at a time; 0: as many as is fastest.
             overwrite: the caller does not need ``z`` any more; without gradients it is then updated in place.
             cuequivariance: leave the triangle updates to it where it has a kernel.
@@ -175,7 +179,7 @@ class TrunkBlock(nn.Module):
         else:
             z = update.add_(z)
         del update
-        pair_mask = pair_mask_of(mask, z.dtype)
+        pair_mask = None if mask is None else (mask[:, :, None] * mask[:, None, :]).to(z.dtype)
         rate = 2 * self.dropout if self.training else 0.0  # fair-esm drops whole rows and columns at twice the rate
         # From here on ``z`` is our own.
         plan = Plan(rows, add=True, overwrite=not torch.is_grad_enabled(), cuequivariance=cuequivariance)
@@ -185,14 +189,6 @@ class TrunkBlock(nn.Module):
             z = self.tri_att_start(z, pair_mask, dropout_mask(z, rate, 1), plan)
             z = self.tri_att_end(z, pair_mask, dropout_mask(z, rate, 2), plan)
         return s, self.mlp_pair(z, plan)
-
-
-def pair_mask_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
-    """[B, N, N] from a residue mask [B, N]; None where nothing is padding, as far as that can be told for free."""
-    if mask.device.type == "cpu" and bool(mask.all()):
-        return None
-    mask = mask.to(dtype)
-    return mask[:, :, None] * mask[:, None, :]
 
 
 class FoldingTrunk(nn.Module):
@@ -259,6 +255,7 @@ class FoldingTrunk(nn.Module):
             single [B, N, c_s], pair [B, N, N, c_z] and the structure of the last pass.
         """
         cuequivariance = self.selected_kernels(pair.device, product_dtype(pair)).name == "cuequivariance"
+        padding = None if bool(mask.all()) else mask  # found out once: it takes a wait for the device
         # What the first pass recycles: zeros, of one pair instead of all.
         recycled_s, recycled_z = torch.zeros_like(single), pair.new_zeros(1, 1, 1, pair.shape[-1])
         bins = torch.zeros((1, 1, 1), dtype=torch.int64, device=pair.device)
@@ -272,9 +269,9 @@ class FoldingTrunk(nn.Module):
                 for block in self.blocks:
                     if self.config.checkpoint_blocks and torch.is_grad_enabled():
                         how = (self.chunk_size, False, cuequivariance)
-                        s, z = checkpoint(block, s, z, mask, *how, use_reentrant=False)
+                        s, z = checkpoint(block, s, z, padding, *how, use_reentrant=False)
                     else:
-                        s, z = block(s, z, mask, self.chunk_size, True, cuequivariance)
+                        s, z = block(s, z, padding, self.chunk_size, True, cuequivariance)
                 structure = self.structure_module(self.trunk2sm_s(s), self.trunk2sm_z(z), aatype, mask)
             if not last:
                 recycled_s = s.detach()

@@ -44,6 +44,15 @@ ADDED = Plan(add=True)
 """The input plus the update."""
 
 
+def eagerly(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``forward`` of a module around a kernel, left out of ``torch.compile``.
+
+    Kernels write in place, some rows at a time, which torch 2.13's functionalisation gets wrong without saying so where
+    the result replaces the input; and they are loops over large products, which compiling makes no faster.
+    """
+    return torch.compiler.disable(forward)
+
+
 def automatic_rows(device: str, length: int, numbers_per_row: int) -> int:
     """Rows at a time, from 1 to ``length``, on a kind of device."""
     block = BLOCK_NUMBERS.get(device, BLOCK_NUMBERS_ELSEWHERE)

@@ -227,3 +227,29 @@ def test_a_sample_of_padding_alone_is_finite():
     with torch.autocast("cpu", torch.bfloat16):
         for tensor in block(s, z, torch.zeros(1, 6)):
             assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("pair_update", ["outer_product_mean", "product_difference"])
+def test_no_mask_is_a_mask_of_ones(pair_update):
+    block = small_trunk(pair_update, True).blocks[0]
+    s, z = torch.randn(2, 6, 16, dtype=torch.float64), torch.randn(2, 6, 6, 8, dtype=torch.float64)
+    ones = torch.ones(2, 6)
+    for found, expected in zip(block(s, z, None), block(s, z, ones), strict=True):
+        torch.testing.assert_close(found, expected)
+    for found, expected in zip(block(s, z, ones.bool()), block(s, z, ones), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_trunk_masks_nothing_where_nothing_is_padding():
+    trunk, masks = small_trunk("product_difference", False), []
+    for block in trunk.blocks:
+        block.register_forward_pre_hook(lambda _, arguments: masks.append(arguments[2]))
+    fold(trunk)
+    assert masks == [None] * 4
+
+
+def test_kernels_are_left_out_of_compilation():
+    """Compiled as a whole, with several rows at a time in place, they gave another result without any error."""
+    block = small_trunk("product_difference", True).blocks[0]
+    for name in ("pair_to_sequence", "tri_mul_out", "tri_mul_in", "tri_att_start", "tri_att_end", "mlp_pair"):
+        assert getattr(type(getattr(block, name)).forward, "_torchdynamo_disable", False), name
