@@ -264,7 +264,7 @@ def _squared_distance_factors(units: np.ndarray) -> tuple[np.ndarray, np.ndarray
     Whole numbers up to 2^53 are exact in float64, and so is this for coordinates within 30,000 A of the middle.
     """
     left, right = np.ones((2, units.shape[1], 5)), np.ones((2, 5, units.shape[1]))
-    square = np.einsum("sij,sij->si", units, units)
+    square = np.square(units) @ np.ones(3)
     left[:, :, :3], left[:, :, 3] = units, square
     np.multiply(units.transpose(0, 2, 1), -2.0, out=right[:, :3])
     right[:, 4] = square
