@@ -103,11 +103,11 @@ def _by_alignment(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence
     if found.mismatches or _shortest_run(found) < _UNBROKEN:
         found = replace(found, identity=_aligned(truth, prediction, _COSTLY_GAP).identity)
     shifts = prediction.auth_seq_id[found.pred_index] - truth.auth_seq_id[found.true_index]
+    if (shifts == shifts[0]).all():
+        return replace(found, shift=int(shifts[0]))
     shift, agreeing = Counter(shifts.tolist()).most_common(1)[0]
-    off_shift = 0
-    if agreeing < len(shifts):
-        shifted = _by_keys("align", truth, *_number_keys(truth, prediction, shift), prediction)
-        off_shift = len(shifts) - agreeing if shifted.identical >= found.identical else 0
+    shifted = _by_keys("align", truth, *_number_keys(truth, prediction, shift), prediction)
+    off_shift = len(shifts) - agreeing if shifted.identical >= found.identical else 0
     return replace(found, shift=shift, off_shift=off_shift)
 
 
@@ -119,6 +119,9 @@ def _aligned(truth: CalphaTrace, prediction: CalphaTrace, gap_open: int) -> Corr
 
 def _shortest_run(found: Correspondence) -> int:
     """Pairs of the shortest run without a gap on either side."""
+    steps = len(found.true_index) - 1
+    if all(index[-1] - index[0] == steps for index in (found.true_index, found.pred_index)):
+        return steps + 1
     breaks = np.flatnonzero((np.diff(found.true_index) != 1) | (np.diff(found.pred_index) != 1)) + 1
     return int(np.diff(np.concatenate([[0], breaks, [len(found.true_index)]])).min())
 

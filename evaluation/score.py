@@ -131,7 +131,11 @@ def score_pair(
         )
     atoms = _all_atoms(true_records, pred_records, chains, chain_index) if all_atom else None
     both = mask & true_mask
-    fit = _superposed(positions[both], true_positions[both], whole.residues) if superposition else None
+    compared = both.nonzero()[0]  # rows by their number are taken faster than rows by a mask
+    found_positions = positions.take(compared, axis=0)
+    fit = None
+    if superposition:
+        fit = _superposed(found_positions, true_positions.take(compared, axis=0), whole.residues)
     rows = [chain_index == t for t in range(len(truth))]
     single = (
         [whole] if len(truth) == 1 else [lddt_ca(positions[r], true_positions[r], mask[r], true_mask[r]) for r in rows]
@@ -151,7 +155,7 @@ def score_pair(
         lddt_ca_intra=_pooled(single),
         lddt_ca_strict=_defined(whole.score_strict),
         residues=residues,
-        trace=Trace(true_positions[true_mask], positions[both], both[true_mask]),
+        trace=Trace(true_positions.take(true_mask.nonzero()[0], axis=0), found_positions, both[true_mask]),
         n_truth=whole.residues,
         n_matched=whole.residues_common,
         n_extra=sum(int(np.count_nonzero(record.ca_mask)) for record in assigned) - whole.residues_common,
