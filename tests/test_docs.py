@@ -48,6 +48,7 @@ LINES = [pytest.param(line, id=f"{page.name}: {line[:70]}") for page in PAGES fo
 DOTTED = {
     "pipeline.train": RunConfig, "pipeline.compare": RunConfig, "pipeline.sweep": RunConfig,
     "pipeline.nlu": STAGES["nlu"], "pipeline.sft": STAGES["sft"], "pipeline.dpo": STAGES["dpo"],
+    "pipeline.lm_compare": STAGES["nlu"],
 }  # fmt: skip
 """Commands that take any field of a configuration by its dotted name."""
 
