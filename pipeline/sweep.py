@@ -13,13 +13,11 @@ from pathlib import Path
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option
 from pipeline.command import EXIT_FAILED, make_console, run_command
-from pipeline.comparison.arms import Adapter, Arm, ArmError
+from pipeline.comparison.arms import USAGE_ERRORS, Adapter, Arm, ArmError
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import write_csv
-from pipeline.folding.stem import StemError
-from pipeline.folding.weights import WeightsError
-from pipeline.run import RunDirectory, RunError
-from pipeline.training.tables import TableError, read_rows
+from pipeline.run import RunDirectory
+from pipeline.training.tables import read_rows
 from pipeline.training.validation import validation_history
 
 FIRST = (256.0, 128.0)
@@ -133,8 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 0
 
-    usage_errors = (ArmError, DatasetError, RunError, StemError, TableError, WeightsError)
-    return run_command(body, arguments, usage_errors=usage_errors)
+    return run_command(body, arguments, usage_errors=USAGE_ERRORS)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.bounded_reading import read_json
-from data_prep.dataset import StructureDataset
+from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_INTERRUPTED, pick_device
 from pipeline.config import ADAPTER_METHODS
-from pipeline.run import RunDirectory, load_run
+from pipeline.folding.stem import StemError
+from pipeline.folding.weights import WeightsError
+from pipeline.run import RunDirectory, RunError, load_run
 from pipeline.train import fresh_configuration
 from pipeline.train import parser as train_parser
+from pipeline.training.tables import TableError
 from pipeline.training.validation import validate
 
 WITHOUT_RANK = ("none", "full")
@@ -30,6 +33,10 @@ OWN_OPTIONS = (
 
 class ArmError(ValueError):
     """An arm that cannot be understood; the message is one line."""
+
+
+USAGE_ERRORS = (ArmError, DatasetError, RunError, StemError, TableError, WeightsError)
+"""How the options, the dataset and the directory of a command that trains arms can be wrong."""
 
 
 @dataclass(frozen=True)

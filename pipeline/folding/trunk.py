@@ -174,10 +174,12 @@ class TrunkBlock(nn.Module):
         s = s + F.dropout(attended, self.dropout, self.training)
         s = self.mlp_seq(s)
         update = self.sequence_to_pair(s, mask)
-        if overwrite or update.dtype is not z.dtype:  # under autocast: a sum of all updates has no room in bfloat16
-            z = z.add_(update) if overwrite else z + update
-        else:
+        if overwrite:
+            z = z.add_(update)
+        elif update.dtype is z.dtype:
             z = update.add_(z)
+        else:  # under autocast: a sum of all updates has no room in bfloat16
+            z = z + update
         del update
         pair_mask = None if mask is None else (mask[:, :, None] * mask[:, None, :]).to(z.dtype)
         rate = 2 * self.dropout if self.training else 0.0  # fair-esm drops whole rows and columns at twice the rate
