@@ -2,7 +2,7 @@
 
     python -m benchmarks.trunk                                         # one block of ESMFold's widths
     python -m benchmarks.trunk --lengths 64 128 256 --components       # and every part of a block beside its rival
-    python -m benchmarks.trunk --lengths 256 --blocks 12 --checkpoint-port --rounds 1      # 4 GB
+    python -m benchmarks.trunk --lengths 256 --blocks 12 --checkpoint both --rounds 1      # 4 GB
     python -m benchmarks.trunk --lengths --curve 256 512 1000 2000     # memory of inference
     python -m benchmarks.trunk --device cuda --lengths 256 --blocks 12
 
@@ -23,9 +23,10 @@ their norm while the outputs agree within 1e-6.
 ``share`` is how near to the floor we are: the time that the multiply-adds of the formulas would take at the rate of a
 large matrix product on this machine (forward as many as our matrix products, backward twice that; what is recomputed
 does not count), to the time taken. ``peak MB`` is the growth of the peak resident size over the first pass. The port's
-activations of 12 blocks at 256 residues are 27 GB: --checkpoint-port recomputes each of its blocks in the backward
-pass, as its own configuration cannot; the time of this is measured, and the speed-up is said without it too. The port
-attends over all rows at once unless --chunk-size is given.
+activations of 12 blocks at 256 residues are 27 GB: ``--checkpoint port`` recomputes each of its blocks in the backward
+pass, as its own configuration cannot, and ``--checkpoint both`` ours too, as ``trunk.checkpoint_blocks`` does; the time
+of this is measured, and the speed-up is said without it too. The port attends over all rows at once unless
+--chunk-size is given.
 
 On CUDA, where cuEquivariance is installed and agrees with our kernels (docs/method.md), it is a third: the same blocks
 with its triangle updates, for lengths that it has kernels for. Its results have to be the port's too, within the bounds
@@ -42,7 +43,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,9 +107,12 @@ class Blocks(nn.Module):
 
 
 def pair_of_models(
-    config: TrunkConfig, chunk_size: int | None, checkpoint_port: bool = False, device: str = "cpu"
+    config: TrunkConfig, chunk_size: int | None, checkpointed: Collection[str] = (), device: str = "cpu"
 ) -> dict[str, nn.Module]:
-    """``ours`` and ``port`` with the same weights, all of them away from zero so that no product is trivial."""
+    """``ours`` and ``port`` with the same weights, all of them away from zero so that no product is trivial.
+
+    ``checkpointed`` names those whose blocks are recomputed in the backward pass.
+    """
     from transformers.models.esm.configuration_esm import TrunkConfig as PortConfig
     from transformers.models.esm.modeling_esmfold import EsmFoldTriangularSelfAttentionBlock
 
@@ -118,10 +122,11 @@ def pair_of_models(
         sequence_head_width=config.sequence_head_width,
         pairwise_head_width=config.pair_head_width,
     )
-    ours = Blocks([TrunkBlock(config) for _ in range(config.blocks)], mask=None).to(device)  # as the trunk calls them
+    blocks = [TrunkBlock(config) for _ in range(config.blocks)]
+    ours = Blocks(blocks, "ours" in checkpointed, mask=None).to(device)  # no mask: as the trunk calls them
     with torch.device("meta"):
         port_blocks = [EsmFoldTriangularSelfAttentionBlock(shape) for _ in range(config.blocks)]
-    port = Blocks(port_blocks, checkpoint_port, chunk_size=chunk_size)
+    port = Blocks(port_blocks, "port" in checkpointed, chunk_size=chunk_size)
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -167,6 +172,7 @@ def training_call(model: nn.Module, data: Inputs) -> Call:
 
 
 NAMES = ("ours", "port")
+CHECKPOINTED = {"none": (), "port": ("port",), "both": NAMES}
 FOREIGN = "cuequivariance"
 CALLS = {"forward": forward_call, "forward + backward": training_call}
 OUTPUT_TENSORS = 2
@@ -297,7 +303,8 @@ def row(passes: dict[str, Passes], floor: float, **what: object) -> dict:
 
 def compare(config: TrunkConfig, length: int, options: argparse.Namespace, rate: float) -> Iterator[dict]:
     """A row per kind of pass, each when it is there. Raises SystemExit when the two do not compute the same."""
-    models = pair_of_models(config, options.chunk_size, options.checkpoint_port, options.device)
+    checkpointed = CHECKPOINTED[options.checkpoint]
+    models = pair_of_models(config, options.chunk_size, checkpointed, options.device)
     agreed = agreement(models, config, length, options.device)
     models |= foreign(models, config, length, options.device)
     data = inputs(config, length, options.device)
@@ -317,10 +324,10 @@ def compare(config: TrunkConfig, length: int, options: argparse.Namespace, rate:
             )
         work = floor if kind == "forward" else 3 * floor
         entry = row(passes, work, length=length, what=kind, outputs_differ=outputs, gradients_differ=gradients) | agreed
-        if kind != "forward" and options.checkpoint_port:
-            again = models["port"].recomputation()  # of the last round
-            seconds = {name: one.seconds[-1] for name, one in passes.items()}
-            entry |= {"port_recomputes_s": again, "speed_up_without": (seconds["port"] - again) / seconds["ours"]}
+        if kind != "forward" and checkpointed:
+            again = {name: models[name].recomputation() for name in NAMES}  # of the last round
+            once = {name: passes[name].seconds[-1] - again[name] for name in NAMES}
+            entry |= {"recomputation_s": again, "speed_up_without": once["port"] / once["ours"]}
         yield entry
 
 
@@ -357,7 +364,7 @@ def component_calls(block: nn.Module, data: Inputs, port: bool) -> dict[str, Cal
 
 def components(config: TrunkConfig, length: int, options: argparse.Namespace, rate: float) -> Iterator[dict]:
     """A row per part of a block and kind of pass."""
-    models = pair_of_models(config, None, False, options.device)
+    models = pair_of_models(config, None, device=options.device)
     data = inputs(config, length, options.device)
     parts = {name: component_calls(model.blocks[0], data, name == "port") for name, model in models.items()}
 
@@ -421,9 +428,10 @@ def show(entry: dict) -> None:
         seconds = entry[f"{FOREIGN}_s"]
         text = f"{seconds:.3f} s, {entry['port_s'] / seconds:.2f} times as fast as the port"
         print(f"      with cuEquivariance's triangle updates: {text}", flush=True)
-    if "port_recomputes_s" in entry:
-        text = "      the port recomputes for {port_recomputes_s:.3f} s; without: {speed_up_without:.2f} times our time"
-        print(text.format(**entry), flush=True)
+    if "recomputation_s" in entry:
+        ours, port = (entry["recomputation_s"][name] for name in NAMES)
+        text = f"without recomputation (ours {ours:.3f} s, the port {port:.3f} s): speed-up"
+        print(f"      {text} {entry['speed_up_without']:.2f}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -434,7 +442,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--c-z", type=int, default=128)
     parser.add_argument("--head-width", type=int, default=32, help="of both representations")
     parser.add_argument("--chunk-size", type=int, help="rows of the port's triangle attention at a time (default: all)")
-    parser.add_argument("--checkpoint-port", action="store_true", help="recompute each block of the port")
+    parser.add_argument(
+        "--checkpoint", choices=list(CHECKPOINTED), default="none", help="whose blocks to recompute backward"
+    )
     parser.add_argument("--components", action="store_true", help="also time each part of a block")
     parser.add_argument("--curve", type=int, nargs="+", default=[], metavar="LENGTH", help="memory of our inference")
     parser.add_argument("--passes", nargs="+", choices=list(CALLS), default=list(CALLS), help="default: both")

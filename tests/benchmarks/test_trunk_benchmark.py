@@ -60,17 +60,21 @@ def test_a_coarse_result_is_found(models):
         trunk.agreement(models, CONFIG, 12, "cpu")
 
 
-def test_a_run_with_the_port_checkpointed(tmp_path, capsys):
+@pytest.mark.parametrize("whose", ["port", "both"])
+def test_a_run_with_recomputed_blocks(tmp_path, capsys, whose):
     out = tmp_path / "figures.json"
-    trunk.main(["--lengths", "12", "--blocks", "2", "--checkpoint-port", "--curve", "20", *SMALL, "--out", str(out)])
+    trunk.main(["--lengths", "12", "--blocks", "2", "--checkpoint", whose, "--curve", "20", *SMALL, "--out", str(out)])
     result = json.loads(out.read_text())
     forward, training = result["rows"]
-    assert forward["what"] == "forward" and "port_recomputes_s" not in forward
-    assert 0 < training["port_recomputes_s"] < training["port_s"]
-    assert training["speed_up_without"] < training["speed_up"]
+    assert forward["what"] == "forward" and "recomputation_s" not in forward
+    again = training["recomputation_s"]
+    assert 0 < again["port"] < training["port_s"]
+    assert (0 < again["ours"] < training["ours_s"]) if whose == "both" else again["ours"] == 0
+    once = [training[f"{name}_s"] - again[name] for name in ("port", "ours")]
+    assert training["speed_up_without"] == pytest.approx(once[0] / once[1])
     assert training["outputs_differ"] < 1e-5 and training["float64_difference"] < 1e-12
     assert [point["length"] for point in result["curve"]] == [20]
-    assert "the port recomputes for" in capsys.readouterr().out
+    assert "without recomputation (ours " in capsys.readouterr().out
 
 
 def test_cuequivariance_is_timed_beside_them(monkeypatch, tmp_path, capsys):
