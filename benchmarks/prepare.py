@@ -4,9 +4,9 @@
 
 Both sides open the file, decompress and parse it, and end with the same arrays per chain of the first model: sequence,
 atom37 positions, mask and B-factors, residue numbers, insertion codes. Ours does more in its time: checks, SEQRES,
-conformers, modified residues, hashes. The two alternate every few files in one thread, so that a busy machine slows
-both alike, and garbage is collected in between, so that neither pays for what the other left behind; times are CPU
-time. Beside the ratios: the rate of whole ingestion (filters, shards) in one process and in several, and the memory of
+conformers, modified residues, hashes. The two alternate every 32 files in one thread, so that a busy machine slows
+both alike, and garbage is collected in between, so that neither pays for what the other left behind; of its own each
+pays for what Python collects within such a turn, as in a run over many files. Times are CPU time. Beside the ratios: the rate of whole ingestion (filters, shards) in one process and in several, and the memory of
 a process that reads half of the files and all of them.
 """
 
@@ -41,7 +41,7 @@ from data_prep.structure_io import StructureError, read_structure
 DEMO = Path(__file__).resolve().parents[1] / "pipeline" / "demo_structures"
 PDB_ENTRIES = 230_000
 PROJECTED_CORES = 32
-FILES_PER_TURN = 8
+FILES_PER_TURN = 32
 INGESTED_FILES = 3000
 """Read again and again until there are so many: the start of a process must not count, and memory has time to grow."""
 

@@ -134,7 +134,7 @@ def _in_order(polymer: np.ndarray, atoms: AtomSite, warnings: list[str]) -> np.n
     if atoms.label_seq[polymer[0]]:
         return polymer[np.argsort(atoms.label_seq[polymer], kind="stable")]
     numbers = atoms.seqnum[polymer]
-    if len(polymer) > 2 and (np.diff(numbers) < 0).mean() > 0.9:
+    if len(polymer) > 2 and np.count_nonzero(numbers[1:] < numbers[:-1]) > 0.9 * (len(polymer) - 1):
         warnings.append("residues stand in reverse order of their numbers: sorted")
         icodes = atoms.icode.list()
         return np.array(sorted(polymer.tolist(), key=lambda residue: (atoms.seqnum[residue], icodes[residue])))

@@ -60,8 +60,9 @@ def place_residues(
 
 def _steps(numbers: np.ndarray) -> np.ndarray:
     """int64 [n]: how many places each residue should stand after the one before, by the author's numbers."""
-    steps = np.ones(len(numbers), dtype=np.int64)
-    steps[1:] = np.maximum(np.diff(numbers.astype(np.int64)), 1)
+    wide = numbers.astype(np.int64)
+    steps = np.ones(len(wide), dtype=np.int64)
+    np.maximum(wide[1:] - wide[:-1], 1, out=steps[1:])
     return steps
 
 

@@ -90,19 +90,17 @@ def _first_rows(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     A table by hash value takes the place of sorting, unless two of the keys share theirs.
     """
-    rows = len(keys)
-    if keys.dtype.itemsize == 1:
-        keys = keys.astype(np.uint32)
-    if keys.dtype.itemsize in _HASH_FACTOR:
-        shift = 8 * keys.dtype.itemsize - _HASH_BITS
-        slot = ((keys * _HASH_FACTOR[keys.dtype.itemsize]) >> shift).astype(np.int64)
-        table = np.empty(1 << _HASH_BITS, dtype=np.int64)
-        table[slot] = np.arange(rows)
-        holder = table[slot]
-        if (keys[holder] == keys).all():
-            first = np.flatnonzero(holder == np.arange(rows))
-            table[slot[first]] = np.arange(len(first))
-            return first, table[slot]
+    size = keys.dtype.itemsize
+    if size == 1 or size in _HASH_FACTOR:
+        slot = (keys if size == 1 else (keys * _HASH_FACTOR[size]) >> (8 * size - _HASH_BITS)).astype(np.int64)
+        row = np.arange(len(keys))
+        table = np.empty(1 << (8 if size == 1 else _HASH_BITS), dtype=np.int64)
+        table[slot] = row
+        holder = table.take(slot)
+        if size == 1 or (keys.take(holder) == keys).all():
+            first = np.flatnonzero(holder == row)
+            table[slot.take(first)] = row[: len(first)]
+            return first, table.take(slot)
     _, first, code = np.unique(keys, return_index=True, return_inverse=True)
     return first, code
 
