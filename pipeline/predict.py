@@ -5,8 +5,11 @@ python -m pipeline.predict --run RUN --fasta SEQS.fasta --out PREDS
 
 import argparse
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -233,7 +236,7 @@ def fold_all(
         for record in records:
             if isinstance(record, Rejected):
                 directory.add(rejected_row(record))
-        with FoldingProgress(console, waiting) as progress:
+        with _termination_as_interrupt(), FoldingProgress(console, waiting) as progress:
             for event in run(plan, loaded, waiting) if waiting else ():
                 if isinstance(event, str):
                     progress.say(event)
@@ -251,6 +254,23 @@ def fold_all(
     if code == 0 and any(row.status != "done" for row in rows):
         code = EXIT_FAILED
     return rows, code
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM, with which batch systems announce the end of a job, is Ctrl-C here: the table is put in order."""
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def relaxations(rows: Sequence[PredictionRow], out: Path) -> str:

@@ -10,7 +10,9 @@ PREDS/report.html
 import csv
 import io
 import json
+import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +29,11 @@ TABLE = "predictions.csv"
 SETTINGS = "predictions.json"
 WAYS_OUT = "use another --out, or --overwrite"
 _SHARD_TABLE = re.compile(r"predictions\.\d+-of-\d+\.csv")
+_LOCKS = ".predictions*.csv.lock"
+_LEFTOVER = re.compile(r"\..+\.(pdb|cif|json|csv|html)\.\d+\.partial")
+"""What ``atomic_write`` leaves where it is killed."""
+_LOCK_SECONDS = 1.0
+"""How long a lock is asked for: another command that looks whether it is free has it for a moment."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,14 @@ class PredictionDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
+        leftovers = self._leftovers()  # before the locks are tried, so that they are of no command that begins now
+        alone = self._is_alone()
+        if overwrite and not alone:
+            raise InputError(f"{self.path}: another command is writing in it, whose files --overwrite would delete")
         if overwrite:
             self._delete()
+        for path in leftovers if alone else ():
+            path.unlink(missing_ok=True)
         tables = self._tables()
         if self._settings.is_file():
             self._check(settings)
@@ -85,11 +98,14 @@ class PredictionDirectory:
         else:
             document = {"settings": dict(settings), **about}
             atomic_write(self._settings, (json.dumps(document, indent=1) + "\n").encode())
+        own: list[str] = []
         for table in tables:
             for row in _read(table):
                 if row.status == "done" or row.name not in self._rows:
                     self._rows[row.name] = row
-        self._write(_read(self.table) if self.table.is_file() else [])
+                if table == self.table:
+                    own.append(row.name)
+        self._write([self._rows[name] for name in dict.fromkeys(own)])
 
     def __enter__(self) -> Self:
         return self
@@ -148,17 +164,35 @@ class PredictionDirectory:
 
     def _take_lock(self) -> None:
         """Keep other commands from the same table until this one is left; the system frees it if we are killed."""
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such locks; there two commands at once are the user's to avoid
-            return
-        stream = self._lock.open("a")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while self._lock_stream is None:
+            stream = self._lock.open("a")
+            free = _lock(stream)
+            if free and _is_open(self._lock, stream):
+                self._lock_stream = stream
+                continue
             stream.close()
-            raise InputError(f"{self.table}: another command is writing it: use another --out, or --shard") from None
-        self._lock_stream = stream
+            if not free and time.monotonic() > deadline:
+                raise InputError(f"{self.table}: another command is writing it: use another --out, or --shard")
+            time.sleep(0.02)
+
+    def _leftovers(self) -> list[Path]:
+        """Half-written files."""
+        return [p for p in (*self.path.iterdir(), *self.path.glob(f"{RELAXED}/*")) if _LEFTOVER.fullmatch(p.name)]
+
+    def _is_alone(self) -> bool:
+        """Whether no other command is at work in this directory; removes the locks of those that were killed."""
+        for path in self.path.glob(_LOCKS):
+            if path == self._lock:
+                continue
+            try:
+                with path.open() as stream:
+                    if not _lock(stream, shared=True):
+                        return False
+                    path.unlink()
+            except OSError:  # not ours to open, or its command has ended just now: no matter, but not known
+                return False
+        return True
 
     def _tables(self) -> list[Path]:
         shards = sorted(path for path in self.path.iterdir() if _SHARD_TABLE.fullmatch(path.name))
@@ -189,6 +223,30 @@ class PredictionDirectory:
         with suppress(OSError):  # not there, or with files that are not ours
             (self.path / RELAXED).rmdir()
         self._settings.unlink(missing_ok=True)
+
+
+def _lock(stream: io.TextIOBase, *, shared: bool = False) -> bool:
+    """Lock an open file until it is closed or its process ends; False where another process has it.
+
+    Windows has no such locks: there two commands on one table are the user's to avoid.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_open(path: Path, stream: io.TextIOBase) -> bool:
+    """Whether ``path`` still is the file that is open: who had the lock before may have removed it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _short(value: Any) -> str:

@@ -125,9 +125,13 @@ class Predictor:
             recycles: passes after the first; None: as many as the model was trained for.
 
         Raises:
-            InputError: a sequence that cannot be folded; one line.
+            InputError: a sequence that cannot be folded, or no number of recycles; one line.
             PredictionError: memory ended, or the model gave numbers that are not finite; one line.
         """
+        if not isinstance(sequence, str):
+            raise InputError(f"{name}: a text of one-letter codes is expected, not {type(sequence).__name__}")
+        if recycles is not None and (not isinstance(recycles, int) or recycles < 0):
+            raise InputError(f"{name}: recycles are a whole number from 0, not {recycles!r}")
         query = single_chain(safe_name(name) or "prediction", sequence, name)
         if isinstance(query, Rejected):
             raise InputError(f"{name}: {query.reason}")

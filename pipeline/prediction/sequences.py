@@ -33,7 +33,8 @@ MAX_HEADER = 500
 """Characters of a header that predictions.csv keeps."""
 
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_SHOWN_HEADER = 40
+_SHOWN = 40
+"""Characters of a header or line that a message shows."""
 
 
 class InputError(ValueError):
@@ -88,7 +89,7 @@ def single_chain(name: str, sequence: str, header: str = "") -> Query | Rejected
     """A query from text as it stands in a FASTA record: one chain, or several with ``:`` between them."""
     chains: list[str] = []
     notes: list[str] = []
-    parts = re.sub(r"\s", "", sequence).upper().split(CHAIN_SEPARATOR)
+    parts = re.sub(r"\s", "", sequence).split(CHAIN_SEPARATOR)
     for number, part in enumerate(parts, start=1):
         where = f"chain {number} of {len(parts)}: " if len(parts) > 1 else ""
         ungapped = re.sub(r"[-.]", "", part)
@@ -102,10 +103,11 @@ def single_chain(name: str, sequence: str, header: str = "") -> Query | Rejected
         if "*" in ungapped:
             place = ungapped.index("*") + 1
             return Rejected(name, header, f"{where}stop sign (*) at position {place}: only the last may be one")
-        odd = re.search(r"[^A-Z]", ungapped)
+        odd = re.search(r"[^A-Za-z]", ungapped)  # before upper(), which makes "SS" of a sharp s
         if odd:
             letter = ascii(odd[0]).replace("\\\\", "\\")
             return Rejected(name, header, f"{where}{letter} at position {odd.start() + 1}: one-letter codes expected")
+        ungapped = ungapped.upper()
         for letter, parent in PARENTS.items():
             if letter in ungapped:
                 notes.append(f"{where}{ungapped.count(letter)} {letter} folded as {parent}")
@@ -114,8 +116,8 @@ def single_chain(name: str, sequence: str, header: str = "") -> Query | Rejected
                 notes.append(f"{where}{ungapped.count(letter)} {letter} folded as unknown, without atoms")
         standard = "".join(PARENTS.get(letter, letter) for letter in ungapped)
         chains.append("".join(letter if letter in RESTYPES else "X" for letter in standard))
-    if all(set(chain) == {"X"} for chain in chains):
-        return Rejected(name, header, "every residue is unknown")
+        if set(chains[-1]) == {"X"}:
+            return Rejected(name, header, f"{where}every residue is unknown")
     index = tuple(np.arange(len(chain)) for chain in chains)
     return Query(name, tuple(chains), index, header, tuple(notes))
 
@@ -132,23 +134,25 @@ def read_fasta(path: Path) -> list[Query | Rejected]:
     text = _read_text(path)
     if not text.strip():
         raise InputError(f"{path}: is empty: records that start with '>' are expected")
-    if not text.lstrip().startswith(">"):
-        raise InputError(f"{path}: not FASTA: the first line must start with '>'")
+    first_line = _printable(text.lstrip().split("\n", 1)[0])
+    if not first_line.startswith(">"):
+        raise InputError(f"{path}: not FASTA: its first line must start with '>', and is {first_line[:_SHOWN]!r}")
     records: list[Query | Rejected] = []
     taken: set[str] = set()
+    copies: dict[str, int] = {}
     for number, (title, raw) in enumerate(SimpleFastaParser(io.StringIO(text)), start=1):
         header = _printable(title)
         name = safe_name(header) or f"sequence_{number}"
-        unique, copy = name, 1
+        unique, same = name, name.lower()
         while unique.lower() in taken:  # file systems may not tell upper from lower case
-            copy += 1
-            unique = f"{name}_{copy}"
+            copies[same] = copies.get(same, 1) + 1
+            unique = f"{name}_{copies[same]}"
         taken.add(unique.lower())
         shown = header if len(header) <= MAX_HEADER else header[: MAX_HEADER - 3] + "..."
         records.append(single_chain(unique, raw, shown))
     if all(isinstance(record, Rejected) for record in records):
         first = records[0]
-        shown = f"{first.header[:_SHOWN_HEADER]!r}: {first.reason}"
+        shown = f"{first.header[:_SHOWN]!r}: {first.reason}"
         raise InputError(f"{path}: none of its {len(records)} records can be folded; the first, {shown}")
     return records
 
@@ -158,8 +162,12 @@ def dataset_queries(dataset: StructureDataset, split: str) -> list[Query | Rejec
     names = dataset.ids(split)
     if not names:
         raise InputError(f"{dataset.path}: no chain in split {split!r}")
-    records = [dataset.load(name) for name in names]
-    return [Query(r.id, (r.sequence,), (r.residue_index.astype(np.int64),), r.id) for r in records]
+    return [
+        Rejected(record.id, record.id, "every residue is unknown")
+        if set(record.sequence) == {"X"}
+        else Query(record.id, (record.sequence,), (record.residue_index.astype(np.int64),), record.id)
+        for record in map(dataset.load, names)
+    ]
 
 
 def safe_name(header: str) -> str:

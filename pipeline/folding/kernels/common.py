@@ -3,7 +3,9 @@
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,8 +51,22 @@ def eagerly(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     Kernels write in place, some rows at a time, which torch 2.13's functionalisation gets wrong without saying so where
     the result replaces the input; and they are loops over large products, which compiling makes no faster.
+
+    The compiler is imported when it traces this, and not before: that takes as long as importing torch.
     """
-    return torch.compiler.disable(forward)
+
+    left_out: Callable[..., Tensor] | None = None
+
+    @wraps(forward)
+    def either(*args: Any, **keywords: Any) -> Tensor:
+        nonlocal left_out
+        if not torch.compiler.is_dynamo_compiling():
+            return forward(*args, **keywords)
+        if left_out is None:
+            left_out = torch.compiler.disable(forward)
+        return left_out(*args, **keywords)
+
+    return either
 
 
 def automatic_rows(device: str, length: int, numbers_per_row: int) -> int:

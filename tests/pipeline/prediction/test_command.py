@@ -84,10 +84,11 @@ def test_a_killed_command_goes_on(run_path, fasta, tmp_path):
     assert all(found[name] == row for name, row in survivors.items()), "seconds and all: it was not folded again"
 
 
-def test_interrupted_command_keeps_its_table(predict, fasta, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_command_keeps_its_table(predict, fasta, capsys, monkeypatch, number):
     def fold(model, part, *rest):
         if any(query.name == "c" for query in part):
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return fold_batch(model, part, *rest)
 
     path = fasta(**SEQUENCES)
@@ -97,6 +98,7 @@ def test_interrupted_command_keeps_its_table(predict, fasta, capsys, monkeypatch
     captured = capsys.readouterr()
     assert captured.err.strip() == "interrupted: the same command goes on"
     assert "Wrote 3 structures, predictions.csv to" in captured.out
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     monkeypatch.undo()
     predict(path)
     assert [row["status"] for row in rows(out)] == ["done"] * 4

@@ -71,6 +71,13 @@ def test_long_headers_that_differ_at_their_end_stay_apart(tmp_path):
     assert len(first.header) == MAX_HEADER and first.header.endswith("...")
 
 
+def test_many_of_one_name_are_counted_on(tmp_path):
+    """In time that grows with their number, not its square: 20,000 took a minute so."""
+    found = read(tmp_path, ">a\nMK\n" * 20_000 + ">A_2\nMK\n")
+    assert [query.name for query in found[:3]] == ["a", "a_2", "a_3"]
+    assert (found[-2].name, found[-1].name) == ("a_20000", "A_2_2")
+
+
 def test_letters_that_are_not_among_the_20(tmp_path):
     (query,) = read(tmp_path, ">a\nMUOBJZXK\n")
     assert query.sequence == "MCKXXXXK"
@@ -98,10 +105,14 @@ def test_chains_of_a_complex(tmp_path):
         ("MKT**", r"stop sign (*) at position 4: only the last may be one"),
         ("MK1T", "'1' at position 3: one-letter codes expected"),
         ("M\x00K", r"'\x00' at position 2: one-letter codes expected"),
-        ("M\u00e9", r"'\xc9' at position 2: one-letter codes expected"),
+        ("M\u00e9", r"'\xe9' at position 2: one-letter codes expected"),
+        ("MK\u00df", r"'\xdf' at position 3: one-letter codes expected"),
+        ("MK\ufb01", r"'\ufb01' at position 3: one-letter codes expected"),
+        ("m\u0131k", r"'\u0131' at position 2: one-letter codes expected"),
         ("MK::G", "chain 2 of 3: no sequence"),
         ("MK:", "chain 2 of 2: no sequence"),
         ("XXBX", "every residue is unknown"),
+        ("MK:XX", "chain 2 of 2: every residue is unknown"),
     ],
 )
 def test_a_bad_record_is_rejected_and_the_others_go_on(tmp_path, sequence, reason):
@@ -113,7 +124,8 @@ def test_a_bad_record_is_rejected_and_the_others_go_on(tmp_path, sequence, reaso
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"MKT\n", "not FASTA"),
+        (b"MKT\n", "not FASTA: its first line must start with '>', and is 'MKT'"),
+        (b"\n@read 1\nMKT\n+\nIII\n", "not FASTA: .* and is '@read 1'"),
         (b"", "is empty"),
         (b"\n \n", "is empty"),
         ("\ufeff>a\nMKT\n".encode("utf-16"), "not FASTA"),
