@@ -6,8 +6,9 @@ Both sides open the file, decompress and parse it, and end with the same arrays 
 atom37 positions, mask and B-factors, residue numbers, insertion codes. Ours does more in its time: checks, SEQRES,
 conformers, modified residues, hashes. The two alternate every 32 files in one thread, so that a busy machine slows
 both alike, and garbage is collected in between, so that neither pays for what the other left behind; of its own each
-pays for what Python collects within such a turn, as in a run over many files. Times are CPU time. Beside the ratios: the rate of whole ingestion (filters, shards) in one process and in several, and the memory of
-a process that reads half of the files and all of them.
+pays for what Python collects within such a turn, as in a run over many files. Times are CPU time. Beside the ratios:
+the rate of whole ingestion (filters, shards) in one process and in several, and the memory of a process that reads half
+of the files and all of them.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Files of tensors: safetensors, written as a whole or not at all; torch's own, read without running anything."""
 
 import errno
+import json
 import os
 import re
 import warnings
@@ -13,7 +14,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from data_prep.bounded_reading import read_json
 from data_prep.release import program
+
+HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Weights of a model in a Hugging Face directory, the first that is there; large models are in shards of such names."""
 
 
 class UnreadableError(ValueError):
@@ -43,6 +48,28 @@ def read_pickle(path: Path, classes: Sequence[Any] = ()) -> Any:
         reason = text.partition(" Please use")[0].strip()
         line = reason.splitlines()[0] if reason else type(error).__name__
         raise UnreadableError(f"{path}: cannot be read safely: {line[:200]}") from error
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files with a model's weights in a Hugging Face directory: one, or the shards that an index names.
+
+    Raises:
+        UnreadableError: there is none, or the index is none.
+        OSError: as ``open``.
+    """
+    for name in HUGGING_FACE_FILES:
+        if (directory / name).is_file():
+            return [directory / name]
+        index = directory / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted({str(shard) for shard in read_json(index)["weight_map"].values()})
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+                raise UnreadableError(f"{index}: not an index of shards: {error!r}") from error
+            if any(Path(shard).name != shard for shard in shards):
+                raise UnreadableError(f"{index}: names a shard outside its directory")
+            return [directory / shard for shard in shards]
+    raise UnreadableError(f"{directory}: holds neither {' nor '.join(HUGGING_FACE_FILES)}, whole or in shards")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -43,10 +43,9 @@ from pipeline.folding.weights import (
     to_fair_esm,
     to_hugging_face,
 )
-from pipeline.tensor_files import UnreadableError, read_pickle, write_tensors
+from pipeline.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors
 
 NEITHER = "neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)"
-HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,11 @@ def read_hugging_face(path: Path) -> Converted:
     """Directory of an ``EsmForProteinFolding``: config.json, weights in one file or in shards. Raises WeightsError."""
     config = _hugging_face_config(path)
     state: State = {}
-    for file in _weight_files(path):
+    try:
+        files = weight_files(path)
+    except UnreadableError as error:
+        raise WeightsError(str(error)) from error
+    for file in files:
         state |= read_safetensors(file) if file.suffix == ".safetensors" else _tensors(read_content(file), file)
     return Converted(config_from_hugging_face(config), from_hugging_face(state))
 
@@ -197,22 +200,6 @@ def _hugging_face_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise WeightsError(f"{config_file}: not a JSON object")
     return config
-
-
-def _weight_files(path: Path) -> list[Path]:
-    for name in HUGGING_FACE_FILES:
-        if (path / name).is_file():
-            return [path / name]
-        index = path / f"{name}.index.json"
-        if index.is_file():
-            try:
-                shards = sorted({str(shard) for shard in read_json(index)["weight_map"].values()})
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-                raise WeightsError(f"{index}: not an index of shards: {error!r}") from error
-            if any(Path(shard).name != shard for shard in shards):
-                raise WeightsError(f"{index}: names a shard outside its directory")
-            return [path / shard for shard in shards]
-    raise WeightsError(f"{path}: holds none of {', '.join(HUGGING_FACE_FILES)}, whole or in shards")
 
 
 def read_ours(path: Path) -> Converted:

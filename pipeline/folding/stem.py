@@ -22,8 +22,9 @@ from torch import nn
 
 from data_prep.residues import RESTYPES_WITH_X
 from pipeline.config import StemConfig
+from pipeline.folding import esm2_names
 from pipeline.folding.hub import DownloadError, cached_file, download
-from pipeline.tensor_files import UnreadableError, read_pickle
+from pipeline.tensor_files import UnreadableError, read_pickle, weight_files
 
 ESM2_SHAPES: dict[str, tuple[int, int, int]] = {
     "esm2_t6_8M": (6, 320, 20),
@@ -183,65 +184,50 @@ def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
     """State dict in fair-esm's names from a local file, without running anything that the file holds.
 
     Args:
-        path: fair-esm's ``esm2_*_UR50D.pt``; or a Hugging Face directory, ``model.safetensors`` or
-            ``pytorch_model.bin`` of an ``EsmModel`` or ``EsmForMaskedLM``.
+        path: fair-esm's ``esm2_*_UR50D.pt``; or a Hugging Face directory of an ``EsmModel`` or ``EsmForMaskedLM``,
+            whose weights may be in shards (those of 3B and 15B are), or its ``model.safetensors`` or
+            ``pytorch_model.bin``.
 
     Raises:
         StemError: no such file, not such a file, or a file that would need unsafe loading.
     """
-    if path.is_dir():
-        candidates = [path / "model.safetensors", path / "pytorch_model.bin"]
-        found = next((file for file in candidates if file.is_file()), None)
-        if found is None:
-            raise StemError(f"{path}: holds neither model.safetensors nor pytorch_model.bin (Hugging Face layout)")
-        path = found
+    state: dict[str, torch.Tensor] = {}
+    try:
+        for file in weight_files(path) if path.is_dir() else [path]:
+            state |= _read_state(file)
+    except UnreadableError as error:
+        raise StemError(f"{error} (ESM-2 weights)") from error
+    if any("attention.self.query." in name for name in state):
+        return _from_hugging_face(state)
+    return {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}
+
+
+def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
+    """Tensors of one file. Raises StemError, UnreadableError."""
     if not path.is_file():
         raise StemError(f"{path}: no such file (ESM-2 weights)")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            content = read_pickle(path, [argparse.Namespace])
-            state = content.get("model", content) if isinstance(content, Mapping) else content
-    except UnreadableError as error:
-        raise StemError(f"{error} (ESM-2 weights)") from error
+            return load_file(path)
+        state = read_pickle(path, [argparse.Namespace])
     except (SafetensorError, OSError) as error:
         raise StemError(f"{path}: cannot be read: {error} (ESM-2 weights)") from error
+    state = state.get("model", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise StemError(f"{path}: holds no state dict of tensors; expected fair-esm's or Hugging Face's ESM-2 layout")
-    state = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}
-    if any(name.startswith("esm.encoder.") or "attention.self.query" in name for name in state):
-        state = _from_hugging_face(state)
     return state
 
 
-_HUGGING_FACE_NAMES = (
-    (r"^esm\.", ""),
-    (r"^embeddings\.word_embeddings\.", "embed_tokens."),
-    (r"^encoder\.emb_layer_norm_after\.", "emb_layer_norm_after."),
-    (r"^encoder\.layer\.", "layers."),
-    (r"^layer\.", "layers."),  # the prefix ``encoder.`` is stripped from files saved as a bare EsmModel
-    (r"attention\.self\.rotary_embeddings\.", "self_attn.rot_emb."),
-    (r"attention\.self\.query\.", "self_attn.q_proj."),
-    (r"attention\.self\.key\.", "self_attn.k_proj."),
-    (r"attention\.self\.value\.", "self_attn.v_proj."),
-    (r"attention\.output\.dense\.", "self_attn.out_proj."),
-    (r"attention\.LayerNorm\.", "self_attn_layer_norm."),
-    (r"intermediate\.dense\.", "fc1."),
-    (r"output\.dense\.", "fc2."),
-    (r"(layers\.\d+)\.LayerNorm\.", r"\1.final_layer_norm."),
-    (r"(?<=LayerNorm\.)gamma$|(?<=layer_norm\.)gamma$", "weight"),  # as transformers 5 writes them
-    (r"(?<=LayerNorm\.)beta$|(?<=layer_norm\.)beta$", "bias"),
-    (r"^lm_head\.decoder\.", "lm_head."),
-)
-
-
 def _from_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """In fair-esm's names: of an ``EsmModel``, or one with a masked-LM head; what ESM-2 does not learn is left out."""
     renamed = {}
     for name, value in state.items():
-        for pattern, replacement in _HUGGING_FACE_NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
+        if name.startswith("lm_head."):
+            ours: str | None = esm2_names.current(name).replace("lm_head.decoder.", "lm_head.")
+        else:
+            ours = esm2_names.from_hugging_face(name.removeprefix("esm."))
+        if ours is not None:
+            renamed[ours] = value
     return renamed
 
 

@@ -11,12 +11,13 @@ names for ESM-2. Our layout is the middle of every conversion. Three kinds of te
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 
 from pipeline.config import ConfigError, RunConfig, preset_layer, resolve
+from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import DEMO_SHAPE, DEMO_STEM, ESM2_SHAPES, Stem
 
@@ -228,20 +229,6 @@ def hugging_face_config(config: RunConfig, *, half_stem: bool = False) -> dict[s
     }
 
 
-_STEM_NAMES = (
-    ("embeddings.word_embeddings.", "embed_tokens."),
-    ("encoder.emb_layer_norm_after.", "emb_layer_norm_after."),
-)
-_LAYER_NAMES = (  # the first that fits counts: "output.dense." ends "attention.output.dense."
-    ("attention.self.query.", "self_attn.q_proj."),
-    ("attention.self.key.", "self_attn.k_proj."),
-    ("attention.self.value.", "self_attn.v_proj."),
-    ("attention.output.dense.", "self_attn.out_proj."),
-    ("attention.LayerNorm.", "self_attn_layer_norm."),
-    ("intermediate.dense.", "fc1."),
-    ("output.dense.", "fc2."),
-    ("LayerNorm.", "final_layer_norm."),
-)
 _COMPUTED = re.compile(
     r"^af2_to_esm$|inv_freq$|position_ids$|^esm\.embeddings\.position_embeddings\.|^(stem\.)?esm\.lm_head\.weight$"
 )
@@ -252,27 +239,17 @@ _MADE_ANEW = re.compile(r"^(stem\.esm\.)?lm_head\.|rot_emb\.inv_freq$")
 """Of our model; a state may be without."""
 
 
-def _swap(name: str, table: Sequence[tuple[str, str]], back: bool) -> str:
-    for theirs, ours in table:
-        old, new = (ours, theirs) if back else (theirs, ours)
-        if name in (old + "weight", old + "bias"):  # not what an adapter has wrapped
-            return new + name[len(old) :]
-    raise WeightsError(f"no tensor of ESM-2 has the name {name!r}")
-
-
-def _stem_name_of(name: str, back: bool) -> str:
-    """Hugging Face's name of a tensor of the stem, without ``esm.``, as fair-esm's, or ``back``."""
-    theirs, ours = ("layers.", "encoder.layer.") if back else ("encoder.layer.", "layers.")
-    layer = re.match(rf"{re.escape(theirs)}(\d+)\.(.*)", name)
-    if layer is None:
-        return _swap(name, _STEM_NAMES, back)
-    return f"{ours}{layer[1]}.{_swap(layer[2], _LAYER_NAMES, back)}"
+def _renamed_stem(name: str, rename: Callable[[str], str | None]) -> str:
+    renamed = rename(name)
+    if renamed is None:
+        raise WeightsError(f"no tensor of ESM-2 has the name {name!r}")
+    return renamed
 
 
 def _to_ours(state: Mapping[str, torch.Tensor], stem: Callable[[str], str]) -> State:
     ours: State = {}
     for name, value in state.items():
-        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))  # older transformers
+        name = esm2_names.current(name)
         if _COMPUTED.search(name):
             continue
         if _UNREAD.search(name):
@@ -299,13 +276,13 @@ def _from_ours(state: Mapping[str, torch.Tensor], stem: Callable[[str], str]) ->
 
 def from_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
     """Our layout of an ``EsmForProteinFolding``'s state dict. Raises WeightsError for a name that it has not."""
-    return _to_ours(state, lambda name: _stem_name_of(name, back=False))
+    return _to_ours(state, lambda name: _renamed_stem(name, esm2_names.from_hugging_face))
 
 
 def to_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
     """State dict of an ``EsmForProteinFolding`` from our layout; the stem's masked-LM head has no place there."""
     kept = {name: value for name, value in state.items() if not name.startswith("stem.esm.lm_head.")}
-    return _from_ours(kept, lambda name: _stem_name_of(name, back=True))
+    return _from_ours(kept, lambda name: _renamed_stem(name, esm2_names.to_hugging_face))
 
 
 def from_fair_esm(state: Mapping[str, torch.Tensor]) -> State:

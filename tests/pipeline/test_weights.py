@@ -282,7 +282,7 @@ def test_errors_are_one_line(tmp_path, hugging_face, published, capsys):
     save_file(state, hugging_face / "model.safetensors")
     assert "recycle_disto.weight has shape [3, 3]" in fails(capsys, "--from", hugging_face, *to_ours)
     (hugging_face / "model.safetensors").unlink()
-    assert "holds none of model.safetensors, pytorch_model.bin" in fails(capsys, "--from", hugging_face, *to_ours)
+    assert "holds neither model.safetensors nor pytorch_model.bin" in fails(capsys, "--from", hugging_face, *to_ours)
     index = hugging_face / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
     assert "names a shard outside its directory" in fails(capsys, "--from", hugging_face, *to_ours)

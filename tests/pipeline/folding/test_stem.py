@@ -1,18 +1,21 @@
 """The ESM-2 stem: tokens, padding, safe loading of both published layouts, one-line errors."""
 
 import argparse
+import json
 import pickle
+import re
 from http.client import IncompleteRead
 
 import pytest
 import torch
 from esm.data import Alphabet
 from esm.multihead_attention import MultiheadAttention
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import lorta
 from data_prep.residues import RESTYPES, sequence_to_aatype
 from pipeline.config import StemConfig
+from pipeline.folding import esm2_names
 from pipeline.folding.stem import DEMO_STEM, FusedAttention, StemError, build_stem, canonical_name, parameter_hash
 
 SEQUENCE = "MKTAYIAKQRX"
@@ -157,6 +160,56 @@ def test_both_published_layouts_load(published, source):
         assert torch.equal(loaded(*inputs()), stem.eval()(*inputs()))
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_shards_of_hugging_face_load(published, tmp_path, kind):
+    """facebook/esm2_t36_3B_UR50D and larger come in shards."""
+    folder, stem = published
+    tensors = load_file(folder / "masked_lm/model.safetensors")
+    names = sorted(tensors)
+    weight_map = {name: f"part-{i % 2 + 1}-of-2.{kind}" for i, name in enumerate(names)}
+    for shard in set(weight_map.values()):
+        part = {name: tensors[name] for name in names if weight_map[name] == shard}
+        (save_file if kind == "safetensors" else torch.save)(part, tmp_path / shard)
+    whole = "model.safetensors" if kind == "safetensors" else "pytorch_model.bin"
+    index = tmp_path / f"{whole}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    config = StemConfig("esm2_t6_8M", "pretrained", str(tmp_path))
+    loaded = build_stem(config, seed=0).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(*inputs()), stem.eval()(*inputs()))
+    (tmp_path / f"part-2-of-2.{kind}").unlink()
+    with pytest.raises(StemError, match=rf"part-2-of-2\.{kind}: no such file"):
+        build_stem(config, seed=0)
+    index.write_text(json.dumps({"weight_map": {"embed_tokens.weight": f"../{whole}"}}))
+    with pytest.raises(StemError, match="names a shard outside its directory"):
+        build_stem(config, seed=0)
+    index.write_text("{")
+    with pytest.raises(StemError, match="not an index of shards"):
+        build_stem(config, seed=0)
+
+
+def test_older_names_of_layer_norms_load(published, tmp_path):
+    folder, stem = published
+    older = load_file(folder / "model/model.safetensors")
+    for name in [name for name in older if "LayerNorm." in name]:
+        older[re.sub("weight$", "gamma", re.sub("bias$", "beta", name))] = older.pop(name)
+    assert sum(name.endswith(("gamma", "beta")) for name in older) == 6 * 4
+    save_file(older, tmp_path / "model.safetensors")
+    loaded = build_stem(StemConfig("esm2_t6_8M", "pretrained", str(tmp_path)), seed=0).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(*inputs()), stem.eval()(*inputs()))
+
+
+def test_names_there_and_back(random_stem):
+    learned = [name for name, _ in random_stem.esm.named_parameters() if not name.startswith("lm_head.")]
+    theirs = [esm2_names.to_hugging_face(name) for name in learned]
+    assert len(set(theirs)) == len(learned) and None not in theirs
+    assert [esm2_names.from_hugging_face(name) for name in theirs] == learned
+    for name in ("contact_head.regression.weight", "encoder.layer.0.output.dense.base.weight", "layers.0.fc1.weight"):
+        assert esm2_names.from_hugging_face(name) is None
+    assert esm2_names.to_hugging_face("layers.0.self_attn.q_proj.lorta.A") is None
+
+
 def test_hugging_face_layout_is_that_of_transformers(tmp_path):
     """The names above are those that transformers itself writes."""
     transformers = pytest.importorskip("transformers", reason="needs the extra lm")
@@ -196,7 +249,7 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, published, capsys):
 
     assert "no such file" in error_of("esm2_t6_8M", tmp_path / "none.pt")
     assert "is this another model?" in error_of("esm2_t12_35M", folder / "esm2_t6_8M_UR50D.pt")
-    assert "neither model.safetensors nor pytorch_model.bin" in error_of("esm2_t6_8M", tmp_path)
+    assert "holds neither model.safetensors nor pytorch_model.bin" in error_of("esm2_t6_8M", tmp_path)
     (tmp_path / "text.pt").write_text("not weights")
     assert "text.pt: cannot be read safely: " in error_of("esm2_t6_8M", tmp_path / "text.pt")
     (tmp_path / "text.safetensors").write_text("not weights")

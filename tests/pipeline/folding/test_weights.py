@@ -299,7 +299,7 @@ def test_weights_that_do_not_fit_are_named():
         model_from_state(model.config, {**state, name: torch.zeros(2)}, "FILE")
     with pytest.raises(WeightsError, match=r"1 tensors are none of the model's, e.g. trunk.extra"):
         model_from_state(model.config, {**state, "trunk.extra": torch.zeros(2)}, "FILE")
-    with pytest.raises(WeightsError, match=r"no tensor of ESM-2 has the name 'odd'"):
+    with pytest.raises(WeightsError, match=r"no tensor of ESM-2 has the name 'encoder.layer.0.odd'"):
         from_hugging_face({"esm.encoder.layer.0.odd": torch.zeros(1)})
     assert model_from_state(model.config, {**state, UNUSED + "lm_head.bias": torch.zeros(23)}, "FILE")
 
