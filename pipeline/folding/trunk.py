@@ -183,8 +183,10 @@ class TrunkBlock(nn.Module):
         del update
         pair_mask = None if mask is None else (mask[:, :, None] * mask[:, None, :]).to(z.dtype)
         rate = 2 * self.dropout if self.training else 0.0  # fair-esm drops whole rows and columns at twice the rate
-        # From here on ``z`` is our own.
-        plan = Plan(rows, add=True, overwrite=not torch.is_grad_enabled(), cuequivariance=cuequivariance)
+        # From here on ``z`` is our own. What kernels do in place torch 2.13's compiler gets wrong without saying so:
+        # they are left out of it (``eagerly``), and should one not be, the result is right all the same.
+        own = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        plan = Plan(rows, add=True, overwrite=own, cuequivariance=cuequivariance)
         z = self.tri_mul_out(z, pair_mask, dropout_mask(z, rate, 1), plan)
         z = self.tri_mul_in(z, pair_mask, dropout_mask(z, rate, 2), plan)
         if self.triangle_attention:

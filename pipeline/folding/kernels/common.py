@@ -49,12 +49,10 @@ ADDED = Plan(add=True)
 def eagerly(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``forward`` of a module around a kernel, left out of ``torch.compile``.
 
-    Kernels write in place, some rows at a time, which torch 2.13's functionalisation gets wrong without saying so where
-    the result replaces the input; and they are loops over large products, which compiling makes no faster.
-
-    The compiler is imported when it traces this, and not before: that takes as long as importing torch.
+    Kernels are loops over large products, which compiling unrolls and makes no faster, and they write in place, some
+    rows at a time, which torch 2.13's functionalisation gets wrong where the result replaces the input. The compiler is
+    imported when it traces this, and not before: that takes as long as importing torch.
     """
-
     left_out: Callable[..., Tensor] | None = None
 
     @wraps(forward)
