@@ -44,7 +44,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -55,7 +55,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.config import TrunkConfig
 from pipeline.folding.kernel_choice import select
 from pipeline.folding.kernels import cuequivariance
-from pipeline.folding.kernels.common import ADDED
+from pipeline.folding.kernels.common import ADDED, Plan
 from pipeline.folding.trunk import FoldingTrunk, TrunkBlock
 from pipeline.prediction.memory import Peak
 
@@ -123,7 +123,8 @@ def pair_of_models(
         pairwise_head_width=config.pair_head_width,
     )
     blocks = [TrunkBlock(config) for _ in range(config.blocks)]
-    ours = Blocks(blocks, "ours" in checkpointed, mask=None).to(device)  # no mask: as the trunk calls them
+    plan = Plan(waiting=1 if "ours" in checkpointed else config.blocks)
+    ours = Blocks(blocks, "ours" in checkpointed, mask=None, plan=plan).to(device)  # as the trunk calls them
     with torch.device("meta"):
         port_blocks = [EsmFoldTriangularSelfAttentionBlock(shape) for _ in range(config.blocks)]
     port = Blocks(port_blocks, "port" in checkpointed, chunk_size=chunk_size)
@@ -335,7 +336,8 @@ def foreign(models: dict[str, nn.Module], config: TrunkConfig, length: int, devi
     """Our blocks with the triangle updates of cuEquivariance, by its name; nothing where there is none."""
     if length <= cuequivariance.SHORT or select("auto", torch.device(device), config, torch.float32).name != FOREIGN:
         return {}
-    return {FOREIGN: Blocks(models["ours"].blocks, mask=None, cuequivariance=True)}
+    plan = replace(models["ours"].options["plan"], cuequivariance=True)
+    return {FOREIGN: Blocks(models["ours"].blocks, models["ours"].checkpointed, mask=None, plan=plan)}
 
 
 def component_calls(block: nn.Module, data: Inputs, port: bool) -> dict[str, Callable[[], Tensor]]:

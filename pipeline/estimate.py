@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import RunConfig
+from pipeline.folding.kernels.common import Plan
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import Stem
 from pipeline.losses.distogram import distogram_loss
@@ -117,7 +118,7 @@ def estimate(config: RunConfig) -> Estimate:
     block_inputs = crop * (config.trunk.c_s + crop * config.trunk.c_z) * FLOAT
     outside = costs["stem"].kept + costs["rest"].kept
     kept = micro * (outside + blocks * costs["block"].kept)
-    checkpointed = micro * (outside + blocks * block_inputs + costs["block"].kept)
+    checkpointed = micro * (outside + blocks * block_inputs + costs["block alone"].kept)
     return Estimate(
         parts=parts,
         adapter_bytes=sum(p.numel() * p.element_size() for p in model.adapter_parameters()),
@@ -164,11 +165,13 @@ def _costs(model: FoldingModel, config: RunConfig, micro: int) -> dict[str, Cost
     )
     layers = model.stem.num_layers
     stem = Cost(layers * layer.flops, layers * layer.kept if model.stem_trains else 0)
-    together = cost_of(  # at once, because kernels save more of a small pair representation
-        lambda: model.trunk.blocks[0](leaf(micro, n, trunk.c_s), leaf(micro, n, n, trunk.c_z), mask.expand(micro, n)),
-        parameters,
-    )
-    block = Cost(together.flops / micro, together.kept // micro)
+    representations = leaf(micro, n, trunk.c_s), leaf(micro, n, n, trunk.c_z)
+
+    def block(waiting: int) -> Cost:
+        """Samples at once, because what kernels save depends on all of them."""
+        plan = Plan(waiting=waiting)
+        together = cost_of(lambda: model.trunk.blocks[0](*representations, mask.expand(micro, n), plan), parameters)
+        return Cost(together.flops / micro, together.kept // micro)
 
     def rest() -> None:
         hidden = torch.zeros(1, n, layers + 1, c_stem, requires_grad=model.stem_trains)
@@ -189,7 +192,8 @@ def _costs(model: FoldingModel, config: RunConfig, micro: int) -> dict[str, Cost
     once = cost_of(rest, parameters)
     # FAPE drops what does not exist before it forms pairs, which shapes alone do not tell.
     pairs = n**2 * (trunk.structure_module.blocks + SIDECHAIN_PAIRS)
-    return {"stem": stem, "block": block, "rest": replace(once, kept=once.kept + pairs * FLOATS_PER_PAIR * FLOAT)}
+    rest_cost = replace(once, kept=once.kept + pairs * FLOATS_PER_PAIR * FLOAT)
+    return {"stem": stem, "block": block(trunk.blocks), "block alone": block(1), "rest": rest_cost}
 
 
 def report(e: Estimate, config: RunConfig, console: Console) -> None:

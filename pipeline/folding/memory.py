@@ -7,8 +7,13 @@ from pipeline.folding.kernels import common
 from pipeline.folding.kernels.multiplication import LONG
 
 KEPT = {False: {False: 6, True: 10}, True: {False: 28, True: 42}}
-"""Tensors of the size of z that the kernels of a block keep for the backward pass: by whether z is so small that they
-save more than they need (``kernels.common.SMALL``), and by whether there is triangle attention."""
+"""Tensors of the size of z that the kernels of a block keep for the backward pass: by whether they save more than they
+need (``Plan.saves``), and by whether there is triangle attention."""
+
+
+def waiting_blocks(config: TrunkConfig) -> int:
+    """Blocks of a trunk whose kernels wait for their backward pass at one time."""
+    return 1 if config.checkpoint_blocks else config.blocks
 
 
 def peak_bytes(
@@ -50,7 +55,8 @@ def peak_bytes(
         projections = 2 * length**2 * (c_z if length < LONG else -(-c_z // 4))
         numbers = pair + max(pair + projections, attention, structure)
     else:
-        kept = KEPT[pair <= common.SMALL][config.triangle_attention]
+        plan = common.Plan(waiting=waiting_blocks(config))
+        kept = KEPT[plan.saves(pair)][config.triangle_attention]
         each = kept * pair + attention
         passes = config.blocks * pair + each if config.checkpoint_blocks else config.blocks * each
         # The backward pass of a block holds three more; while it runs, those of later blocks are gone.

@@ -3,6 +3,8 @@
 Parameters are named as in fair-esm's ``esm.esmfold.v1.trunk``, so that its state dict loads as it is.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,6 +16,7 @@ from pipeline.folding.kernel_choice import Selection, select
 from pipeline.folding.kernels.attention import PairBias
 from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows, eagerly, product_dtype
 from pipeline.folding.kernels.transition import Transition
+from pipeline.folding.memory import waiting_blocks
 from pipeline.folding.structure_module import StructureModule, StructureOutput
 from pipeline.folding.triangle import OuterProductMean, ProductDifference, TriangleAttention, TriangleMultiplication
 
@@ -152,9 +155,7 @@ class TrunkBlock(nn.Module):
         s: torch.Tensor,
         z: torch.Tensor,
         mask: torch.Tensor | None,
-        rows: int = 0,
-        overwrite: bool = False,
-        cuequivariance: bool = False,
+        plan: Plan = UPDATE,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Update both representations.
 
@@ -162,15 +163,15 @@ class TrunkBlock(nn.Module):
             s: [B, N, c_s].
             z: [B, N, N, c_z].
             mask: [B, N] of residues; None: no padding, which saves the masking.
-            rows: of the pair representation to work on at a time; 0: as many as is fastest.
-            overwrite: the caller does not need ``z`` any more; without gradients it is then updated in place.
-            cuequivariance: leave the triangle updates to it where it has a kernel.
+            plan: how to go over ``z``; ``overwrite`` says here that the caller does not need it any more, so that it
+                is updated in place without gradients. ``add`` means nothing.
 
         Returns:
             ``s`` and ``z``, updated.
         """
-        overwrite = overwrite and not torch.is_grad_enabled()
-        attended = self.seq_attention(self.layernorm_1(s), mask, self.pair_to_sequence(z, Plan(rows)))
+        overwrite = plan.overwrite and not torch.is_grad_enabled()
+        bias = self.pair_to_sequence(z, replace(plan, overwrite=False))
+        attended = self.seq_attention(self.layernorm_1(s), mask, bias)
         s = s + F.dropout(attended, self.dropout, self.training)
         s = self.mlp_seq(s)
         update = self.sequence_to_pair(s, mask)
@@ -186,7 +187,7 @@ class TrunkBlock(nn.Module):
         # From here on ``z`` is our own. What kernels do in place torch 2.13's compiler gets wrong without saying so:
         # they are left out of it (``eagerly``), and should one not be, the result is right all the same.
         own = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        plan = Plan(rows, add=True, overwrite=own, cuequivariance=cuequivariance)
+        plan = replace(plan, add=True, overwrite=own)
         z = self.tri_mul_out(z, pair_mask, dropout_mask(z, rate, 1), plan)
         z = self.tri_mul_in(z, pair_mask, dropout_mask(z, rate, 2), plan)
         if self.triangle_attention:
@@ -258,7 +259,12 @@ class FoldingTrunk(nn.Module):
         Returns:
             single [B, N, c_s], pair [B, N, N, c_z] and the structure of the last pass.
         """
-        cuequivariance = self.selected_kernels(pair.device, product_dtype(pair)).name == "cuequivariance"
+        plan = Plan(
+            rows=self.chunk_size,
+            overwrite=True,
+            cuequivariance=self.selected_kernels(pair.device, product_dtype(pair)).name == "cuequivariance",
+            waiting=waiting_blocks(self.config),
+        )
         padding = None if bool(mask.all()) else mask  # found out once: it takes a wait for the device
         # What the first pass recycles: zeros, of one pair instead of all.
         recycled_s, recycled_z = torch.zeros_like(single), pair.new_zeros(1, 1, 1, pair.shape[-1])
@@ -272,10 +278,9 @@ class FoldingTrunk(nn.Module):
                 recycled_z = None  # its memory is for the blocks
                 for block in self.blocks:
                     if self.config.checkpoint_blocks and torch.is_grad_enabled():
-                        how = (self.chunk_size, False, cuequivariance)
-                        s, z = checkpoint(block, s, z, padding, *how, use_reentrant=False)
+                        s, z = checkpoint(block, s, z, padding, plan, use_reentrant=False)
                     else:
-                        s, z = block(s, z, padding, self.chunk_size, True, cuequivariance)
+                        s, z = block(s, z, padding, plan)
                 structure = self.structure_module(self.trunk2sm_s(s), self.trunk2sm_z(z), aatype, mask)
             if not last:
                 recycled_s = s.detach()

@@ -15,11 +15,11 @@ BLOCK_NUMBERS = {"cpu": 2**19}
 """Numbers in the largest temporary of a block: 2 MiB of float32, about a core's share of the cache."""
 BLOCK_NUMBERS_ELSEWHERE = 2**26
 """The same on accelerators, which want large blocks: 256 MiB of float32."""
-SMALL = 2**21
-"""Numbers in a pair representation [B, N, N, c] up to which the kernels save what their backward pass needs instead of
-computing it again: 128 residues of 128 channels. Forward and backward took 16 to 19% longer with recomputation at c =
-128 and 64, 96 and 128 residues, 8 to 19% at c = 16 and 32 to 176 residues. Saving takes four times the memory; at the
-limit a block with triangle attention keeps 350 MB of float32, and twelve half of what transformers' port keeps."""
+SAVED = 12 * 2**21
+"""Numbers in the pair representations [B, N, N, c] of all blocks that wait for their backward pass at one time, up to
+which the kernels save what they need there instead of computing it again: twelve blocks of 128 residues and 128
+channels, or one of 443. Recomputation takes 8 to 19% more time; saving, with triangle attention, four times the memory,
+4.2 GB of float32 at the limit, half of what transformers' port keeps."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class Plan:
     """Write the result over the input; only without gradients, and only with ``add``."""
     cuequivariance: bool = False
     """Leave the triangle updates to ``kernels.cuequivariance`` where it takes them."""
+    waiting: int = 1
+    """Blocks that wait for their backward pass at one time, this one included."""
+
+    def saves(self, numbers: int) -> bool:
+        """Whether kernels save what the backward pass of a pair representation of so many numbers needs."""
+        return self.waiting * numbers <= SAVED
 
     def rows_for(self, z: Tensor, numbers_per_row: int) -> int:
         """Rows of ``z`` [B, N, N, c] at a time where one needs ``numbers_per_row`` numbers of temporary memory."""
@@ -116,8 +122,8 @@ class Saved:
 
     @classmethod
     def for_forward(cls, ctx: FunctionCtx, z: Tensor, plan: Plan) -> "Saved":
-        """Of a forward pass over ``z`` [B, N, N, c]; it saves if there will be a backward pass and ``z`` is small."""
-        return cls({} if any(ctx.needs_input_grad) and not plan.overwrite and z.numel() <= SMALL else None)
+        """Of a forward pass over ``z`` [B, N, N, c]; it saves if there will be a backward pass and memory for that."""
+        return cls({} if any(ctx.needs_input_grad) and not plan.overwrite and plan.saves(z.numel()) else None)
 
     def of(self, key: Hashable, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """What was saved under ``key``, else what ``compute`` gives. It must not be changed in place."""

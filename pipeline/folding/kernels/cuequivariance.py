@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.folding.kernels import common
 from pipeline.folding.kernels.common import Plan, no_autocast, product_dtype
 
 SHORT = 100
@@ -51,7 +50,7 @@ def triangle_multiplication(
 ) -> Tensor:
     """As ``TriangleProduct.apply``, with the same arguments. Under autocast layer norms stay float32 there too."""
     *parameters, eps, outgoing, plan = rest
-    return _combined(z, _once_more(_multiplication, z, mask, *parameters, eps, outgoing), keep, plan)
+    return _combined(z, _once_more(plan, _multiplication, z, mask, *parameters, eps, outgoing), keep, plan)
 
 
 def triangle_attention(
@@ -68,13 +67,13 @@ def triangle_attention(
             _combined(z_t[:, here], update, None if keep is None else keep_t[:, here], plan)
             first = here.stop
         return z
-    update = _once_more(_attention, z_t, mask_t, *parameters, eps, plan)
+    update = _once_more(plan, _attention, z_t, mask_t, *parameters, eps, plan)
     return _combined(z, update if starting else update.transpose(1, 2), keep, plan)
 
 
-def _once_more(function: Callable[..., Tensor], z: Tensor, *arguments: object) -> Tensor:
-    """``function(z, *arguments)``; of a large ``z`` computed again in the backward pass, as our own kernels do."""
-    if torch.is_grad_enabled() and z.numel() > common.SMALL:
+def _once_more(plan: Plan, function: Callable[..., Tensor], z: Tensor, *arguments: object) -> Tensor:
+    """``function(z, *arguments)``, computed again in the backward pass where our own kernels would."""
+    if torch.is_grad_enabled() and not plan.saves(z.numel()):
         return checkpoint(function, z, *arguments, use_reentrant=False, preserve_rng_state=False)
     return function(z, *arguments)
 

@@ -15,7 +15,7 @@ from pipeline.config import ConfigError, StructureModuleConfig, TrunkConfig
 from pipeline.folding import kernel_choice, trunk
 from pipeline.folding.kernel_choice import OWN, KernelError, Selection, compare, require, select
 from pipeline.folding.kernels import common, cuequivariance
-from pipeline.folding.kernels.common import Plan
+from pipeline.folding.kernels.common import UPDATE, Plan
 from pipeline.folding.triangle import TriangleAttention, TriangleMultiplication
 from pipeline.folding.trunk import FoldingTrunk, TrunkBlock, dropout_mask
 from tests.pipeline.folding import cuequivariance_standin as standin
@@ -94,12 +94,12 @@ def representations(n: int = N, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(2, n, 16, generator=generator), torch.randn(2, n, n, C, generator=generator), mask
 
 
-def block_results(block: TrunkBlock, **how: object) -> list[Tensor]:
+def block_results(block: TrunkBlock, plan: Plan = UPDATE) -> list[Tensor]:
     """Outputs of a block where nothing is masked, gradients of its inputs and of all parameters."""
     s, z, mask = representations()
     s.requires_grad_(), z.requires_grad_()
     torch.manual_seed(3)  # of dropout
-    s_out, z_out = block(s, z, mask, **how)
+    s_out, z_out = block(s, z, mask, plan)
     s_out, z_out = s_out * mask[..., None], z_out * (mask[:, :, None] * mask[:, None])[..., None]
     cotangent = torch.linspace(-1, 1, z_out.numel()).view(z_out.shape)
     parameters = dict(block.named_parameters())
@@ -124,8 +124,8 @@ def test_block_is_that_of_our_kernels(short_chains, monkeypatch, recomputed, dro
     expected = block_results(block)
     assert not standin.calls
     if recomputed:
-        monkeypatch.setattr(common, "SMALL", 0)
-    assert_same(block_results(block, cuequivariance=True), expected)
+        monkeypatch.setattr(common, "SAVED", 0)
+    assert_same(block_results(block, Plan(cuequivariance=True)), expected)
     twice = 1 + recomputed
     assert standin.calls == {"multiplication": 2 * twice, "attention": 2 * twice}
 
@@ -137,9 +137,9 @@ def test_rows_at_a_time_in_place(short_chains, rows):
     s, z, mask = representations()
     with torch.no_grad():
         expected = block(s, z, mask)
-        found = block(s, z, mask, rows=rows, cuequivariance=True)
+        found = block(s, z, mask, Plan(rows, cuequivariance=True))
         own = z.clone()
-        over = block(s, own, mask, rows=rows, overwrite=True, cuequivariance=True)
+        over = block(s, own, mask, Plan(rows, overwrite=True, cuequivariance=True))
     real = (mask[:, :, None] * mask[:, None])[..., None]
     assert_same([found[0], found[1] * real], [expected[0], expected[1] * real])
     assert torch.equal(over[1], found[1]) and over[1].data_ptr() == own.data_ptr()
@@ -149,7 +149,7 @@ def test_rows_at_a_time_in_place(short_chains, rows):
 
 def test_gradients_of_rows_at_a_time(short_chains):
     block = random_weights(TrunkBlock(CONFIG))
-    assert_same(block_results(block, rows=3, cuequivariance=True), block_results(block))
+    assert_same(block_results(block, Plan(3, cuequivariance=True)), block_results(block))
 
 
 @pytest.mark.parametrize("starting", [False, True])
@@ -232,10 +232,10 @@ def test_other_sizes_stay_with_our_kernels(monkeypatch):
     standin.install(monkeypatch)
     block = random_weights(TrunkBlock(CONFIG)).eval()
     s, z, mask = representations()
-    block(s, z, mask, cuequivariance=True)
+    block(s, z, mask, Plan(cuequivariance=True))
     monkeypatch.setattr(cuequivariance, "SHORT", 4)
     monkeypatch.setattr(cuequivariance, "SHORT_NARROW", 4)
-    block.double()(s.double(), z.double(), mask.double(), cuequivariance=True)
+    block.double()(s.double(), z.double(), mask.double(), Plan(cuequivariance=True))
     assert not standin.calls
 
 

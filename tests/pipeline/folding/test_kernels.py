@@ -75,7 +75,7 @@ def test_saved_and_computed_again_are_the_same_numbers(kernel, rows, long, monke
     monkeypatch.setattr(multiplication, "LONG", 1 if long else 512)
     results, saved = [], []
     for small in (z.numel(), z.numel() - 1):
-        monkeypatch.setattr(common, "SMALL", small)
+        monkeypatch.setattr(common, "SAVED", small)
         out = kernel(z, *rest, plan=Plan(rows))
         saved.append(len(out.grad_fn.saved_tensors))
         cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)

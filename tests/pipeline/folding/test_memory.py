@@ -51,12 +51,13 @@ def peak(config: TrunkConfig, length: int, training: bool) -> int:
 
 @pytest.mark.parametrize("triangle_attention", [True, False])
 @pytest.mark.parametrize(
-    ("training", "checkpoint_blocks", "small"),
-    [(False, False, False), (True, False, False), (True, True, False), (True, False, True)],
-    ids=["inference", "training", "checkpointed", "training, saving more"],
+    ("training", "checkpoint_blocks", "saved"),
+    [(False, False, 0), (True, False, 1), (True, True, 0), (True, True, 1), (True, False, 4)],
+    ids=["inference", "training", "checkpointed", "checkpointed, saving more", "training, saving more"],
 )
-def test_estimate_is_near_what_is_measured(training, checkpoint_blocks, small, triangle_attention, monkeypatch):
-    monkeypatch.setattr(common, "SMALL", 2**20 if small else 0)
+def test_estimate_is_near_what_is_measured(training, checkpoint_blocks, saved, triangle_attention, monkeypatch):
+    """``saved``: pair representations for which there is room; four blocks wait together, checkpointed ones alone."""
+    monkeypatch.setattr(common, "SAVED", saved * 96 * 96 * 64)
     config = TrunkConfig(
         blocks=4,
         c_s=64,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.config import StructureModuleConfig, TrunkConfig
-from pipeline.folding.kernels.common import BLOCK_NUMBERS
+from pipeline.folding.kernels.common import BLOCK_NUMBERS, Plan
 from pipeline.folding.trunk import FoldingTrunk, RelativePosition, TrunkBlock, dropout_mask, recycle_distogram
 from tests.pipeline import golden
 from tests.pipeline.folding.test_structure_module import config_of
@@ -215,7 +215,7 @@ def test_pair_representation_stays_float32_under_autocast(pair_update):
     with torch.autocast("cpu", torch.bfloat16):
         trained = block(s, z, mask)
         with torch.no_grad():
-            predicted = [block(s, z, mask), block(s, z.clone(), mask, overwrite=True)]
+            predicted = [block(s, z, mask), block(s, z.clone(), mask, Plan(overwrite=True))]
     for results in (trained, *predicted):
         assert results[0].dtype is results[1].dtype is torch.float32
         assert (results[1] - trained[1]).norm() <= 0.01 * trained[1].norm()  # PyTorch's attention differs by so much
@@ -256,7 +256,7 @@ def test_kernels_are_left_out_of_compilation(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     s, z = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((1, 20, 16), (1, 20, 20, 8)))
     with torch.no_grad():
-        expected = block(s.clone(), z.clone(), None, 0, True)
+        expected = block(s.clone(), z.clone(), None, Plan(overwrite=True))
         block.compile(backend="aot_eager")
-        for found, right in zip(block(s.clone(), z.clone(), None, 0, True), expected, strict=True):
+        for found, right in zip(block(s.clone(), z.clone(), None, Plan(overwrite=True)), expected, strict=True):
             torch.testing.assert_close(found, right)
