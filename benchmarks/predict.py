@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from data_prep.residues import RESTYPES, sequence_to_aatype
-from pipeline.config import preset_layer, resolve
+from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.weights import hugging_face_config, to_hugging_face
 from pipeline.prediction.fold import fold_batch

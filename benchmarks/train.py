@@ -24,7 +24,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from data_prep.dataset import StructureDataset
-from pipeline.config import preset_layer, resolve
+from pipeline.config_layers import preset_layer, resolve
 from pipeline.training.chains import training_chains
 from pipeline.training.processes import Processes
 from pipeline.training.trainer import Trainer

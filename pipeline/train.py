@@ -15,18 +15,8 @@ import torch
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, release
 from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
-from pipeline.config import (
-    ADAPTER_METHODS,
-    TRUNK_METHODS,
-    ConfigError,
-    RunConfig,
-    describe_fields,
-    dotted_layer,
-    file_layer,
-    preset_layer,
-    preset_names,
-    resolve,
-)
+from pipeline.config import ADAPTER_METHODS, TRUNK_METHODS, ConfigError, RunConfig
+from pipeline.config_layers import describe_fields, dotted_layer, file_layer, preset_layer, preset_names, resolve
 from pipeline.estimate import estimate, report
 from pipeline.folding.kernel_choice import KernelError
 from pipeline.folding.stem import ESM2_SHAPES, StemError

@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from data_prep.bounded_reading import read_json
 from data_prep.release import add_version_option
 from pipeline.command import make_console, run_command
-from pipeline.config import RunConfig, config_file_text, file_layer, resolve
+from pipeline.config import RunConfig
+from pipeline.config_layers import config_file_text, file_layer, resolve
 from pipeline.folding.hub import cached_file
 from pipeline.folding.stem import Stem, StemError, hub_name, read_esm2_weights
 from pipeline.folding.weights import (

@@ -21,7 +21,8 @@ from data_prep.ledger import read_ledger
 from evaluation.compare import CompareError, read_scores
 from evaluation.targets import UsageError, read_ids
 from pipeline.comparison.arms import ArmError, parse_adapters
-from pipeline.config import ConfigError, file_layer
+from pipeline.config import ConfigError
+from pipeline.config_layers import file_layer
 from pipeline.prediction.directory import PredictionDirectory
 from pipeline.prediction.sequences import InputError, read_fasta
 from pipeline.run import RunDirectory, RunError

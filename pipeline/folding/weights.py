@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.config import ConfigError, RunConfig, preset_layer, resolve
+from pipeline.config import ConfigError, RunConfig
+from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import DEMO_SHAPE, DEMO_STEM, ESM2_SHAPES, Stem

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_prep.release import add_version_option
 from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
-from pipeline.config import describe_fields, dotted_layer, file_layer, resolve
+from pipeline.config_layers import describe_fields, dotted_layer, file_layer, resolve
 from pipeline.lm.errors import InputError, StageFailed, require_extra
 from pipeline.lm.glue import task_key
 from pipeline.lm.settings import STAGES, StageConfig, preset_layer, preset_names, stage_of_preset

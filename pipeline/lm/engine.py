@@ -20,7 +20,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 import lorta
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import pick_device
-from pipeline.config import ConfigError, config_file_text, to_toml
+from pipeline.config import ConfigError
+from pipeline.config_layers import config_file_text, to_toml
 from pipeline.lm.checkpoints import newest_whole, seal
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun, first_difference

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.bundled import bundled_names, bundled_text
-from pipeline.config import ConfigError, Strict, file_layer, resolve
+from pipeline.config import ConfigError, Strict
+from pipeline.config_layers import file_layer, resolve
 from pipeline.lm.glue import find_task, task_key
 from pipeline.lm.settings import STAGES, StageConfig
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from data_prep.bounded_reading import read_json
 from data_prep.structure_bytes import atomic_write
-from pipeline.config import file_layer
+from pipeline.config_layers import file_layer
 from pipeline.lm.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""Configurations of the language-model stages; ``pipeline.config`` resolves, checks and writes them.
+"""Configurations of the language-model stages; ``pipeline.config_layers`` resolves, checks and writes them.
 
 Sections have the same fields in every stage. Defaults are for one small model on one machine; the presets
 (``pipeline/lm/presets/*.toml``) are the LoRTA paper's.

@@ -4,9 +4,8 @@ import tomllib
 
 import pytest
 
-from pipeline.config import (
-    ConfigError,
-    RunConfig,
+from pipeline.config import ConfigError, RunConfig
+from pipeline.config_layers import (
     describe_fields,
     dotted_layer,
     file_layer,

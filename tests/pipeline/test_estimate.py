@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline import train
-from pipeline.config import preset_layer, resolve
+from pipeline.config_layers import preset_layer, resolve
 from pipeline.estimate import estimate
 from pipeline.folding.model import build_model
 from pipeline.training.data import Batch

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.config import ConfigError, preset_layer, resolve, to_toml
+from pipeline.config import ConfigError
+from pipeline.config_layers import preset_layer, resolve, to_toml
 from pipeline.folding import hub
 from pipeline.folding.weights import WeightsError, hugging_face_config, to_hugging_face
 from pipeline.initial import check_agreement, load_published, locate, shape_layer, source_config

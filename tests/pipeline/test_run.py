@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.config import preset_layer, resolve
+from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding.model import build_model
 from pipeline.run import (
     RunDirectory,

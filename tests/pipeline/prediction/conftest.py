@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import RunConfig, preset_layer, resolve
+from pipeline.config import RunConfig
+from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding.model import FoldingModel
 from pipeline.predict import main
 from pipeline.run import RunDirectory, frozen_hash, initial_model, stem_hash, trained_parameters

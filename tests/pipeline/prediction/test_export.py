@@ -6,7 +6,7 @@ import torch
 
 import lorta
 from pipeline import load_run
-from pipeline.config import preset_layer, resolve
+from pipeline.config_layers import preset_layer, resolve
 from pipeline.export import main
 from pipeline.initial import shape_layer, source_config
 from tests.pipeline.prediction.conftest import make_run

@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pipeline.config import ConfigError, OptimizerConfig, preset_layer, resolve
+from pipeline.config import ConfigError, OptimizerConfig
+from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding import trunk
 from pipeline.folding.kernel_choice import KernelError, Selection
 from pipeline.folding.model import build_model

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipeline.config import preset_layer, resolve, to_toml
+from pipeline.config_layers import preset_layer, resolve, to_toml
 from pipeline.run import RunDirectory
 from pipeline.training.loop import TIMING, VALIDATION
 from pipeline.training.report import read_page, write_pages
