@@ -5,11 +5,13 @@ the evaluator pairs either directory with the truth.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from data_prep.record import ProteinRecord
 from data_prep.release import program
 from data_prep.structure_bytes import atomic_write
 from data_prep.structure_io import write_pdb
@@ -22,6 +24,8 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {"pdb": (".pdb",), "mmcif": (".cif",),
 ERROR_SUFFIX = ".pae.json"
 RELAXED = "relaxed"
 """Directory of the relaxed structures, in that of the predictions."""
+PDB_RESIDUES, PDB_LINES = 9_999, 99_999
+"""Residue number, and number of an atom or end of chain, that the columns of a PDB file have digits for."""
 
 
 def format_aligned_error(error: AlignedError) -> bytes:
@@ -29,6 +33,20 @@ def format_aligned_error(error: AlignedError) -> bytes:
     rows = np.rint(error.pae).astype(int).tolist()
     document = [{"predicted_aligned_error": rows, "max_predicted_aligned_error": error.largest}]
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+def write_predicted_pdb(path: Path, chains: Sequence[ProteinRecord]) -> None:
+    """Write chains as a PDB file that every program reads: not all of them know letters in place of high numbers.
+
+    Raises:
+        ValueError: more than such a file can hold; nothing is written.
+    """
+    last = max(int(chain.auth_seq_id.max()) for chain in chains)
+    lines = sum(int(chain.atom37_mask.sum()) + 1 for chain in chains)
+    for what, number, limit in (("residue", last, PDB_RESIDUES), ("atom", lines, PDB_LINES)):
+        if number > limit:
+            raise ValueError(f"{path.stem}: {what} {number} does not fit a PDB file, which ends at {limit}")
+    write_pdb(path, chains, program())
 
 
 def write_files(out: Path, prediction: Prediction, file_format: Format, origin: Origin) -> list[str]:
@@ -50,7 +68,7 @@ def write_files(out: Path, prediction: Prediction, file_format: Format, origin: 
             atomic_write(path, format_modelcif(prediction, origin))
         else:
             try:
-                write_pdb(path, prediction.records, program())
+                write_predicted_pdb(path, prediction.records)
             except ValueError as error:
                 if file_format == "pdb":
                     raise PredictionError(f"{error}: give --format mmcif") from error

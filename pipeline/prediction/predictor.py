@@ -7,11 +7,9 @@ import numpy as np
 import torch
 
 from data_prep.record import ProteinRecord
-from data_prep.release import program
 from data_prep.structure_bytes import atomic_write
-from data_prep.structure_io import write_pdb
 from pipeline.command import pick_device
-from pipeline.prediction.files import format_aligned_error
+from pipeline.prediction.files import format_aligned_error, write_predicted_pdb
 from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.linker import linked_length
 from pipeline.prediction.loading import Loaded, Source, load
@@ -92,7 +90,7 @@ class Structure:
         """
         path = Path(path)
         if path.suffix == ".pdb":
-            write_pdb(path, self.chains, program())
+            write_predicted_pdb(path, self.chains)
         elif path.suffix == ".cif":
             atomic_write(path, format_modelcif(self.prediction, self.origin))
         elif path.suffix == ".json":

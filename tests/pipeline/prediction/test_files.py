@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.residues import sequence_to_aatype
 from data_prep.structure_io import read_structure
 from pipeline.prediction.aligned_error import AlignedError
 from pipeline.prediction.files import format_aligned_error, write_files
@@ -146,6 +147,31 @@ def test_what_pdb_cannot_hold_is_mmcif_alone(esmfold_like, tmp_path):
     assert len(read_structure(tmp_path / "many.cif")) == 63 and not (tmp_path / "many.pdb").exists()
     with pytest.raises(PredictionError, match=r"give --format mmcif"):
         write_files(tmp_path, prediction, "pdb", ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([10_000], "residue 10000 does not fit a PDB file, which ends at 9999"),
+        ([5_000, 4_000], "atom 102002 does not fit a PDB file, which ends at 99999"),
+    ],
+)
+def test_numbers_that_pdb_has_no_digits_for_are_mmcif_alone(predictions, tmp_path, lengths, message):
+    """Biopython reads no letters in place of residue numbers."""
+    total, chains = sum(lengths), tuple(name * length for name, length in zip("WL", lengths, strict=False))
+    aatype = sequence_to_aatype("".join(chains))
+    many = replace(
+        predictions[0],
+        query=Query("many", chains, tuple(map(np.arange, lengths))),
+        aatype=aatype,
+        residue_index=np.arange(total),
+        chain=np.repeat(np.arange(len(lengths)), lengths),
+        atom14=np.zeros((total, 14, 3), dtype=np.float32),
+        plddt=np.full(total, 50, dtype=np.float32),
+    )
+    with pytest.raises(PredictionError, match=f"many: {message}"):
+        write_files(tmp_path, many, "pdb", ORIGIN)
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_come_back_from_their_cells(predictions):
