@@ -185,6 +185,7 @@ class OptimizerConfig(Strict):
     eps: PositiveFloat = 1e-5
     beta1: Momentum = 0.9
     beta2: Momentum = 0.99
+    """0.999 in AlphaFold2 and OpenFold; short runs follow their gradients sooner with less."""
     warmup_steps: NonNegativeInt = 200
     decay_after: NonNegativeInt = 50_000
     decay_every: PositiveInt = 50_000
@@ -197,6 +198,9 @@ class OptimizerConfig(Strict):
     clip_norm: PositiveFloat = 0.1
     ema_decay: Fraction = 0.999
     """Exponential moving average of the weights, used for validation and prediction; 0: off."""
+    ema_warmup: bool = True
+    """Average over fewer steps at first, so that a short run is not dominated by its initial weights. AlphaFold2 and
+    OpenFold do not."""
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,16 @@ def config_file_text(config: Any) -> str:
     return f"# Written by {program()}.\n\n{to_toml(config)}"
 
 
+def dotted_values(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field of a configuration by its dotted name, as the options of the commands have it."""
+    values: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        name = f"{prefix}{item.name}"
+        values |= dotted_values(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return values
+
+
 def describe_fields(kind: type = RunConfig) -> str:
     """Every field of a configuration with its default and what is said of it there, for ``--help``."""
     lines = []

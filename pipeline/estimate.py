@@ -21,6 +21,7 @@ from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import Stem
 from pipeline.losses.distogram import distogram_loss
 from pipeline.losses.reduce import binned_cross_entropy
+from pipeline.training.freezing import freeze
 from pipeline.training.proof import PartCount, count_parts
 
 FLOAT = 4
@@ -58,6 +59,7 @@ class Estimate:
     adapter_bytes: int
     weights: int
     gradients: int
+    """Clipped by sample, of the sample and of the step."""
     optimizer: int
     """Adam's two moments."""
     averages: int
@@ -108,8 +110,10 @@ def estimate(config: RunConfig) -> Estimate:
     with torch.device("meta"):
         model = FoldingModel(config, Stem(config.stem.name))
         model.set_trainable()
+        freeze(model, config.training.freeze)
         samples = config.data.batch_size
-        micro = 1 if config.optimizer.clip == "sample" else min(config.training.micro_batch or samples, samples)
+        by_sample = config.optimizer.clip == "sample"
+        micro = 1 if by_sample else min(config.training.micro_batch or samples, samples)
         costs = _costs(model, config, micro)
     parts = count_parts(model)
     total = sum(part.total for part in parts)
@@ -123,7 +127,7 @@ def estimate(config: RunConfig) -> Estimate:
         parts=parts,
         adapter_bytes=sum(p.numel() * p.element_size() for p in model.adapter_parameters()),
         weights=total * FLOAT,
-        gradients=trainable * FLOAT,
+        gradients=trainable * FLOAT * (2 if by_sample else 1),
         optimizer=2 * trainable * FLOAT,
         averages=trainable * FLOAT,
         activations=checkpointed if config.trunk.checkpoint_blocks else kept,

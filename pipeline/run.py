@@ -82,6 +82,10 @@ class RunDirectory:
             write_tensors(self.stem_file, base_stem_parameters(model))
         for name, root in model.adapted().items():
             lorta.save(root, self.adapter_folder(name))
+        self.save_config(config)
+
+    def save_config(self, config: RunConfig) -> None:
+        """The configuration with which the run goes on."""
         atomic_write(self.config_file, config_file_text(config).encode())
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:

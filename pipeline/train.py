@@ -6,7 +6,6 @@ python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter l
 import argparse
 import platform
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,29 @@ import torch
 
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, release
-from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
+from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command
 from pipeline.config import ADAPTER_METHODS, TRUNK_METHODS, ConfigError, RunConfig
-from pipeline.config_layers import describe_fields, dotted_layer, file_layer, preset_layer, preset_names, resolve
+from pipeline.config_layers import (
+    describe_fields,
+    dotted_layer,
+    dotted_values,
+    file_layer,
+    preset_layer,
+    preset_names,
+    resolve,
+)
 from pipeline.estimate import estimate, report
 from pipeline.folding.kernel_choice import KernelError
 from pipeline.folding.stem import ESM2_SHAPES, StemError
 from pipeline.folding.weights import WeightsError
+from pipeline.prediction.memory import is_out_of_memory
 from pipeline.run import RunDirectory, RunError, with_initial_shape
 from pipeline.training.loop import Interrupted, TrainingError, train
 from pipeline.training.processes import Processes, is_lost_connection, is_restarted
+from pipeline.training.progress import duration
 from pipeline.training.proof import GradientPathError
 from pipeline.training.tables import TableError
+from pipeline.training.trial import try_steps, why_not
 
 NAMED_OPTIONS = {
     "esm": ("stem", "name"),
@@ -44,6 +54,11 @@ NAMED_OPTIONS = {
     "overfit": ("data", "overfit"),
 }
 """Options that are short for a field of the configuration."""
+
+FIXED = ("training.seed", "training.freeze")
+"""Of ``training.*``, what a run cannot change when it goes on."""
+FREE = ("trunk.checkpoint_blocks", "trunk.chunk_size", "stem.weights")
+"""Beside ``training.*``, what it can: how the same is computed, and where the same file is now."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--dry-run",
         action="store_true",
-        help="say parameters, memory and time from the shapes alone, train nothing; needs no weights, --data or --out",
+        help="say parameters, memory and time: from the shapes, and from some steps at the largest crop on --device if "
+        "they fit; writes nothing, needs no weights, --data or --out",
     )
     p.add_argument("--preset", metavar="NAME", help=f"starting values: {', '.join(preset_names())}")
     p.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration file, over the preset")
@@ -147,10 +163,41 @@ def _options(arguments: argparse.Namespace, dotted: list[str]) -> tuple[dict[str
 
 def _same_run(run: RunDirectory, config: RunConfig, option: str) -> RunConfig:
     """``config`` if it is that of the run but for what may change. Raises ConfigError, RunError."""
-    before = run.config()
-    if replace(config, training=before.training) != before or config.training.seed != before.training.seed:
-        raise ConfigError(f"{option} can change training.* (but not the seed): anything else is another run")
+    before = dotted_values(run.config())
+    for name, value in dotted_values(config).items():
+        free = name in FREE or (name.startswith("training.") and name not in FIXED)
+        if value != before[name] and not free:
+            raise ConfigError(
+                f"{option}: {name} = {value!r}, and the run has {before[name]!r}: a run that goes on can change "
+                f"training.* (but not the seed and freeze), {', '.join(FREE)}; anything else is another run, with "
+                "another --out"
+            )
     return config
+
+
+def dry_run(config: RunConfig) -> int:
+    """Say what a run will take; returns the exit code."""
+    processes = Processes(config)
+    console = make_console(quiet=not processes.is_main)
+    try:
+        expected = estimate(config)
+        report(expected, config, console)
+        reason = why_not(expected, processes.device)
+        if reason:
+            console.print(f"Not measured here: {reason}.")
+            return 0
+        trial = try_steps(config, processes)
+    finally:
+        processes.close()
+    if trial is None:
+        console.print(f"Measured on {processes.device}: the memory does not suffice for a step.")
+        return EXIT_FAILED
+    console.print(
+        f"Measured on {processes.device}, {processes.count} process(es), {config.training.precision}: "
+        f"{trial.seconds:.3g} s a step on average over the recycles, {trial.memory_mb / 1024:.2f} GB at most; "
+        f"{config.training.max_steps:,} steps without validation {duration(trial.seconds * config.training.max_steps)}."
+    )
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,9 +209,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def body(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
-            config = fresh_configuration(arguments, dotted)
-            report(estimate(config), config, make_console())
-            return 0
+            return dry_run(fresh_configuration(arguments, dotted))
         run = RunDirectory(arguments.out)
         config = configuration(arguments, dotted, run)
         dataset = StructureDataset(arguments.data)
@@ -195,6 +240,12 @@ def main(argv: list[str] | None = None) -> int:
             )
             return EXIT_INTERRUPTED
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                found = str(error).splitlines()[0][:200]
+                raise TrainingError(
+                    f"the memory of {processes.device} ended ({found}): training.micro_batch = 1, "
+                    "trunk.checkpoint_blocks = true and --precision bf16 take less, with --resume too"
+                ) from error
             if processes.count == 1 or not is_lost_connection(error):
                 raise
             raise TrainingError(

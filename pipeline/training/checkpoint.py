@@ -6,8 +6,8 @@
         optimizer.safetensors   Adam's moments, "<parameter>/<moment>"
         state.json              step, format version, sha256 of the other files
 
-A checkpoint is read only if it has the checksums that it was written with. Random numbers need no state: every draw is
-a function of the seed and the step (``sampler.py``).
+A checkpoint is read only if it has the checksums that it was written with and is in its own place. Random numbers need
+no state: every draw is a function of the seed and the step (``sampler.py``).
 """
 
 import json
@@ -52,16 +52,16 @@ def _name(step: int) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, directory) of the complete checkpoints, oldest first."""
-    named = [(p.name.removeprefix("step_"), p) for p in folder.glob("step_*") if (p / "state.json").is_file()]
+    """(step, directory) of the checkpoints, damaged ones too, oldest first."""
+    named = [(p.name.removeprefix("step_"), p) for p in folder.glob("step_*") if p.is_dir()]
     return sorted((int(number), path) for number, path in named if number.isdecimal())  # others are the user's copies
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, spare: int | None = None) -> Path:
-    """Write a checkpoint and delete all but the newest ``keep`` and that of the step ``spare``.
+    """Write a checkpoint and delete all before it but the newest ``keep`` and that of the step ``spare``.
 
-    The directory gets its name when everything in it is on disk, so that an interruption leaves the previous
-    checkpoints and, at worst, a directory that starts with a dot.
+    The directory gets its name when everything in it is on disk, and others go when the name is, so that an
+    interruption leaves the previous checkpoints and, at worst, a directory that starts with a dot.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / _name(checkpoint.step)
@@ -78,33 +78,47 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, spare: int 
             stream.write(json.dumps(state, indent=1) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+        _sync_directory(temporary)
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
+        _sync_directory(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for step, old in list_checkpoints(folder)[:-keep]:
+    # Later steps are damaged checkpoints that the run has gone back behind: they count for nothing.
+    written = [(step, path) for step, path in list_checkpoints(folder) if step <= checkpoint.step]
+    for step, old in written[:-keep]:
         if step != spare:
             shutil.rmtree(old)
     return target
+
+
+def _sync_directory(folder: Path) -> None:
+    """Return when the names in ``folder`` are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Raises CheckpointError when a file of it is missing, damaged or of another version."""
     try:
         state = read_json(path / "state.json")
-        if state["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path}: checkpoint format {state['format_version']}, this version reads {FORMAT_VERSION}"
-            )
+        version, step, checksums = (state[name] for name in ("format_version", "step", "sha256"))
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{path}: checkpoint format {version}, this version reads {FORMAT_VERSION}")
+        problem = "" if path.name == _name(step) else f"state.json is that of step {step}"
         for part in PARTS:
-            if sha256(path / f"{part}.safetensors") != state["sha256"][part]:
-                raise CheckpointError(
-                    f"{path}: not a readable checkpoint: {part}.safetensors has not the checksum it was written with"
-                )
-        parts = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
-        return Checkpoint(step=int(state["step"]), **parts)
-    except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            if sha256(path / f"{part}.safetensors") != checksums[part]:
+                problem = f"{part}.safetensors has not the checksum it was written with"
+        if problem:
+            raise CheckpointError(f"{path}: not a readable checkpoint: {problem}")
+        return Checkpoint(step=step, **{part: load_file(path / f"{part}.safetensors") for part in PARTS})
+    except CheckpointError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
 
 
@@ -126,7 +140,7 @@ def latest_checkpoint(folder: Path, step: int | None = None) -> Checkpoint | Non
         except CheckpointError as error:
             warnings.warn(f"{error}; going back to the one before", stacklevel=2)
     if found:
-        raise CheckpointError(f"{folder}: none of {len(found)} checkpoints can be read; the last: {found[0][1].name}")
+        raise CheckpointError(f"{folder}: none of its {len(found)} checkpoint(s) can be read: see the warnings above")
     return None
 
 

@@ -20,6 +20,9 @@ WINDOW = 100
 FEWEST = 20
 """Losses before the first spike can be told."""
 
+MOST_IN_A_ROW = 20
+"""Bad steps one after another that are skipped where that is asked for: then it is not the data but the weights."""
+
 
 class SpikeGuard:
     """The largest loss that is still believed: ``factor`` times the median of the last losses."""

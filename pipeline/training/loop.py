@@ -1,9 +1,11 @@
 """The training loop: resolved configuration and dataset in, run directory out."""
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from pipeline.training.chains import panel_records, training_chains, validation_
 from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from pipeline.training.feed import StepBatches
 from pipeline.training.freezing import freeze
-from pipeline.training.guard import SpikeGuard, save_bad_step
+from pipeline.training.guard import MOST_IN_A_ROW, SpikeGuard, save_bad_step
 from pipeline.training.processes import Processes
 from pipeline.training.progress import (
     ProgressOfSteps,
@@ -28,9 +30,9 @@ from pipeline.training.progress import (
 )
 from pipeline.training.proof import count_parts, frozen_checksums, prove_gradient_path
 from pipeline.training.report import write_pages
-from pipeline.training.tables import CsvLog, read_rows
+from pipeline.training.tables import CsvLog, read_columns, read_rows
 from pipeline.training.trainer import StepResult, Trainer
-from pipeline.training.validation import TargetScore, best_step, mean_score, validate, validation_history
+from pipeline.training.validation import best_step, mean_score, validate, validation_history
 
 VALIDATION = ("step", "target", "length", "lddt_ca", "mean_plddt")
 TIMING = ("step", "seconds", "waiting", "samples", "memory_mb")
@@ -114,6 +116,8 @@ def train(
         found = latest_checkpoint(run.checkpoints)
         if found is not None:
             trainer.restore(found, run.checkpoints)
+        if processes.is_main and run.config() != config:
+            run.save_config(config)  # more steps, say: what is written of the run, and --resume, go by the file
         console.print(f"Resuming {run.path} at step {trainer.step}")
     processes.start_trackers(config, run.path.name)
     records = validation_records(dataset, config.data, config.training.validation_limit)
@@ -143,17 +147,21 @@ class Session:
         self.processes = trainer.processes
         self.frozen = frozen_checksums(trainer.model)
         step = trainer.step
-        rows = read_rows(run.metrics_file, step)
-        self.guard = SpikeGuard(self.config.spike_factor, [float(row["loss"]) for row in rows if row["skipped"] == "0"])
+        metrics = read_columns(run.metrics_file, step)
+        applied = metrics["loss"][metrics["skipped"] == 0].tolist() if metrics else []
+        self.guard = SpikeGuard(self.config.spike_factor, applied)
+        skipped = reversed(metrics["skipped"].tolist() if metrics else [])
+        self.bad_in_a_row = sum(1 for _ in itertools.takewhile(bool, skipped))
+        self.interrupted: Callable[[], bool] = lambda: False
         # Without a checkpoint the round before the first step is done again: it may have been broken off.
         validated = step or -1
         self.history = validation_history(run.validation_file, validated)
         self.panel_steps = {int(row["step"]) for row in read_rows(run.panel_file, validated)}
         self.saved = step if step else -1
-        timing = read_rows(run.timing_file, step)
-        self.seconds = [float(row["seconds"]) for row in timing]
-        self.waiting = [float(row["waiting"]) for row in timing]
-        self.memory = max((float(row["memory_mb"]) for row in timing), default=0.0)
+        timing = read_columns(run.timing_file, step)
+        self.seconds = timing["seconds"].tolist() if timing else []
+        self.waiting = timing["waiting"].tolist() if timing else []
+        self.memory = float(timing["memory_mb"].max(initial=0.0)) if timing else 0.0
         self.progress = ProgressOfSteps(console, step, self.config.max_steps)
         self.processes.wait()  # all have read the tables before the first one cuts them back
         columns = ("step", "loss", *terms, "grad_norm", "lr", "recycles", "skipped")
@@ -166,30 +174,41 @@ class Session:
     def run_to_the_end(self) -> TrainingSummary:
         """Train until the last step, or until validation gets no better."""
         total, stopped_early = self.config.max_steps, False
-        with interruptible() as interrupted, self.progress.shown():
+        with interruptible() as self.interrupted, self.progress.shown():
             if self.trainer.step == 0:
                 self.validate()
                 self.score_panel()
                 self.write_pages()
+            elif self._is_round(self.trainer.step) and self.trainer.step not in self.history:
+                self.validate()  # the round that a signal broke off
             for batches, waited in self.trainer.feed.from_step(self.trainer.step + 1, total):
                 if self.no_better():
                     stopped_early = True
                     break
-                stop = self.step(batches, waited, interrupted())
-                step, last = self.trainer.step, self.trainer.step == total
-                better = (step % self.config.validate_every == 0 or last) and self.validate()
-                if step % self.config.checkpoint_every == 0 or last or (better and self.config.patience):
+                stop = self.step(batches, waited, self.interrupted())
+                step = self.trainer.step
+                better = self._is_round(step) and self.validate()
+                if step % self.config.checkpoint_every == 0 or step == total or (better and self.config.patience):
                     self.save()
                 if self.saved == step or step % self.config.validate_every == 0:
                     self.write_pages()
                 if stop:
-                    if self.saved != step:
-                        self.save()
-                    raise Interrupted(f"interrupted at step {step} of {total}")
+                    self.end_here()
             if self.saved != self.trainer.step:
                 self.save()  # max_steps = 0: an untrained run that can predict
             self.score_panel()
         return self._summary(stopped_early)
+
+    def _is_round(self, step: int) -> bool:
+        """Whether there is validation after this step."""
+        return step % self.config.validate_every == 0 or step == self.config.max_steps
+
+    def end_here(self) -> NoReturn:
+        """Save and raise Interrupted."""
+        step = self.trainer.step
+        if step and self.saved != step:
+            self.save()
+        raise Interrupted(f"interrupted at step {step} of {self.config.max_steps}")
 
     def _summary(self, stopped_early: bool) -> TrainingSummary:
         seconds = sum(self.seconds)
@@ -215,6 +234,7 @@ class Session:
             self._bad_step(result, batches)
         else:
             self.guard.add(result.loss)
+            self.bad_in_a_row = 0
         seconds, memory = time.perf_counter() - started + waited, memory_in_use(self.trainer.device)
         self.seconds.append(seconds)
         self.waiting.append(waited)
@@ -234,6 +254,12 @@ class Session:
         message = f"step {result.step}: {result.problem} ({found}); its batch is in {self.run.bad_steps}"
         if self.config.bad_step == "stop":
             raise TrainingError(f"{message}; to go on without such steps: --resume --training.bad_step skip")
+        self.bad_in_a_row += 1
+        if self.bad_in_a_row > MOST_IN_A_ROW:
+            raise TrainingError(
+                f"{message}; so were the {MOST_IN_A_ROW} steps before it: go back to a checkpoint before them (delete "
+                "those after it) or to smaller learning rates"
+            )
         self.console.print(f"{message}; skipped")
 
     def validate(self) -> bool:
@@ -242,10 +268,11 @@ class Session:
             return False
         trainer = self.trainer
         with self.progress.pause(), trainer.ema.applied():
-            scores: list[TargetScore] = validate(trainer.model, self.records, trainer.device, self.processes)
+            scores = validate(trainer.model, self.records, trainer.device, self.processes, self.interrupted)
+        if scores is None:
+            self.end_here()
         if self.processes.is_main:
-            for score in scores:
-                self.validation.append({"step": trainer.step, **asdict(score)})
+            self.validation.append(*({"step": trainer.step, **asdict(score)} for score in scores))
         mean = mean_score(scores)
         better = all(mean > earlier for earlier in self.history.values())
         self.history[trainer.step] = self.progress.score = mean
@@ -259,11 +286,12 @@ class Session:
         if not self.panel or step in self.panel_steps:
             return
         with self.progress.pause(), self.trainer.ema.applied():
-            scores = validate(self.trainer.model, self.panel, self.trainer.device, self.processes)
+            scores = validate(self.trainer.model, self.panel, self.trainer.device, self.processes, self.interrupted)
+        if scores is None:
+            self.end_here()
         self.panel_steps.add(step)
         if self.processes.is_main:
-            for score in scores:
-                self.panel_table.append({"step": step, **asdict(score)})
+            self.panel_table.append(*({"step": step, **asdict(score)} for score in scores))
         self.console.print(f"step {step}: panel lDDT-Calpha {mean_score(scores):.4f} over {len(scores)} chains")
 
     def write_pages(self) -> None:

@@ -7,21 +7,27 @@ way the tests run it on CPUs.
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import nn
 
 from pipeline.command import pick_device
 from pipeline.config import ConfigError, RunConfig
+from pipeline.config_layers import dotted_values
 from pipeline.folding.kernel_choice import require
 from pipeline.folding.model import FoldingModel
+
+PATIENCE = timedelta(hours=1)
+"""How long a process waits for the others: the first one alone writes checkpoints, which takes its time when all of a
+large stem trains and the disk is slow. torchrun ends all when one dies, so a hang is not found by this alone."""
 
 
 def launched_processes() -> int:
@@ -39,6 +45,20 @@ def is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
+def _own_device(name: str, count: int) -> torch.device:
+    """The device of this process; with several, each takes the GPU of its local rank. Raises ConfigError.
+
+    The GPU becomes the current one before anything is put on it: foreign kernels and collective operations go by that,
+    and otherwise every process would leave some hundred megabytes on the first.
+    """
+    if count > 1 and (name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())):
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = pick_device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
 def _join_after_restart(device: torch.device) -> None:
     """Join the group under keys of this attempt.
 
@@ -52,6 +72,7 @@ def _join_after_restart(device: torch.device) -> None:
         store=torch.distributed.PrefixStore(f"attempt_{attempt}", store),
         rank=rank,
         world_size=count,
+        timeout=PATIENCE,
     )
 
 
@@ -79,7 +100,7 @@ class Processes:
                 raise ConfigError(
                     f"configuration: training.trackers: {tracker} is not installed: pip install 'lorta-fold[tracking]'"
                 )
-        device = pick_device(training.device)
+        device = _own_device(training.device, count)
         AcceleratorState._reset_state(not torch.distributed.is_initialized())  # of a run before this one
         if count > 1 and is_restarted() and not torch.distributed.is_initialized():
             _join_after_restart(device)
@@ -88,6 +109,7 @@ class Processes:
             mixed_precision="no" if training.precision == "fp32" else "bf16",
             log_with=list(training.trackers) or None,
             project_dir=folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
         self.count = count
         self.rank: int = self.accelerator.process_index
@@ -114,14 +136,22 @@ class Processes:
         if self.count == 1:
             return model
         if not self.sharded:
-            return self.accelerator.prepare_model(model, device_placement=False)
+            wrapped = self.accelerator.prepare_model(model, device_placement=False)
+            # With bf16 it also puts the model's own forward under autocast for good, validation in float32 included.
+            vars(model).pop("forward", None)
+            return wrapped
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        # Outputs are views of what the model computes with; nothing here changes them in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        # The mesh by name: the default is one of GPUs wherever there are some, also for a run on the CPU.
+        mesh = init_device_mesh(self.device.type, (self.count,))
         for unit in (*model.trunk.blocks, *model.stem.esm.layers):
-            fully_shard(unit)
+            fully_shard(unit, mesh=mesh)
         # The root too gives its parameters back after each forward pass: after one without a backward pass (validation
         # with averaged weights) it would go on with those that it gathered then.
-        return fully_shard(model, reshard_after_forward=True)
+        return fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
     @contextmanager
     def accumulating(self, wrapped: nn.Module) -> Iterator[None]:
@@ -161,8 +191,7 @@ class Processes:
     def start_trackers(self, config: RunConfig, name: str) -> None:
         """Open the trackers of the configuration, on the first process."""
         if config.training.trackers:
-            parts = asdict(config).items()
-            values = {f"{section}.{key}": value for section, part in parts for key, value in part.items()}
+            values = dotted_values(config)
             plain = {key: v if isinstance(v, (int, float, str)) else str(v) for key, v in values.items()}
             folder = self.accelerator.project_dir
             options = {"wandb": {"name": name, "dir": folder}}

@@ -1,12 +1,13 @@
 """What a person sees of a running training, and how it is stopped."""
 
 import math
+import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import torch
@@ -17,6 +18,8 @@ from pipeline.training.proof import FactorProof, PartCount
 
 PLAIN_PROGRESS_SECONDS = 20.0
 """Between two lines of progress where there is no terminal to draw a bar on."""
+
+STOPPING = b"\nstopping, and saving what is done; Ctrl-C again stops at once and does not save\n"
 
 
 def report_parameters(parts: Sequence[PartCount], console: Console) -> None:
@@ -54,6 +57,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     def handler(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and number in received:
             raise KeyboardInterrupt
+        if not received and os.environ.get("LOCAL_RANK", "0") == "0":
+            with suppress(OSError):
+                os.write(2, STOPPING)  # in a handler the streams of Python may be in the middle of something
         received.append(number)
 
     before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -88,7 +94,7 @@ class ProgressOfSteps:
             parts.append(f"lDDT {self.score:.3f}")
         parts += [f"{self.samples / seconds:.2f} samples/s", f"{self.memory / 1024:.1f} GB"]
         if done:
-            parts.append(f"{_duration(seconds / done * (self.total - self.step))} left")
+            parts.append(f"{duration(seconds / done * (self.total - self.step))} left")
         return "  ".join(parts)
 
     def advance(self, *, step: int, loss: float, samples: int, memory: float) -> None:
@@ -123,7 +129,8 @@ class ProgressOfSteps:
             yield
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

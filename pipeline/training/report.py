@@ -3,10 +3,11 @@
 Both are functions of the files in the run directory alone, so they can be written at any time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from data_prep.bounded_reading import read_document
@@ -14,16 +15,19 @@ from data_prep.structure_bytes import atomic_write
 from evaluation.statistics import Estimate, estimate
 from pipeline.figures import curves, scatter
 from pipeline.run import RunDirectory
-from pipeline.training.tables import read_rows
+from pipeline.training.tables import read_columns, read_rows
 
 LAST_STEP = 2**62
 SMOOTHING = 50
 """Steps in the running mean of the loss."""
+RECENT = 1000
+"""Steps over which the speed is taken."""
 
 NOT_TERMS = frozenset({"step", "loss", "grad_norm", "lr", "recycles", "skipped"})
 """Columns of metrics.csv that are no loss term."""
 
-Points = list[tuple[float, float]]
+Points = np.ndarray
+"""Step and value, float64 [points, 2]."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +75,20 @@ class RunPage:
 
 def read_page(run: RunDirectory) -> RunPage:
     """Collect what the pages show from the run's files."""
-    metrics, timing = read_rows(run.metrics_file, LAST_STEP), read_rows(run.timing_file, LAST_STEP)
+    metrics, timing = read_columns(run.metrics_file), read_columns(run.timing_file)
     validation = read_rows(run.validation_file, LAST_STEP)
-    seconds = sum(float(row["seconds"]) for row in timing[-1000:])
-    terms = [name for name in (metrics[0] if metrics else {}) if name not in NOT_TERMS]
+    none = np.empty(0)
+    steps, seconds = metrics.get("step", none), timing.get("seconds", none)[-RECENT:].sum()
     return RunPage(
         run=run,
         finished=run.summary_file.is_file(),
-        step=int(metrics[-1]["step"]) if metrics else 0,
+        step=int(steps[-1]) if len(steps) else 0,
         total=run.config().training.max_steps,
-        skipped=sum(row["skipped"] == "1" for row in metrics),
-        samples_per_second=sum(int(row["samples"]) for row in timing[-1000:]) / seconds if seconds else 0.0,
-        memory_mb=max((float(row["memory_mb"]) for row in timing), default=0.0),
+        skipped=int(metrics.get("skipped", none).sum()),
+        samples_per_second=float(timing["samples"][-RECENT:].sum() / seconds) if seconds else 0.0,
+        memory_mb=float(timing.get("memory_mb", none).max(initial=0.0)),
         loss=_column(metrics, "loss"),
-        terms={name: _running_mean(_column(metrics, name)) for name in terms},
+        terms={name: _running_mean(_column(metrics, name)) for name in metrics if name not in NOT_TERMS},
         gradient=_running_mean(_column(metrics, "grad_norm")),
         rate=_column(metrics, "lr"),
         rounds=_rounds(validation),
@@ -93,23 +97,28 @@ def read_page(run: RunDirectory) -> RunPage:
     )
 
 
-def _column(rows: Sequence[dict[str, str]], name: str) -> Points:
-    return [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+def _column(columns: Mapping[str, np.ndarray], name: str) -> Points:
+    """What is a number; a skipped step may have none."""
+    if name not in columns:
+        return np.empty((0, 2))
+    points = np.stack([columns["step"], columns[name]], axis=1)
+    return points[np.isfinite(points[:, 1])]
 
 
 def _running_mean(points: Points) -> Points:
-    means, window = [], []
-    for step, value in points:
-        window = [*window[-SMOOTHING + 1 :], value]
-        means.append((step, sum(window) / len(window)))
-    return means
+    """Of the last ``SMOOTHING`` points, or as many as there are."""
+    sums = np.concatenate([[0.0], points[:, 1].cumsum()])
+    last = np.arange(1, len(points) + 1)
+    first = np.maximum(last - SMOOTHING, 0)
+    return np.stack([points[:, 0], (sums[last] - sums[first]) / (last - first)], axis=1)
 
 
 def _rounds(rows: Sequence[dict[str, str]]) -> Points:
     by_step: dict[int, list[float]] = {}
-    for step, score in _column(rows, "lddt_ca"):
-        by_step.setdefault(int(step), []).append(score)
-    return [(step, sum(scores) / len(scores)) for step, scores in by_step.items()]
+    for row in rows:
+        if row["lddt_ca"]:
+            by_step.setdefault(int(row["step"]), []).append(float(row["lddt_ca"]))
+    return np.array([(step, sum(scores) / len(scores)) for step, scores in by_step.items()]).reshape(-1, 2)
 
 
 def changes(rows: Sequence[dict[str, str]]) -> list[TargetChange]:
@@ -128,11 +137,11 @@ def write_pages(run: RunDirectory) -> None:
     """Write ``report.html`` and ``README.md`` as things stand. Raises OSError."""
     page = read_page(run)
     figures = []
-    if page.loss:
+    if len(page.loss):
         smooth = {"each step": page.loss, f"mean of {SMOOTHING}": _running_mean(page.loss)}
         figures.append(("Loss", curves(smooth, "step", "loss")))
         figures.append((f"Loss terms, unweighted, mean of {SMOOTHING} steps", curves(page.terms, "step", "term")))
-    if page.rounds:
+    if len(page.rounds):
         figures.append(("Validation, mean over chains", curves({"": page.rounds}, "step", "lDDT-Cα")))
     if page.targets:
         points = [(target.before, target.after) for target in page.targets]
@@ -142,7 +151,7 @@ def write_pages(run: RunDirectory) -> None:
     if page.panel:
         points = [(target.before, target.after) for target in page.panel]
         figures.append(("Panel: what it knew before", scatter(points, "before", "after", unit_square=True)))
-    if page.gradient:
+    if len(page.gradient):
         figures.append((f"Gradient norm, mean of {SMOOTHING} steps", curves({"": page.gradient}, "step", "norm")))
         figures.append(("Learning rate", curves({"": page.rate}, "step", "rate")))
     info = run.info()

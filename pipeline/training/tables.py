@@ -1,14 +1,21 @@
-"""The tables of a run: they grow by rows, outlive a crash at any moment, and are cut back when a run is resumed."""
+"""The tables of a run: they grow by rows, outlive a crash at any moment, and are cut back when a run is resumed.
+
+Those with a row per step have a million of them in the end, so they are read by columns or row after row.
+"""
 
 import csv
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.bounded_reading import read_table
+import numpy as np
+import pyarrow as pa
+from pyarrow.csv import ConvertOptions, read_csv
+
+from data_prep.bounded_reading import read_table, read_table_bytes
 
 
 class TableError(ValueError):
@@ -26,17 +33,45 @@ def read_rows(path: Path, up_to_step: int) -> list[dict[str, str]]:
 
     Raises TableError: it is not so.
     """
+    return list(_rows(path, up_to_step))
+
+
+def _rows(path: Path, up_to_step: int) -> Iterator[dict[str, str]]:
     if not path.is_file():
-        return []
+        return
     try:
         complete, newline, _ = read_table(path).rpartition("\n")
-        rows = list(csv.DictReader(io.StringIO(complete + newline), strict=True))
+        for number, row in enumerate(csv.DictReader(io.StringIO(complete + newline), strict=True), start=2):
+            if not _is_complete(row):
+                raise TableError(f"{path}: line {number} is damaged: numbers in all columns of the header are expected")
+            if int(row["step"]) <= up_to_step:
+                yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise TableError(f"{path}: cannot be read as a table: {error}") from error
-    for number, row in enumerate(rows, start=2):
-        if not _is_complete(row):
-            raise TableError(f"{path}: line {number} is damaged: numbers in all columns of the header are expected")
-    return [row for row in rows if int(row["step"]) <= up_to_step]
+
+
+def read_columns(path: Path, up_to_step: int | None = None) -> dict[str, np.ndarray]:
+    """Columns of a table that holds numbers alone, float64 [rows] each, blanks as nan; none without a file.
+
+    Rows of steps up to ``up_to_step``; None: all. A half-written last line is left out.
+
+    Raises TableError: it is no such table.
+    """
+    if not path.is_file():
+        return {}
+    content = read_table_bytes(path)
+    complete = content[: content.rfind(b"\n") + 1]
+    if not complete:
+        return {}
+    try:
+        names = complete[: complete.index(b"\n")].decode().strip().split(",")
+        options = ConvertOptions(column_types=dict.fromkeys(names, pa.float64()), null_values=[""])
+        table = read_csv(pa.BufferReader(complete), convert_options=options)
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise TableError(f"{path}: cannot be read as a table of numbers: {error}") from error
+    columns = {name: table[name].to_numpy() for name in names}
+    kept = slice(None) if up_to_step is None else columns["step"] <= up_to_step
+    return {name: values[kept] for name, values in columns.items()}
 
 
 def _is_complete(row: Mapping[Any, Any]) -> bool:
@@ -58,20 +93,29 @@ class CsvLog:
 
         Raises TableError: the file there has other columns.
         """
-        kept = read_rows(path, after_step)
-        if kept and list(kept[0]) != list(columns):
-            raise TableError(f"{path}: has the columns {', '.join(kept[0])}; expected {', '.join(columns)}")
+        self.columns = list(columns)
         temporary = path.with_suffix(".tmp")
         self._stream = temporary.open("w", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._stream, columns, lineterminator="\n")
-        self._writer.writeheader()
-        self._writer.writerows(kept)
-        self.sync()
-        temporary.rename(path)
+        try:
+            writer = csv.DictWriter(self._stream, columns, lineterminator="\n")
+            writer.writeheader()
+            for row in _rows(path, after_step):
+                if list(row) != self.columns:
+                    raise TableError(f"{path}: has the columns {', '.join(row)}; expected {', '.join(columns)}")
+                writer.writerow(row)
+            self.sync()
+            temporary.rename(path)
+        except BaseException:
+            self._stream.close()
+            temporary.unlink(missing_ok=True)
+            raise
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row; floats with 9 significant digits, which hold a float32 exactly; nan as a blank."""
-        self._writer.writerow({name: _cell(value) for name, value in row.items()})
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Write rows in one go; floats with 9 significant digits, which hold a float32 exactly; nan as a blank."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        self._stream.write(text.getvalue())
         self._stream.flush()
 
     def sync(self) -> None:

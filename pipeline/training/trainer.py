@@ -47,12 +47,15 @@ class StepResult:
 class Trainer:
     """State of a run between steps. Making one raises KernelError and ConfigError as ``kernel_choice.select``."""
 
-    def __init__(self, config: RunConfig, chains: TrainingChains, processes: Processes) -> None:
+    def __init__(
+        self, config: RunConfig, chains: TrainingChains, processes: Processes, model: FoldingModel | None = None
+    ) -> None:
+        """``model``: to train; None: that of the configuration at step 0."""
         self.config = config
         self.processes = processes
         self.device = processes.device
         self.chains = chains
-        self.model: FoldingModel = initial_model(config).to(self.device)
+        self.model: FoldingModel = (model or initial_model(config)).to(self.device)
         self.model.train()
         self.model.trunk.set_kernels(config.training.kernels)
         dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
@@ -77,7 +80,8 @@ class Trainer:
         self.wrapped = self.processes.wrap(self.model)
         self.parameters = trained_parameters(self.model)
         self.optimizer = make_optimizer(self.model, self.config.optimizer)
-        self.ema = ExponentialMovingAverage(self.parameters, self.config.optimizer.ema_decay)
+        o = self.config.optimizer
+        self.ema = ExponentialMovingAverage(self.parameters, o.ema_decay, warmup=o.ema_warmup)
 
     def objective(self, micro: MicroBatch) -> Objective:
         """Forward pass and loss; dropout depends on the plan alone."""

@@ -1,7 +1,7 @@
 """lDDT-Calpha of the model on whole chains."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,19 +31,27 @@ class TargetScore:
 
 @torch.no_grad()
 def validate(
-    model: FoldingModel, records: Sequence[ProteinRecord], device: torch.device, processes: Processes | None = None
-) -> list[TargetScore]:
+    model: FoldingModel,
+    records: Sequence[ProteinRecord],
+    device: torch.device,
+    processes: Processes | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[TargetScore] | None:
     """Fold each record from its sequence alone and score it against its coordinates.
 
     Chains are folded one by one at their full length with the largest number of recycles; the model's train/eval mode
     is put back. With several processes each folds its share (all of them, in step, where the model is sharded over
-    them) and all get all scores.
+    them) and all get all scores; None for all if ``stop``, which is asked before each chain, said so on any.
     """
-    count, rank = (1, 0) if processes is None or processes.sharded else (processes.count, processes.rank)
-    was_training = model.training
+    sharded = processes is not None and processes.sharded
+    count, rank = (1, 0) if processes is None or sharded else (processes.count, processes.rank)
+    was_training, stopped = model.training, False
     model.eval()
     scores = torch.zeros(len(records), 2, dtype=torch.float64)
     for number in range(rank, len(records), count):
+        stopped = processes.any(stop()) if sharded else stop()
+        if stopped:
+            break
         record = records[number]
         batch = collate([Crop(record)]).to(device)
         output = model(batch.aatype, batch.mask, batch.residue_index, model.config.data.max_recycles)
@@ -53,6 +61,9 @@ def validate(
     model.train(was_training)
     if count > 1:
         scores = processes.sum(scores.to(processes.device)).cpu()
+        stopped = processes.any(stopped)
+    if stopped:
+        return None
     return [
         TargetScore(record.id, len(record), score, plddt)
         for record, (score, plddt) in zip(records, scores.tolist(), strict=True)

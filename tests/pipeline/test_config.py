@@ -8,13 +8,14 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.config_layers import (
     describe_fields,
     dotted_layer,
+    dotted_values,
     file_layer,
     preset_layer,
     preset_names,
     resolve,
     to_toml,
 )
-from pipeline.folding.adapters import adapter_alpha
+from pipeline.folding.adapters import PAPER_ALPHA, adapter_alpha
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -28,32 +29,116 @@ def test_presets_are_those_of_the_readme():
     assert preset_names() == ["esmfold", "paper", "paper-finetune", "tiny"]
 
 
-def test_a_preset_that_extends_another_has_its_values():
-    first, second = (resolve(preset_layer(name)) for name in ("paper", "paper-finetune"))
-    assert second.trunk == first.trunk
-    assert (second.optimizer.clip, second.optimizer.eps) == ("sample", 1e-5)
-    assert (first.data.crop_size, second.data.crop_size) == (256, 384)
-    assert (first.loss.violation, second.loss.violation) == (0.0, 1.0)
-    assert (first.optimizer.lr, second.optimizer.lr, second.optimizer.warmup_steps) == (1e-3, 5e-4, 0)
+PAPER = {
+    # LoRTA paper, appendix D.4: 12 blocks in ESMFold's shape over ESM-2 35M, with AlphaFold2's outer product mean
+    "stem.name": "esm2_t12_35M",
+    "stem.init": "pretrained",
+    "adapter.method": "lorta",
+    "trunk.blocks": 12,
+    "trunk.c_s": 1024,
+    "trunk.c_z": 128,
+    "trunk.sequence_head_width": 32,
+    "trunk.pair_head_width": 32,
+    "trunk.pair_update": "outer_product_mean",
+    "trunk.c_outer_product": 32,
+    "trunk.triangle_attention": True,
+    "trunk.position_bins": 32,
+    "trunk.absolute_positions": False,
+    "trunk.dropout": 0.0,
+    "trunk.structure_module.c_s": 384,
+    "trunk.structure_module.c_z": 128,
+    "trunk.structure_module.c_ipa": 16,
+    "trunk.structure_module.c_resnet": 128,
+    "trunk.structure_module.heads": 12,
+    "trunk.structure_module.qk_points": 4,
+    "trunk.structure_module.v_points": 8,
+    "trunk.structure_module.blocks": 8,
+    "trunk.structure_module.transition_layers": 1,
+    "trunk.structure_module.resnet_blocks": 2,
+    "trunk.structure_module.dropout": 0.1,
+    "trunk.structure_module.trans_scale": 10.0,
+    "heads.distogram_bins": 64,
+    "heads.plddt_hidden": 128,
+    "heads.plddt_bins": 50,
+    # OpenFold's configuration, "initial_training"
+    "loss.backbone_fape": 0.5,
+    "loss.sidechain_fape": 0.5,
+    "loss.supervised_chi": 1.0,
+    "loss.distogram": 0.3,
+    "loss.plddt": 0.01,
+    "loss.pae": 0.0,
+    "loss.violation": 0.0,
+    "loss.clamp_probability": 0.9,
+    "loss.scale_by_length": True,
+    "data.crop_size": 256,
+    "data.initial_crop_size": 0,
+    "data.max_recycles": 3,
+    "data.substitutions": 0.0,
+    "data.cluster_sampling": True,
+    "data.extra_fraction": 0.75,
+    # OpenFold's optimizer and schedule; clipping of each sample as AlphaFold2
+    "optimizer.lr": 1e-3,
+    "optimizer.stem_lr": 1e-3,
+    "optimizer.heads_lr": 0.0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.stem_weight_decay": 0.0,
+    "optimizer.heads_weight_decay": 0.0,
+    "optimizer.beta1": 0.9,
+    "optimizer.beta2": 0.999,
+    "optimizer.eps": 1e-5,
+    "optimizer.warmup_steps": 1_000,
+    "optimizer.decay_after": 50_000,
+    "optimizer.decay_every": 50_000,
+    "optimizer.decay_factor": 0.95,
+    "optimizer.cosine_after": 1.0,
+    "optimizer.clip": "sample",
+    "optimizer.clip_norm": 0.1,
+    "optimizer.ema_decay": 0.999,
+    "optimizer.ema_warmup": False,
+    # LoRTA paper, appendix D.4
+    "data.batch_size": 32,
+    "training.max_steps": 850_000,
+}
+FINETUNE = {
+    # OpenFold's configuration, "finetuning"; AlphaFold2, supplementary Table 4
+    "data.crop_size": 384,
+    "loss.violation": 1.0,
+    "optimizer.lr": 5e-4,
+    "optimizer.stem_lr": 5e-4,
+    "optimizer.warmup_steps": 0,
+    "training.max_steps": 47_000,
+}
+ESMFOLD = {
+    # Lin et al. 2023 and fair-esm's esmfold_v1
+    "stem.name": "esm2_t36_3B",
+    "trunk.blocks": 48,
+    "trunk.pair_update": "product_difference",
+    "heads.plddt_atoms": 37,
+    "heads.pae": True,
+    "data.batch_size": 128,
+    "training.max_steps": 125_000,
+    # not said for ESMFold
+    "optimizer.clip": "global",
+}
 
 
-def test_paper_preset_is_the_papers_setting():
-    """12 blocks, ESM-2 35M, AlphaFold2's outer product mean, OpenFold's recipe (LoRTA paper, appendix D.4)."""
-    config = resolve(preset_layer("paper"))
-    assert (config.stem.name, config.trunk.blocks, config.trunk.c_s, config.trunk.c_z) == (
-        "esm2_t12_35M",
-        12,
-        1024,
-        128,
-    )
-    assert config.trunk.pair_update == "outer_product_mean"
-    assert (config.data.crop_size, config.data.batch_size, config.training.max_steps) == (256, 32, 850_000)
-    assert (config.optimizer.lr, config.optimizer.eps, config.optimizer.warmup_steps) == (1e-3, 1e-5, 1_000)
-    assert config.optimizer.cosine_after == 1.0
-    assert (config.loss.clamp_probability, config.data.max_recycles) == (0.9, 3)
-    assert config.trunk.triangle_attention
-    assert not config.trunk.absolute_positions
-    assert adapter_alpha(config.adapter) == 256.0  # Table 6, LoRTA r=8
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("paper", PAPER),
+        ("paper-finetune", PAPER | FINETUNE),
+        ("esmfold", PAPER | ESMFOLD | {"optimizer.clip": "global"}),
+    ],
+)
+def test_numbers_of_the_presets_are_the_published_ones(name, expected):
+    values = dotted_values(resolve(preset_layer(name)))
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_alpha_of_the_paper_is_that_of_its_table_6():
+    """The row with alpha 2 is LoRTA r=1; the search starts at 256 r (appendix D.4)."""
+    assert PAPER_ALPHA == {("lora", 1): 128.0, ("lorta", 64): 128.0, ("lorta", 8): 256.0, ("lorta", 1): 2.0}
+    assert adapter_alpha(resolve(preset_layer("paper")).adapter) == 256.0
 
 
 def test_alpha_of_the_paper_is_an_error_where_the_paper_has_none():

@@ -57,7 +57,7 @@ def test_one_changed_bit_is_noticed(tmp_path):
         read_checkpoint(path)
     with (
         pytest.warns(UserWarning, match="going back to the one before"),
-        pytest.raises(CheckpointError, match="none of 1 checkpoints can be read"),
+        pytest.raises(CheckpointError, match=r"none of its 1 checkpoint\(s\) can be read"),
     ):
         latest_checkpoint(tmp_path)
 
@@ -82,6 +82,49 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, part):
         read_checkpoint(newest)
     with pytest.warns(UserWarning, match="going back to the one before"):
         assert latest_checkpoint(tmp_path).step == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("", "Expecting value"),
+        ("[]", "list indices"),
+        ('{"format_version": 1}', "'step'"),
+        ('{"format_version": 1, "step": 2, "sha256": {}}', "checkpoint format 1, this version reads 2"),
+        (
+            '{"format_version": 2, "step": "two", "sha256": {"trained": "", "ema": "", "optimizer": ""}}',
+            "not a readable",
+        ),
+    ],
+)
+def test_a_damaged_state_is_passed_over_with_a_warning(tmp_path, content, message):
+    save_checkpoint(tmp_path, checkpoint(1), keep=5)
+    state = save_checkpoint(tmp_path, checkpoint(2), keep=5) / "state.json"
+    state.unlink() if content is None else state.write_text(content)
+    with pytest.warns(UserWarning, match=message):
+        assert latest_checkpoint(tmp_path).step == 1
+
+
+def test_a_changed_step_is_noticed(tmp_path):
+    """The state has no checksum: the name of its directory says the same."""
+    path = save_checkpoint(tmp_path, checkpoint(2), keep=5)
+    text = (path / "state.json").read_text()
+    (path / "state.json").write_text(text.replace('"step": 2', '"step": 3'))
+    with pytest.raises(CheckpointError, match=r"state\.json is that of step 3"):
+        read_checkpoint(path)
+
+
+def test_damaged_ones_do_not_count_among_those_to_keep(tmp_path):
+    """The run has gone back behind steps 4 and 6 and writes 3: with one to keep it is this one."""
+    for step in (2, 4, 6):
+        path = save_checkpoint(tmp_path, checkpoint(step), keep=5)
+        if step > 2:
+            (path / "ema.safetensors").unlink()
+    save_checkpoint(tmp_path, checkpoint(3), keep=1)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [3, 4, 6]
+    with pytest.warns(UserWarning, match="going back"):
+        assert latest_checkpoint(tmp_path).step == 3
 
 
 def test_an_interrupted_write_is_not_a_checkpoint(tmp_path):

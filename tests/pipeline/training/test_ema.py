@@ -24,6 +24,16 @@ def test_average_and_exchange():
     assert ema.shadow["w"].tolist() == pytest.approx([75 / 44] * 3)
 
 
+def test_without_warm_up_the_decay_is_the_same_from_the_first_step():
+    """As OpenFold: 0.1 of 1, then 0.9 * 0.1 + 0.1 * 2 = 0.29."""
+    parameter = nn.Parameter(torch.zeros(3))
+    ema = ExponentialMovingAverage({"w": parameter}, decay=0.9, warmup=False)
+    for step, value in ((1, 1.0), (2, 2.0)):
+        parameter.data.fill_(value)
+        ema.update(step)
+    assert ema.shadow["w"].tolist() == pytest.approx([0.29] * 3)
+
+
 def test_the_weights_come_back_after_an_error():
     parameter = nn.Parameter(torch.ones(1))
     ema = ExponentialMovingAverage({"w": parameter}, decay=0.9)

@@ -84,6 +84,57 @@ def test_a_gradient_that_is_no_number_names_its_tensors(train_here, tmp_path, mo
     assert not any(sample["bad"] for sample in report["samples"])
 
 
+def test_skipping_has_an_end(train_here, tmp_path, monkeypatch, capsys):
+    """Where all steps are bad it is not the data: after two that were skipped the third stops the run, and again."""
+    original = loop.Trainer.train_step
+    monkeypatch.setattr(loop, "MOST_IN_A_ROW", 2)
+    monkeypatch.setattr(
+        loop.Trainer, "train_step", lambda *a, **options: replace(original(*a, **options), problem="the loss is nan")
+    )
+    run = tmp_path / "run"
+    assert train_here(run, *SMALL, "--max-steps", "6", "--training.bad_step", "skip") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: step 3: the loss is nan") and "so were the 2 steps before it" in error
+    assert [row["skipped"] for row in table(run / "metrics.csv")] == ["1", "1"]
+    assert train_here(run, "--resume") == 1 and "step 3: " in capsys.readouterr().err
+
+
+def test_memory_that_ends_is_a_line(train_here, tmp_path, monkeypatch, capsys):
+    def train_step(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nProcess 1 has ...")
+
+    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+    assert train_here(tmp_path / "run", *SMALL, "--max-steps", "1") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: the memory of cpu ended (CUDA out of memory. Tried to allocate 2 GiB.): training.mic"
+    )
+    assert error.count("\n") == 1
+
+
+def test_what_a_run_that_goes_on_can_change(train_here, tmp_path, capsys):
+    """How it runs, not what it computes; what it changed is written down."""
+    run = tmp_path / "run"
+    assert train_here(run, *SMALL, "--max-steps", "1") == 0
+    assert train_here(run, "--resume", "--max-steps", "2", "--trunk.checkpoint_blocks", "true") == 0
+    assert "max_steps = 2\n" in (run / "config.toml").read_text()
+    assert "- Trained to step 2 of 2, " in (run / "README.md").read_text()
+    assert train_here(run, "--resume") == 0, "the changed number of steps"
+    assert len(table(run / "metrics.csv")) == 2
+    written = (run / "config.toml").read_bytes()
+    capsys.readouterr()
+    for words, message in (
+        (("--optimizer.lr", "5e-4"), "--resume: optimizer.lr = 0.0005, and the run has 0.002: "),
+        (("--seed", "4"), "--resume: training.seed = 4, and the run has 3: "),
+        (("--training.freeze", '["trunk.*"]'), "--resume: training.freeze = ('trunk.*',), and the run has (): "),
+        (("--trunk.structure_module.blocks", "2"), "--resume: trunk.structure_module.blocks = 2, and the run has 1: "),
+    ):
+        assert train_here(run, "--resume", *words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {message}") and error.count("\n") == 1
+    assert (run / "config.toml").read_bytes() == written
+
+
 def test_spikes_are_measured_against_the_median():
     guard = SpikeGuard(3.0, [])
     for _ in range(19):

@@ -25,10 +25,13 @@ def runs(small_dataset, tmp_path_factory):
     options = ("--data", small_dataset, *SMALL, *SAME, "--max-steps", "4")
     assert main([str(word) for word in (*options, "--out", folder / "alone")]) == 0
     commands = [[*options, "--out", folder / name, "--training.parallel", name] for name in ("ddp", "fsdp2")]
+    half = ("--data", small_dataset, *SMALL, "--precision", "bf16", "--max-steps", "0")
+    assert main([str(word) for word in (*half, "--out", folder / "half")]) == 0
+    commands.append([*half, "--out", folder / "half_ddp"])
     text = json.dumps([[str(word) for word in words] for words in commands])
     result = launch("tests.pipeline.training.train_several", text)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("2 process(es)") == result.stdout.count("Trained to step 4") == 2  # one of them prints
+    assert result.stdout.count("2 process(es)") == result.stdout.count("Trained to step ") == 3  # one of them prints
     return folder
 
 
@@ -52,6 +55,11 @@ def assert_same_training(got, expected) -> None:
     assert [(row["step"], row["target"]) for row in other_scores] == [(row["step"], row["target"]) for row in scores]
     for row, other in zip(scores, other_scores, strict=True):
         assert float(other["lddt_ca"]) == pytest.approx(float(row["lddt_ca"]), abs=0.02)
+
+
+def test_validation_is_float32_under_autocast_with_several_processes_too(runs):
+    """Each chain is folded by one of them: the scores are those of a process alone, to the bit."""
+    assert (runs / "half_ddp" / "validation.csv").read_bytes() == (runs / "half" / "validation.csv").read_bytes()
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
@@ -91,6 +99,21 @@ def test_what_processes_cannot_do_is_said_before_they_meet(monkeypatch, changes,
     monkeypatch.setattr(processes_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=message):
         Processes(resolve(preset_layer("tiny"), changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "expected"),
+    [("auto", 8, "cuda:3"), ("cuda", 8, "cuda:3"), ("cuda:1", 1, "cuda:1"), ("cpu", 8, "cpu"), ("cuda", 1, "cuda")],
+)
+def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, name, count, expected):
+    """And makes it the current one before anything is put on the first."""
+    current = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(str(device)))
+    monkeypatch.setattr(processes_module, "pick_device", torch.device)
+    assert str(processes_module._own_device(name, count)) == expected
+    assert current == ([expected] if ":" in expected else [])
 
 
 def test_threads_and_determinism_are_set_for_the_run(monkeypatch):

@@ -34,7 +34,7 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch):
     ("seconds", "words"), [(119, "119 s"), (121, "2 min"), (3600, "1 h 00 min"), (36_000 + 59 * 60, "10 h 59 min")]
 )
 def test_durations(seconds, words):
-    assert progress_module._duration(seconds) == words
+    assert progress_module.duration(seconds) == words
 
 
 def test_the_first_ctrl_c_is_noted_and_the_second_stops_at_once():

@@ -3,10 +3,12 @@
 import math
 import re
 
+import numpy as np
 import pytest
 
 from pipeline.config_layers import preset_layer, resolve, to_toml
 from pipeline.run import RunDirectory
+from pipeline.training import report
 from pipeline.training.loop import TIMING, VALIDATION
 from pipeline.training.report import read_page, write_pages
 from pipeline.training.tables import CsvLog
@@ -43,11 +45,19 @@ def test_what_the_page_knows(run):
     page = read_page(run)
     assert (page.step, page.total, page.skipped, page.finished) == (2, 2, 1, False)
     assert (page.samples_per_second, page.memory_mb) == (2.0, 1024.0)
-    assert page.loss == [(1, 4.0)]
-    assert page.terms == {"fape": [(1, 1.0)]}
-    assert page.rounds == [(0, pytest.approx(0.3)), (2, pytest.approx(0.55))]
+    assert page.loss.tolist() == [[1, 4.0]]
+    assert {name: points.tolist() for name, points in page.terms.items()} == {"fape": [[1, 1.0]]}
+    assert page.rounds.tolist() == [[0, pytest.approx(0.3)], [2, pytest.approx(0.55)]]
     assert [(t.target, t.before, t.after) for t in page.targets] == [("b", 0.4, 0.5), ("a", 0.2, 0.6)]
     assert page.change.mean == pytest.approx(0.25)
+
+
+def test_running_means_are_over_the_last_steps(monkeypatch):
+    """Of three: 1, (1 + 2) / 2, (1 + 2 + 6) / 3, (2 + 6 + 10) / 3."""
+    monkeypatch.setattr(report, "SMOOTHING", 3)
+    means = report._running_mean(np.array([[1, 1.0], [2, 2.0], [3, 6.0], [5, 10.0]]))
+    assert means.tolist() == [[1, 1.0], [2, 1.5], [3, 3.0], [5, 6.0]]
+    assert report._running_mean(np.empty((0, 2))).shape == (0, 2)
 
 
 def test_report_stands_alone(run):
@@ -73,3 +83,21 @@ def test_card(run):
     assert "never pretrained" in card
     assert "0.300 at step 0, 0.550 at step 2" in card
     assert "Trained parameters: 10 of 20" in card
+    assert "by heart" not in card and "It started from" not in card
+
+
+def test_card_of_a_run_that_is_no_plain_one(run):
+    changes = {
+        "init": {"weights": "esmfold_v1"},
+        "stem": {"init": "pretrained"},
+        "trunk_adapter": {"method": "lora", "rank": 2},
+        "data": {"overfit": 4, "extra": "PREDICTED"},
+        "training": {"freeze": ["trunk.blocks.0.*"]},
+    }
+    run.config_file.write_text(to_toml(resolve(preset_layer("tiny"), changes)))
+    write_pages(run)
+    card = run.card_file.read_text()
+    assert "It started from esmfold_v1; its trunk got an adapter, lora of rank 2." in card
+    assert "Only the first 4 training chain(s) were used" in card and "by heart" in card
+    assert "75% of the samples are predicted structures from PREDICTED." in card
+    assert "Frozen by name: trunk.blocks.0.*." in card

@@ -71,6 +71,25 @@ def test_killed_at_any_moment(small_dataset, whole, train_here, tmp_path):
     assert_same_run(run, whole)
 
 
+def test_a_signal_breaks_a_round_of_validation_off(whole, train_here, tmp_path, monkeypatch, capfd):
+    """SIGTERM in the round after step 3: the step is saved, and the round is done when the run goes on."""
+    run, rounds, validate = tmp_path / "run", [], loop.validate
+
+    def stopped(*arguments):
+        rounds.append(len(rounds))
+        if len(rounds) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return validate(*arguments)
+
+    monkeypatch.setattr(loop, "validate", stopped)
+    assert train_here(run, *SMALL, *STEPS) == 130
+    said = capfd.readouterr()
+    assert "interrupted at step 3 of 8; saved" in said.out and "stopping, and saving" in said.err
+    assert {row["step"] for row in table(run / "validation.csv")} == {"0"}
+    assert train_here(run, "--resume") == 0
+    assert_same_run(run, whole)
+
+
 def test_a_damaged_checkpoint_costs_only_its_steps(whole, train_here, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)

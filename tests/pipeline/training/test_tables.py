@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from pipeline.training.tables import CsvLog, TableError, read_rows
+from pipeline.training.tables import CsvLog, TableError, read_columns, read_rows
 
 COLUMNS = ("step", "loss")
 
@@ -45,6 +45,7 @@ def test_other_columns_are_an_error(tmp_path):
     with pytest.raises(TableError, match="has the columns step, lossy; expected step, loss"):
         CsvLog(path, COLUMNS, after_step=1)
     assert path.read_text() == "step,lossy\n1,0.5\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,27 @@ def test_what_is_no_table_is_a_line(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(TableError, match=r"metrics\.csv: cannot be read as a table"):
         read_rows(path, 100)
+
+
+def test_columns_are_those_of_the_rows(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = CsvLog(path, COLUMNS, after_step=0)
+    log.append(*({"step": step, "loss": loss} for step, loss in ((1, 1 / 3), (2, math.nan), (3, math.inf), (4, 2))))
+    log.close()
+    assert path.read_text() == "step,loss\n1,0.333333333\n2,\n3,inf\n4,2\n"
+    with path.open("a") as stream:
+        stream.write("5,1")  # half a line
+    columns = read_columns(path)
+    assert columns["step"].tolist() == [1, 2, 3, 4]
+    assert columns["loss"].tolist() == pytest.approx([0.333333333, math.nan, math.inf, 2], nan_ok=True, abs=0)
+    assert read_columns(path, up_to_step=1)["loss"].tolist() == [0.333333333]
+    assert read_columns(tmp_path / "none.csv") == {}
+    path.write_text("step,lo")
+    assert read_columns(path) == {}
+    for damage in (b"1,\xff\n", b"1,half\n", b"1\n", b"1,2,3\n"):
+        path.write_bytes(b"step,loss\n" + damage)
+        with pytest.raises(TableError, match=r"metrics\.csv: cannot be read as a table of numbers: [^\n]*$"):
+            read_columns(path)
 
 
 def test_blanks_and_targets_are_no_damage(tmp_path):
