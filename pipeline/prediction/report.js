@@ -104,11 +104,17 @@ at("map").addEventListener("mousemove", (event) => { at("map-at").textContent = 
 for (const id of ["style", "version"]) at(id).addEventListener("change", drawStructure);
 
 const body = at("rows").tBodies[0], rows = [...body.rows];
+const texts = new Map(rows.map((row) => [row, [...row.cells].map((cell) => cell.textContent).join("\n").toLowerCase()]));
+let limit = 500;  // rows that are drawn: thousands take seconds to lay out
 function search() {
   const wanted = at("search").value.toLowerCase();
-  for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
-  at("shown").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} sequences.`;
+  let found = 0;
+  for (const row of rows) row.hidden = !texts.get(row).includes(wanted) || ++found > limit;
+  const part = found > limit ? `, the first ${limit} are shown` : "";
+  at("shown").textContent = `${found} of ${rows.length} sequences${part}.`;
+  at("more").hidden = found <= limit;
 }
+at("more").addEventListener("click", () => { limit = Infinity; search(); });
 at("search").addEventListener("input", search);
 search();
 body.addEventListener("click", (event) => {
@@ -122,4 +128,5 @@ at("rows").tHead.addEventListener("click", (event) => {
   const direction = (event.target.dataset.direction = event.target.dataset.direction === "1" ? -1 : 1);
   const blank = (row) => text(row) === "";  // last in both directions
   body.append(...rows.sort((a, b) => blank(a) - blank(b) || direction * order.compare(text(a), text(b))));
+  search();
 });

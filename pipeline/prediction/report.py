@@ -23,8 +23,10 @@ from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import SEPARATOR, PredictionRow
 
 REPORT = "report.html"
-MAX_DETAILED_RESIDUES = 100_000
-"""Residues of the structures that lie in the page, relaxed ones too, about 10 MB; the table has all rows."""
+MAX_DETAILED_BYTES = 20_000_000
+"""Of the structures and error maps that lie in the page, by ``_size``; the table has all rows."""
+RESIDUE_BYTES = 130
+"""In the page, of a residue's backbone."""
 MAP_PIXELS = 256
 """Longer proteins' error maps are averaged down to this."""
 
@@ -50,9 +52,9 @@ def write_report(directory: Path, rows: Sequence[PredictionRow], description: st
     """Write the page of ``rows`` into ``directory``, whose files they name; returns its path."""
     details: list[dict[str, Any]] = []
     place: dict[str, int] = {}
-    left = MAX_DETAILED_RESIDUES
+    left = MAX_DETAILED_BYTES
     for row in rows:
-        size = (row.length or 0) * (2 if row.relaxed == "done" else 1)
+        size = _size(row)
         if row.status == "done" and size <= left:
             found = _details(directory, row)
             if found is not None:
@@ -84,6 +86,14 @@ def write_report(directory: Path, rows: Sequence[PredictionRow], description: st
 def _viewer_file(name: str) -> str:
     """A file of the 3D viewer that comes with the evaluator, see its ``viewer/PROVENANCE.md``."""
     return (resources.files("evaluation") / "viewer" / name).read_text(encoding="utf-8")
+
+
+def _size(row: PredictionRow) -> int:
+    """Bytes of a structure in the page, about: known before its files are read."""
+    residues = row.length or 0
+    structures = RESIDUE_BYTES * residues * (2 if row.relaxed == "done" else 1)
+    error_map = 0 if row.ptm is None else 4 * min(residues, MAP_PIXELS) ** 2 // 3  # base64
+    return structures + error_map
 
 
 def _details(directory: Path, row: PredictionRow) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from dataclasses import replace
 
 import gemmi
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
-from pipeline.prediction.report import MAP_PIXELS, _error_map, write_report
+from pipeline.prediction.report import MAP_PIXELS, RESIDUE_BYTES, _error_map, _size, write_report
 from pipeline.prediction.rows import PredictionRow
 from tests.browser import CHROMIUM, open_page
 from tests.pipeline.prediction.conftest import rows
@@ -117,8 +118,50 @@ def test_long_error_maps_are_averaged(tmp_path):
 
 
 def test_structures_beyond_the_size_of_the_page_are_rows(page, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.prediction.report.MAX_DETAILED_RESIDUES", 22)
+    """Of a chain with its relaxed structure and a complex, both with error maps, the larger one is left out."""
     found = [PredictionRow.from_cells(row) for row in rows(page.parent)]
-    (tmp_path / "b.pdb").write_bytes((page.parent / "b.pdb").read_bytes())
+    found[0] = replace(found[0], relaxed="done")
+    assert _size(found[0]) == 24 * 2 * RESIDUE_BYTES + 24 * 24 * 4 // 3
+    monkeypatch.setattr("pipeline.prediction.report.MAX_DETAILED_BYTES", _size(found[0]) - 1)
+    for suffix in (".pdb", ".pae.json"):
+        (tmp_path / f"b{suffix}").write_bytes((page.parent / f"b{suffix}").read_bytes())
     text = write_report(tmp_path, found, "a model").read_text()
     assert "Choose a row of the table. 1 structures are not in this page" in text and text.count("data-place=") == 1
+    (detail,) = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    assert detail["name"] == "b"
+    assert len(json.dumps(detail, separators=(",", ":"))) == pytest.approx(_size(found[1]), rel=0.2), "the estimate"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")
+def test_many_rows_are_shown_in_part_and_searched_in_full(tmp_path):
+    many = [PredictionRow(f"s{i}", status="failed", reason="of old age", length=i) for i in range(1200)]
+    script = """
+    const seen = [], search = document.getElementById("search"), more = document.getElementById("more");
+    const look = () => seen.push([
+      document.getElementById("shown").textContent, more.hidden,
+      [...document.querySelectorAll("tbody tr:not([hidden])")].map((row) => row.cells[0].textContent).join(" "),
+    ]);
+    look();
+    document.querySelectorAll("th")[1].click();
+    document.querySelectorAll("th")[1].click();
+    look();
+    search.value = "s77";
+    search.dispatchEvent(new Event("input"));
+    look();
+    search.value = "";
+    more.click();
+    look();
+    return seen;
+    """
+    opened = open_page(write_report(tmp_path, many, "a model"), script, seconds=180)
+    assert opened.failures == [] and opened.requests == []
+    first, reversed_, found, whole = opened.value
+    names = [f"s{i}" for i in range(1200)]
+    assert first == ["1200 of 1200 sequences, the first 500 are shown.", False, " ".join(names[:500])]
+    assert reversed_[2] == " ".join(names[:-501:-1]) and not reversed_[1]
+    assert found[:2] == ["11 of 1200 sequences.", True] and set(found[2].split()) == {"s77", *names[770:780]}
+    assert whole == ["1200 of 1200 sequences.", True, " ".join(reversed(names))]
+
+
+def test_no_rows_are_a_page(tmp_path):
+    assert "0 sequences" in write_report(tmp_path, [], "a model").read_text()
