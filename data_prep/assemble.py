@@ -47,10 +47,12 @@ def assemble(
     are read (``is_one_of_all``) the id says which it is.
     """
     parsed = replace(parsed, atoms=parsed.atoms.with_whole_residues())
-    kinds = residue_kinds(parsed)
+    kinds, warnings = residue_kinds(parsed), list(parsed.warnings)
+    polymers = split_polymers(parsed, warnings)
+    parsed = replace(parsed, warnings=tuple(warnings))
     records: list[ProteinRecord] = []
     skipped: list[SkippedChain] = []
-    for polymer in split_polymers(parsed):
+    for polymer in polymers:
         kind_of = kinds[polymer].tolist()
         counts = Counter(kind_of)
         chain_id = parsed.atoms.chain[int(polymer[0])]

@@ -115,11 +115,13 @@ class ParsedStructure:
 
     atoms: AtomSite
     sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Component ids of each polymer: by chain id (PDB: SEQRES), by label_asym_id (mmCIF: entity_poly_seq)."""
+    """Component ids of each polymer (SEQRES, entity_poly_seq): by label_asym_id with ``has_labels``, else by chain."""
     parents: dict[str, str] = field(default_factory=dict)
     """Modified component -> standard component, as the file itself says (MODRES, pdbx_struct_mod_residue)."""
     has_labels: bool = False
     """Whether label_seq tells polymer residues from the rest."""
+    ended_chains: frozenset[str] = frozenset()
+    """Ids of the chains whose end the file states (PDB: TER)."""
     n_models: int = 1
     model_number: int = 1
     resolution: float | None = None

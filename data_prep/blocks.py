@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from data_prep.ingest import Ingested, IngestSettings, ingest_file
 from data_prep.ledger import LedgerRow
+from data_prep.processes import in_processes
 from data_prep.record import ProteinRecord
 from data_prep.release import release
 from data_prep.shards import ShardReader, save_shard
@@ -53,22 +53,23 @@ class Blocks:
     def open(self, *, restart: bool = False) -> None:
         """Make the work directory, or go on with what is in it.
 
-        Raises ``WorkError`` where it holds the work of other files or settings, unless ``restart`` discards that.
+        Raises ``WorkError`` where it is none, and where it holds the work of other files or settings, unless
+        ``restart`` discards that.
         """
-        note = self.path / "work.json"
-        if restart and self.path.is_dir():
+        note, wanted = self.path / "work.json", json.dumps({"fingerprint": self.fingerprint()}).encode()
+        if note.exists():
+            if note.read_bytes() == wanted:
+                return
+            if not restart:
+                raise WorkError(
+                    f"{self.path}: holds unfinished work on other files or with other settings; repeat that run, "
+                    "remove the directory, or discard it with --overwrite"
+                )
             shutil.rmtree(self.path)
+        elif self.path.is_dir() and any(not path.name.endswith(".partial") for path in self.path.iterdir()):
+            raise WorkError(f"{self.path}: has no work.json, so it is no work directory; remove it")
         self.path.mkdir(parents=True, exist_ok=True)
-        wanted = {"fingerprint": self.fingerprint()}
-        if not note.exists():
-            if any(self.path.glob("*.json")):
-                raise WorkError(f"{self.path}: has no work.json, so it is no work directory; remove it")
-            atomic_write(note, json.dumps(wanted).encode())
-        elif json.loads(note.read_bytes()) != wanted:
-            raise WorkError(
-                f"{self.path}: holds unfinished work on other files or with other settings; repeat that run, remove "
-                "the directory, or discard it with --overwrite"
-            )
+        atomic_write(note, wanted)
 
     def fingerprint(self) -> str:
         """Hash of what the results depend on: program, settings, files with size and time."""
@@ -82,18 +83,20 @@ class Blocks:
         return [number for number in range(len(self)) if not self._done(number).exists()]
 
     def make(self, numbers: Sequence[int], jobs: int = 1) -> Iterator[int]:
-        """Make blocks in up to ``jobs`` processes; yields the number of files of each as it is done."""
-        work = partial(_make_block, self)
-        if min(jobs, len(numbers)) <= 1:
-            yield from map(work, numbers)
-            return
-        with get_context("spawn").Pool(min(jobs, len(numbers))) as pool:
-            yield from pool.imap_unordered(work, numbers)
+        """Make blocks in up to ``jobs`` processes; yields the number of files of each as it is done.
+
+        Raises ``OSError`` where one cannot be written, ``ProcessKilledError``.
+        """
+        return in_processes(partial(_make_block, self), numbers, jobs)
 
     def results(self) -> Iterator[Ingested]:
         """What every file gave, in the order of the files. All blocks must be done."""
         for number in range(len(self)):
-            yield from self._load(number)
+            try:
+                yield from self._load(number)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                name = self._done(number)
+                raise WorkError(f"{name}: damaged ({error}); remove it, and its files are read again") from None
 
     def remove(self) -> None:
         """Delete the work directory."""
@@ -116,6 +119,7 @@ class Blocks:
                 "file": result.file,
                 "sha256": result.sha256,
                 "rows": [astuple(row) for row in result.rows],
+                "left_out": result.left_out,
                 "records": [
                     {name: getattr(record, name) for name in _HEADER} | {"n_atoms": int(record.atom37_mask.sum())}
                     for record in result.records
@@ -138,7 +142,7 @@ class Blocks:
                 residue, atom = residue + n_residues, atom + n_atoms
                 records.append(ProteinRecord(**header | {"warnings": tuple(header["warnings"])}, **arrays))
             rows = tuple(LedgerRow(*row) for row in entry["rows"])
-            yield Ingested(entry["file"], entry["sha256"], tuple(records), rows)
+            yield Ingested(entry["file"], entry["sha256"], tuple(records), rows, entry["left_out"])
 
 
 def _make_block(blocks: Blocks, number: int) -> int:

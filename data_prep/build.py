@@ -11,6 +11,7 @@ from data_prep.bounded_reading import read_table
 from data_prep.clusters import similarities
 from data_prep.dataset import DatasetError, DatasetWriter, Placement, check_target
 from data_prep.duplicates import ChainQuality, repeated_sequences
+from data_prep.file_names import is_file_name
 from data_prep.ingest import Ingested, IngestSettings, ingest_file
 from data_prep.inputs import find_structures
 from data_prep.ledger import LedgerRow
@@ -61,16 +62,22 @@ class BuildReport:
     """How similar pairs were found: 'exhaustive' or 'mmseqs'."""
 
 
-def find_input(root: str | os.PathLike, reading: IngestSettings, *, only_files: Sequence[str] | None = None) -> Input:
+def find_input(
+    root: str | os.PathLike,
+    reading: IngestSettings,
+    *,
+    only_files: Sequence[str] | None = None,
+    out: str | os.PathLike | None = None,
+) -> Input:
     """What there is to read under ``root``, a directory or one structure file.
 
-    ``only_files`` (paths relative to ``root``) are the only ones to read; what else is there is not looked at. Raises
-    ``BuildError`` where there is nothing at all.
+    ``only_files`` (paths relative to ``root``) are the only ones to read; what else is there is not looked at, nor is
+    the dataset ``out``. Raises ``BuildError`` where there is nothing at all.
     """
     directory = Path(root)
     if directory.is_file():
         directory, only_files = directory.parent, [directory.name]
-    files, rows, ambiguous = find_structures(directory, only_files)
+    files, rows, ambiguous = find_structures(directory, only_files, out=out)
     if not files and not rows and not ambiguous:
         raise BuildError(f"{root}: is empty, expected structure files")
     resolved, more = _settle_shared_stems(directory, ambiguous, reading)
@@ -140,7 +147,7 @@ def build_dataset(
     ``split_by_cluster`` raise.
     """
     reading, split = reading or IngestSettings(), split or SplitSettings()
-    source = find_input(root, reading, only_files=only_files)
+    source = find_input(root, reading, only_files=only_files, out=out)
     if merge:
         _check_complete(source, out, reading)
     blocks = read_blocks(source, out, reading, jobs=jobs, overwrite=overwrite and not merge, progress=progress)
@@ -153,11 +160,14 @@ def build_dataset(
         lower_ids: set[str] = set()
         of_chain: dict[tuple[str, str], str] = {}
         same_chain: list[tuple[str, str]] = []
+        left_out_ids: dict[str, str] = {}
         for result in blocks.results():
             left_out = {record.id: _repeats(repeated[record.id]) for record in result.records if record.id in repeated}
             for record in result.records:
                 if record.id.lower() in lower_ids:
                     left_out[record.id] = f"id taken: {record.id} is a chain of another file; rename it"
+                elif not is_file_name(record.id):
+                    left_out[record.id] = f"id cannot be the name of a file: {record.id[:40]}...; rename the file"
                 elif record.id not in left_out:
                     writer.add(record)
                     sequences[record.id] = record.sequence
@@ -166,9 +176,12 @@ def build_dataset(
                     if reading.model == "all":
                         first = of_chain.setdefault((result.file, record.chain_id), record.id)
                         same_chain.append((first, record.id))
+            left_out_ids |= result.left_out | left_out
             results.append(replace(result, records=(), rows=tuple(_left_out(row, left_out) for row in result.rows)))
         twins = _twins(results)
         ledger += [_with_warnings(row, twins) for result in results for row in result.rows]
+        absent = sorted((reading.wanted_ids or frozenset()) - sequences.keys() - left_out_ids.keys())
+        ledger += [LedgerRow("", name, "rejected", "asked for, but no file has such a chain") for name in absent]
         if not sequences:
             blocks.remove()
             raise BuildError(f"{root}: {_why_nothing(source)}; nothing written", ledger)
@@ -182,7 +195,9 @@ def build_dataset(
             method=method,
             progress=lambda done, total: progress("comparing", done, total),
         )
-        placements = split_by_cluster(ids, letters, pairs, split, release_dates=dates, together=same_chain)
+        placements = split_by_cluster(
+            ids, letters, pairs, split, release_dates=dates, together=same_chain, left_out=left_out_ids
+        )
         program = f"MMseqs2 {mmseqs.version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
         settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
         writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
@@ -281,10 +296,10 @@ def read_lines(path: str | os.PathLike, what: str = "ids") -> tuple[str, ...]:
     Raises ``BuildError`` for a file that cannot be read or holds none.
     """
     try:
-        lines = read_table(path).splitlines()
+        lines = read_table(path, encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    entries = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    entries = tuple(dict.fromkeys(line.strip() for line in lines if line.strip() and line.strip()[0] != "#"))
     if not entries:
         raise BuildError(f"{path}: holds no {what}, expected one per line")
     return entries

@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from data_prep.bounded_reading import read_table
+from data_prep.bounded_reading import read_table_bytes
 
 CHECKSUMS = "SHA256SUMS"
 
@@ -27,7 +27,7 @@ def damaged_files(directory: Path) -> list[str]:
     """What is wrong with the files of a directory, one line each, by its ``SHA256SUMS``; empty if nothing is."""
     sums = directory / CHECKSUMS
     try:
-        lines = read_table(sums).splitlines()
+        lines = read_table_bytes(sums).decode().removesuffix("\n").split("\n")  # splitlines knows other line breaks
     except (OSError, UnicodeDecodeError) as error:
         return [f"{sums}: cannot be read ({getattr(error, 'strerror', None) or error})"]
     problems: list[str] = []

@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from data_prep import mmseqs
 from data_prep.alignment import identity, reaching
 from data_prep.bounded_reading import read_table
+from data_prep.processes import in_processes
 from data_prep.structure_bytes import atomic_write
 
 MIN_SCORE = 40.0
@@ -77,12 +77,8 @@ def _compare(
     if keep is not None:
         keep = keep / hashlib.sha256("\n".join(sequences).encode()).hexdigest()[:16]
         keep.mkdir(parents=True, exist_ok=True)
-    if jobs <= 1 or len(tasks) < 4:
-        _set_sequences(sequences, keep)
-        yield from map(_compare_rows, tasks)
-        return
-    with get_context("spawn").Pool(jobs, initializer=_set_sequences, initargs=(sequences, keep)) as pool:
-        yield from pool.imap(_compare_rows, tasks)
+    jobs = jobs if len(tasks) >= 4 else 1
+    return in_processes(_compare_rows, tasks, jobs, prepare=_set_sequences, prepare_with=(sequences, keep))
 
 
 @dataclass

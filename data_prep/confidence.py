@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data_prep.filters import methods_of
 from data_prep.record import ProteinRecord
 
 
@@ -31,17 +32,22 @@ def with_confidence(record: ProteinRecord, settings: ConfidenceSettings) -> tupl
     """The record with pLDDT from 0 to 100 as B-factors and doubtful residues masked, and why to leave it out, if so.
 
     A residue's pLDDT is that of its alpha carbon, or the mean of its atoms without one. Values that never exceed 1 are
-    taken for the scale 0 to 1 (which is said in the warnings); values outside 0 to 100 are no pLDDT.
+    taken for the scale 0 to 1 (which is said in the warnings); values outside 0 to 100 are no pLDDT, nor is one value
+    throughout.
     """
     values = record.b_factors[record.atom37_mask]
-    if not len(values) or values.min() < 0 or values.max() > 100:
-        found = f"{values.min():g} to {values.max():g}" if len(values) else "nothing"
-        return record, f"no pLDDT: B-factor column holds {found} (expected 0 to 100)"
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 100:
+        return record, f"no pLDDT: B-factor column holds {low:g} to {high:g} (expected 0 to 100)"
+    if low == high and len(record) > 1:
+        return record, f"no pLDDT: B-factor column holds {low:g} throughout (expected a value for each residue)"
     warnings = list(record.warnings)
     plddt = record.b_factors
-    if values.max() <= 1:
-        plddt = plddt * np.float32(100)
+    if high <= 1:
+        plddt = (plddt.astype(np.float64) * 100).round(4).astype(np.float32)  # 0.7 is 70, not 69.99999
         warnings.append("pLDDT from 0 to 1: multiplied by 100")
+    if methods_of(record) - {"other"}:
+        warnings.append(f"B-factors read as pLDDT, though the file states {record.method}")
     observed = record.observed
     count = np.maximum(record.atom37_mask.sum(axis=1), 1)
     per_residue = np.where(record.ca_mask, plddt[:, 1], plddt.sum(axis=1) / count)  # [N], CA is atom 1

@@ -1,12 +1,12 @@
 """Which chains are worth training on: thresholds, and the reason with value and threshold for each rejection."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.dates import is_date
 from data_prep.record import ProteinRecord
 from data_prep.residues import ATOM37_INDEX
 
@@ -15,7 +15,6 @@ METHODS = ("x-ray", "em", "nmr", "neutron", "other")
 
 _METHOD_WORDS = {"X-RAY": "x-ray", "ELECTRON": "em", "NMR": "nmr", "NEUTRON": "neutron"}
 _BACKBONE = [ATOM37_INDEX[name] for name in ("N", "CA", "C")]
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,22 @@ class FilterSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}, expected 0 to 1")
+        for name in ("min_length", "min_observed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("max_resolution", "max_ca_jump"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}, expected more than 0")
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"max_length {self.max_length} is below min_length {self.min_length}")
         for name in ("released_from", "released_before"):
             value = getattr(self, name)
-            if value is not None and not _DATE.fullmatch(value):
+            if value is not None and not is_date(value):
                 raise ValueError(f"{name} is {value}, expected a date as 2020-05-01")
+        first, end = self.released_from, self.released_before
+        if first is not None and end is not None and first >= end:
+            raise ValueError(f"released_before is {end}, expected a day after released_from, {first}")
         unknown = [name for name in self.methods or () if name not in METHODS]
         if unknown:
             raise ValueError(f"methods has {unknown[0]}, expected some of {', '.join(METHODS)}")
@@ -135,15 +144,16 @@ def _release(record: ProteinRecord, settings: FilterSettings) -> str | None:
 
 
 def _observed(record: ProteinRecord, settings: FilterSettings) -> str | None:
+    # Shares are quotients, which are the threshold exactly where they are equal to it; products are not.
     n_ca, length = int(record.ca_mask.sum()), len(record)
-    if n_ca < settings.min_ca_fraction * length or n_ca == 0:
-        share = n_ca / length
+    share = n_ca / length
+    if share < settings.min_ca_fraction or n_ca == 0:
         return f"too few alpha carbons: {n_ca} of {length}, {share:.0%} (minimum {settings.min_ca_fraction:.0%})"
     if n_ca < settings.min_observed:
         return f"too few residues observed: {n_ca} (minimum {settings.min_observed})"
     n_backbone = int(record.atom37_mask[:, _BACKBONE].all(axis=1).sum())
-    if n_backbone < settings.min_backbone_fraction * n_ca:
-        share = n_backbone / n_ca
+    share = n_backbone / n_ca
+    if share < settings.min_backbone_fraction:
         return (
             f"backbone incomplete: N, CA and C in {n_backbone} of {n_ca} residues with an alpha carbon, {share:.0%} "
             f"(minimum {settings.min_backbone_fraction:.0%})"
@@ -154,7 +164,7 @@ def _observed(record: ProteinRecord, settings: FilterSettings) -> str | None:
 def _places(record: ProteinRecord, settings: FilterSettings) -> str | None:
     _, count = np.unique(record.ca_positions[record.ca_mask], axis=0, return_counts=True)
     shared, n_ca = int(count[count > 1].sum()), int(count.sum())
-    if shared > settings.max_coincident_fraction * n_ca:
+    if shared / n_ca > settings.max_coincident_fraction:
         maximum = f"(maximum {settings.max_coincident_fraction:.0%})"
         return f"alpha carbons at one place: {shared} of {n_ca}, {shared / n_ca:.0%} {maximum}"
     return None
@@ -162,13 +172,13 @@ def _places(record: ProteinRecord, settings: FilterSettings) -> str | None:
 
 def _composition(record: ProteinRecord, settings: FilterSettings) -> str | None:
     length, unknown = len(record), record.sequence.count("X")
-    if unknown > settings.max_unknown_fraction * length:
-        share = unknown / length
+    share = unknown / length
+    if share > settings.max_unknown_fraction:
         return f"unknown residues: {unknown} of {length}, {share:.0%} (maximum {settings.max_unknown_fraction:.0%})"
     if settings.max_residue_fraction is not None:
         letter, count = Counter(record.sequence).most_common(1)[0]
-        if count > settings.max_residue_fraction * length:
-            share = count / length
+        share = count / length
+        if share > settings.max_residue_fraction:
             maximum = f"(maximum {settings.max_residue_fraction:.0%})"
             return f"mostly one residue: {letter} is {count} of {length}, {share:.0%} {maximum}"
     return None
@@ -178,8 +188,8 @@ def _jumps(record: ProteinRecord, settings: FilterSettings) -> str | None:
     if settings.max_ca_jump is None:
         return None
     consecutive = record.ca_mask[1:] & record.ca_mask[:-1] & (np.diff(record.residue_index) == 1)
-    length = np.linalg.norm(np.diff(record.ca_positions.astype(np.float64), axis=0), axis=1)
-    longest = float(length[consecutive].max(initial=0.0))
+    steps = np.diff(np.rint(record.ca_positions.astype(np.float64) * 1000), axis=0)  # whole thousandths
+    longest = float(np.sqrt((steps**2).sum(axis=1))[consecutive].max(initial=0.0)) / 1000
     if longest > settings.max_ca_jump:
         return f"jump between consecutive alpha carbons: {longest:.1f} A (maximum {settings.max_ca_jump:g} A)"
     return None

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from data_prep.clashes import clashing_fractions
@@ -25,6 +26,11 @@ class IngestSettings:
     confidence: ConfidenceSettings | None = None
     """Given if the files are predictions with pLDDT in their B-factor column."""
 
+    @cached_property
+    def wanted_ids(self) -> frozenset[str] | None:
+        """``only_ids`` to look up in."""
+        return None if self.only_ids is None else frozenset(self.only_ids)
+
 
 @dataclass(frozen=True)
 class Ingested:
@@ -37,6 +43,8 @@ class Ingested:
     """Accepted chains."""
     rows: tuple[LedgerRow, ...]
     """One per chain, or one for the file; in the order of the chains."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Ids of the chains that were asked for and are not among ``records``, and why."""
 
 
 def ingest_file(root: str | os.PathLike, file: str, settings: IngestSettings) -> Ingested:
@@ -50,24 +58,26 @@ def ingest_file(root: str | os.PathLike, file: str, settings: IngestSettings) ->
         return Ingested(file, "", (), (LedgerRow(file, "", "unreadable", error.reason),))
     wants_clashes = settings.filters.max_clash_fraction is not None
     clashing = clashing_fractions(structure.records) if wants_clashes else [0.0] * len(structure.records)
-    rows, accepted = [], []
+    rows, accepted, left_out = [], [], {}
     for record, share in zip(structure.records, clashing, strict=True):
+        if settings.wanted_ids is not None and record.id not in settings.wanted_ids:
+            rows.append(LedgerRow(file, record.chain_id, "rejected", "not asked for"))
+            continue
         record, reason = _checked(replace(record, source_file=file), settings, share)
         if reason is None:
             accepted.append(record)
             rows.append(LedgerRow(file, record.chain_id, "accepted", "; ".join(record.warnings), record.id))
         else:
             model = f", in model {record.model_number}" if settings.model == "all" else ""
+            left_out[record.id] = reason
             rows.append(LedgerRow(file, record.chain_id, "rejected", reason + model))
     rows += [LedgerRow(file, chain.chain_id, "rejected", chain.reason) for chain in structure.skipped]
     digest = structure.sha256
-    return Ingested(file, digest, tuple(accepted), tuple(replace(row, sha256=digest) for row in rows))
+    return Ingested(file, digest, tuple(accepted), tuple(replace(row, sha256=digest) for row in rows), left_out)
 
 
 def _checked(record: ProteinRecord, settings: IngestSettings, clashing: float) -> tuple[ProteinRecord, str | None]:
     """The record as it goes into the dataset, and why it does not, if so."""
-    if settings.only_ids is not None and record.id not in settings.only_ids:
-        return record, "not asked for"
     if settings.confidence is not None:
         record, reason = with_confidence(record, settings.confidence)
         if reason is not None:

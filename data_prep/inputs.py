@@ -13,7 +13,7 @@ _OTHER_COMPRESSION = re.compile(r"\.(bz2|xz|zst|z|zip)$", re.IGNORECASE)
 
 
 def find_structures(
-    root: str | os.PathLike, only_files: Sequence[str] | None = None
+    root: str | os.PathLike, only_files: Sequence[str] | None = None, *, out: str | os.PathLike | None = None
 ) -> tuple[list[str], list[LedgerRow], list[list[str]]]:
     """Structure files under ``root`` (relative paths, '/', sorted), ledger rows for everything that is none, and
     groups of structure files that share a stem.
@@ -22,15 +22,16 @@ def find_structures(
     pipes and devices are never opened. Files that share a stem (``x.pdb`` and ``x.cif.gz``, in whichever directories,
     upper and lower case being the same) would give records of one name; they are in the groups only.
 
-    With ``only_files`` (paths relative to ``root``) nothing else is looked at; a directory among them is not searched.
+    With ``only_files`` (paths relative to ``root``, or absolute) nothing else is looked at; a directory among them is
+    not searched. The dataset ``out`` and its unfinished work are no input where they lie under ``root``.
     """
     root = Path(root)
     found: list[str] = []
     rows: list[LedgerRow] = []
     if only_files is None:
-        entries = _walk(root, root)
+        entries = _walk(root, None if out is None else Path(os.path.abspath(out)))
     else:
-        entries = ((Path(path).as_posix(), _reason(root / path)) for path in dict.fromkeys(only_files))
+        entries = ((path, _reason(root / path)) for path in dict.fromkeys(_relative(path, root) for path in only_files))
     for path, reason in entries:
         if reason is None:
             found.append(path)
@@ -44,27 +45,45 @@ def find_structures(
     return sorted(g[0] for g in groups if len(g) == 1), rows, [g for g in groups if len(g) > 1]
 
 
-def _walk(root: Path, directory: Path) -> Iterator[tuple[str, str | None]]:
+def _relative(path: str, root: Path) -> str:
+    """A path of a list as the ledger names it, in one way; relative to ``root`` where it lies under it."""
+    inside = os.path.relpath(path, root) if os.path.isabs(path) else os.path.normpath(path)
+    return path if os.path.isabs(path) and inside.startswith("..") else Path(inside).as_posix()
+
+
+def _walk(root: Path, out: Path | None) -> Iterator[tuple[str, str | None]]:
     """Relative path of each file with the reason not to read it, None for a structure file."""
-    try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-    except OSError as error:
-        yield directory.relative_to(root).as_posix(), f"cannot be listed: {error.strerror}"
-        return
-    for entry in entries:
-        path = Path(entry.path).relative_to(root).as_posix()
+    directories = [root]
+    while directories:
+        directory = directories.pop()
         try:
-            is_directory = entry.is_dir()
-        except OSError:
-            is_directory = False  # its reason says what is wrong
-        if entry.name.startswith("."):
-            yield path, f"hidden {'directory, not entered' if is_directory else 'file'}: ignored"
-        elif is_directory and entry.is_symlink():
-            yield path, "link to a directory: not followed"
-        elif is_directory:
-            yield from _walk(root, Path(entry.path))
-        else:
-            yield path, _reason(Path(entry.path))
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except OSError as error:
+            yield directory.relative_to(root).as_posix(), f"cannot be listed: {error.strerror}"
+            continue
+        for entry in entries:
+            path = Path(entry.path).relative_to(root).as_posix()
+            try:
+                is_directory = entry.is_dir()
+            except OSError:
+                is_directory = False  # its reason says what is wrong
+            if out is not None and is_directory and _is_output(entry.path, out):
+                continue
+            if entry.name.startswith("."):
+                yield path, f"hidden {'directory, not entered' if is_directory else 'file'}: ignored"
+            elif is_directory and entry.is_symlink():
+                yield path, "link to a directory: not followed"
+            elif is_directory:
+                directories.append(Path(entry.path))
+            else:
+                yield path, _reason(Path(entry.path))
+
+
+def _is_output(directory: str, out: Path) -> bool:
+    """Whether this is the dataset ``out`` or what an unfinished run left beside it."""
+    here, name = os.path.split(os.path.abspath(directory))
+    is_beside = re.fullmatch(rf"\.{re.escape(out.name)}\.(work|\d+\.(partial|old))", name)
+    return Path(here) == out.parent and (name == out.name or is_beside is not None)
 
 
 def _reason(path: Path) -> str | None:

@@ -1,15 +1,21 @@
 """mmCIF text and BinaryCIF to ``ParsedStructure`` (PDBx/mmCIF dictionary 5, wwPDB)."""
 
 import re
+from dataclasses import replace
 
+import gemmi
 import numpy as np
 from gemmi import cif
 
 from data_prep.atom_site import MAX_DAMAGED_FRACTION, AtomSite, ParsedStructure, plausible
 from data_prep.binary_cif import read_blocks
+from data_prep.dates import is_date
 from data_prep.mmcif_atoms import AtomLoop, ParsedLoop, read_atom_loop
 from data_prep.models import ModelChoice, choose_models, model_note
 from data_prep.structure_bytes import StructureError
+
+_ONE_LETTER_CODES = re.compile(r"(\s*([A-IK-Za-ik-z]|\([A-Za-z0-9]{1,5}\)))+\s*")
+"""Letters, and component ids in brackets; ``entity_poly.pdbx_seq_one_letter_code``."""
 
 
 def parse_mmcif(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedStructure]:
@@ -39,12 +45,16 @@ def _parse(path: str, loop: AtomLoop, block: cif.Block, extra: int, model: Model
     parsed = []
     for position in chosen:
         atoms, dropped = _atom_site(loop.only(np.flatnonzero(numbers == order[position])))
+        # Programs that do not state the sequences write anything as label_seq_id, often the author's number.
+        has_labels = bool(sequences) and bool((atoms.label_seq > 0).any())
+        if not has_labels:
+            atoms = replace(atoms, label_seq=np.zeros_like(atoms.label_seq))
         parsed.append(
             ParsedStructure(
                 atoms=atoms,
-                sequences=sequences,
+                sequences=sequences if has_labels else _by_chain(sequences, atoms),
                 parents=parents,
-                has_labels=bool((atoms.label_seq > 0).any()),
+                has_labels=has_labels,
                 n_models=len(order),
                 model_number=order[position],
                 resolution=_resolution(block),
@@ -80,10 +90,10 @@ def _atom_site(loop: AtomLoop) -> tuple[AtomSite, list[str]]:
         "segment": loop.words("label_asym_id", optional=True),
         "icode": loop.words("pdbx_PDB_ins_code", optional=True),
     }
-    numbers = {
-        "seqnum": loop.integers("auth_seq_id" if loop.has("auth_seq_id") else "label_seq_id", default=0),
-        "label_seq": loop.integers("label_seq_id", default=0),
-    }
+    if not (loop.has("auth_seq_id") or loop.has("label_seq_id")):
+        raise StructureError(loop.path, "no column _atom_site.auth_seq_id or label_seq_id")
+    label_seq, seqnum = (loop.integers(name, default=0) for name in ("label_seq_id", "auth_seq_id"))
+    numbers = {"seqnum": seqnum if loop.has("auth_seq_id") else label_seq, "label_seq": label_seq}
     new = np.zeros(len(loop), dtype=bool)
     new[0] = True
     for column in (*(column.code for column in words.values()), *numbers.values()):
@@ -114,7 +124,9 @@ def _rows(block: cif.Block, category: str, tags: list[str]) -> list[list[str]]:
 
 
 def _sequences(block: cif.Block, loop: AtomLoop) -> dict[str, tuple[str, ...]]:
-    """entity_poly_seq by label_asym_id; of a heterogeneous position the first listed component."""
+    """entity_poly_seq by label_asym_id; of a heterogeneous position the first listed component. Entities without are
+    those of entity_poly, in one-letter codes.
+    """
     by_entity: dict[str, dict[int, str]] = {}
     for entity, number, component in _rows(block, "_entity_poly_seq.", ["entity_id", "num", "mon_id"]):
         position = int(number) if number.isascii() and number.isdecimal() else 0  # 0 makes the sequence incomplete
@@ -124,11 +136,21 @@ def _sequences(block: cif.Block, loop: AtomLoop) -> dict[str, tuple[str, ...]]:
         for entity, positions in by_entity.items()
         if set(positions) == set(range(1, len(positions) + 1))
     }
+    columns = ["entity_id", "type", "pdbx_seq_one_letter_code"]
+    for entity, kind, letters in _rows(block, "_entity_poly.", columns):
+        if entity not in by_entity and kind.startswith("polypeptide") and _ONE_LETTER_CODES.fullmatch(letters):
+            complete[entity] = tuple(gemmi.expand_one_letter_sequence("".join(letters.split()), gemmi.ResidueKind.AA))
     pairs = _rows(block, "_struct_asym.", ["id", "entity_id"])
     if not pairs and loop.has("label_entity_id"):
         asyms, entities = loop.words("label_asym_id", optional=True), loop.words("label_entity_id")
         pairs = zip(asyms.list(), entities.list(), strict=True)
     return {asym: complete[entity] for asym, entity in pairs if entity in complete}
+
+
+def _by_chain(sequences: dict[str, tuple[str, ...]], atoms: AtomSite) -> dict[str, tuple[str, ...]]:
+    """The same by the author's chain id: of the first polymer in each chain."""
+    pairs = dict.fromkeys(zip(atoms.chain.list(), atoms.segment.list(), strict=True))
+    return {chain: sequences[segment] for chain, segment in reversed(pairs) if segment in sequences}
 
 
 def _parents(block: cif.Block) -> dict[str, str]:
@@ -153,7 +175,7 @@ def _method(block: cif.Block) -> str | None:
 
 def _first_date(block: cif.Block, tag: str) -> str | None:
     dates = [cif.as_string(value) for value in block.find_values(tag)]
-    return min((date for date in dates if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", date)), default=None)
+    return min(filter(is_date, dates), default=None)
 
 
 def _release_date(block: cif.Block) -> str | None:

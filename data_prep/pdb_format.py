@@ -5,6 +5,8 @@ pre-1996 files whose columns 73-80 carry the entry id, or stop at a line that is
 """
 
 import re
+from bisect import bisect_left
+from operator import itemgetter
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from data_prep.words import Words
 
 _READ = 66
 """Columns of an ATOM record that are read, up to the B-factor."""
+
+_LAST_COORDINATE = (46, 54)
+"""Where z begins and ends."""
 
 _WIDTH = 72
 """Columns that are cut out of the text: a whole number of 8-byte words, so that words can be compared."""
@@ -40,7 +45,7 @@ class _Lines:
     def __init__(self, data: bytes) -> None:
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        self.data = data
+        self.data, self.has_tabs = data, b"\t" in data
         padded = np.frombuffer(data + b" " * _WIDTH, dtype=np.uint8)
         breaks = np.flatnonzero(padded[: len(data)] == ord("\n"))
         self.start = np.concatenate([[0], breaks + 1])
@@ -69,11 +74,15 @@ class _Lines:
         return self.data[self.start[number] : self.end[number]]
 
     def table(self, numbers: np.ndarray) -> np.ndarray:
-        """uint8 [lines, _WIDTH], filled with blanks up to ``_READ``; what stands from there on means nothing."""
+        """uint8 [lines, _WIDTH], filled with blanks up to ``_READ``; what stands from there on means nothing. Of a line
+        that ends inside the last coordinate that coordinate is blank: it may lack digits.
+        """
         table = self._windows[self.start[numbers]].view(np.uint8).reshape(-1, _WIDTH)
         length = self.end[numbers] - self.start[numbers]
         short = np.flatnonzero(length < _READ)
         if len(short):
+            begin, end = _LAST_COORDINATE
+            length = np.where(length < end, np.minimum(length, begin), length)
             inside = np.arange(_READ) < length[short, None]
             table[short, :_READ] = np.where(inside, table[short, :_READ], ord(" "))
         return table
@@ -91,16 +100,19 @@ def parse_pdb(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedS
         raise StructureError(path, "no ATOM records")
     header = PdbHeader(line for _, line in lines.others)
     sequences, parents = header.sequences(), header.parents()
+    ters = [(number, line) for number, line in lines.others if line.startswith(b"TER")]
     parsed = []
     for position in choose_models(path, [number for _, _, number in models], model):
         first, stop, number = models[position]
-        ters = [(n, line) for n, line in lines.others if line.startswith(b"TER") and first <= n < stop]
-        atoms, warnings = _read_model(path, lines, np.flatnonzero(lines.is_atom[first:stop]) + first, ters)
+        records = np.flatnonzero(lines.is_atom[first:stop]) + first
+        inside = slice(*(bisect_left(ters, place, key=itemgetter(0)) for place in (first, stop)))
+        atoms, ended, warnings = _read_model(path, lines, records, ters[inside])
         parsed.append(
             ParsedStructure(
                 atoms=atoms,
                 sequences=sequences,
                 parents=parents,
+                ended_chains=ended,
                 n_models=len(models),
                 model_number=number,
                 resolution=header.resolution(),
@@ -120,22 +132,23 @@ def _models(lines: _Lines) -> list[tuple[int, int, int]]:
     ]
     if not starts:
         return [(0, len(lines.start), 1)] if lines.is_atom.any() else []
+    ends = [number for number, line in lines.others if line.startswith(b"ENDMDL")] + [len(lines.start)]
     models = []
     for order, (start, line) in enumerate(starts, start=1):
-        stop = starts[order][0] if order < len(starts) else len(lines.start)
-        closing = next((n for n, line in lines.others if start <= n < stop and line.startswith(b"ENDMDL")), stop)
+        next_start = starts[order][0] if order < len(starts) else len(lines.start)
+        stop = min(next_start, ends[bisect_left(ends, start)])
         text = line[6:].strip()
-        if lines.is_atom[start:closing].any():
-            models.append((start, closing, int(text) if text.isdigit() else order))
+        if lines.is_atom[start:stop].any():
+            models.append((start, stop, int(text) if text.isdigit() else order))
     return models
 
 
 def _read_model(
     path: str, lines: _Lines, records: np.ndarray, ters: list[tuple[int, bytes]]
-) -> tuple[AtomSite, list[str]]:
-    """The atoms of the ATOM records on these lines (int [A], not empty), and what was dropped."""
+) -> tuple[AtomSite, frozenset[str], list[str]]:
+    """The atoms of the ATOM records on these lines (int [A], not empty), chains with a TER, and what was dropped."""
     warnings: list[str] = []
-    tabs = sum(b"\t" in lines[number] for number in records.tolist()) if b"\t" in lines.data else 0
+    tabs = sum(b"\t" in lines[number] for number in records.tolist()) if lines.has_tabs else 0
     if tabs > len(records) / 2:
         raise StructureError(path, f"not fixed-column PDB: tabs in {tabs} of {len(records)} ATOM records")
     cut_off = _cut_off(lines, int(records[-1]))
@@ -145,7 +158,8 @@ def _read_model(
         if not len(records):
             raise StructureError(path, "no complete ATOM record: the file is truncated")
     table = lines.table(records)
-    atoms, damaged = _atom_site(table, _segments(table, records, ters))
+    segment, ended = _segments(table, records, ters)
+    atoms, damaged = _atom_site(table, segment)
     damage = [lines[number] for number in records[damaged].tolist()]
     if len(damage) > MAX_DAMAGED_FRACTION * len(records) and len(damage) > 1:
         raise StructureError(
@@ -155,23 +169,27 @@ def _read_model(
         raise StructureError(path, f"no sound ATOM record, for example {_shown(damage[0])}")
     if damage:
         warnings.append(f"{len(damage)} damaged ATOM records dropped, for example {_shown(damage[0])}")
-    return atoms, warnings
+    return atoms, ended, warnings
 
 
 def _cut_off(lines: _Lines, last_atom: int) -> bytes:
     """The last line of the file, if it is an ATOM record that ends before its coordinates do."""
     line = lines[last_atom]
-    rest = lines.data[lines.end[last_atom] :]
-    return line if len(line) < 54 and not rest.strip() else b""
+    if len(line) >= _LAST_COORDINATE[1] or lines.data[lines.end[last_atom] :].strip():
+        return b""
+    return line
 
 
 def _shown(line: bytes) -> str:
     return '"' + ascii(line[:66].decode("latin-1").rstrip())[1:-1] + '"'
 
 
-def _segments(table: np.ndarray, records: np.ndarray, ters: list[tuple[int, bytes]]) -> np.ndarray:
-    """int64 [atoms]: how many TER records stand before each atom in its chain."""
+def _segments(
+    table: np.ndarray, records: np.ndarray, ters: list[tuple[int, bytes]]
+) -> tuple[np.ndarray, frozenset[str]]:
+    """int64 [atoms], how many TER records stand before each atom in its chain; ids of the chains that have one."""
     segment = np.zeros(len(records), dtype=np.int64)
+    ended: set[str] = set()
     for number, line in ters:
         if line[3:6].strip():
             continue  # a word that only begins with TER
@@ -180,13 +198,14 @@ def _segments(table: np.ndarray, records: np.ndarray, ters: list[tuple[int, byte
         if not chain:  # a bare "TER" ends the chain of the atom before it
             chain = table[before - 1, 21:22].tobytes() if before else b" "
         segment[before:] += table[before:, 21] == chain[0]
-    return segment
+        ended.add(chain.decode("latin-1").strip())
+    return segment, frozenset(ended)
 
 
 def _atom_site(table: np.ndarray, segment: np.ndarray) -> tuple[AtomSite, np.ndarray]:
     """Columns of the sound ATOM records, and which records are damaged (int [n])."""
     # Latin-1 or control bytes inside a record are damage; in headers they are nobody's concern.
-    sound = _printable(table, 54)
+    sound = _printable(table, _LAST_COORDINATE[1])
     xyz, stated = read_decimals(table[:, 30:54].reshape(-1, 3, 8), 3, np.nan)
     seqnum, numbered = _residue_numbers(table[:, 22:26])
     sound &= numbered & plausible(xyz)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from data_prep.dates import is_date
 from data_prep.pdb_fields import MONTHS
 
 
@@ -66,4 +67,5 @@ def _iso_date(text: str) -> str | None:
     if match is None or match[2] not in MONTHS:
         return None
     year = int(match[3])
-    return f"{1900 + year if year >= 70 else 2000 + year}-{MONTHS.index(match[2]) + 1:02d}-{match[1]}"
+    date = f"{1900 + year if year >= 70 else 2000 + year}-{MONTHS.index(match[2]) + 1:02d}-{match[1]}"
+    return date if is_date(date) else None

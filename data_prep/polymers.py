@@ -1,12 +1,19 @@
 """Which residues of a model are amino acids, and which of them form one chain."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 
 from data_prep.atom_site import AtomSite, ParsedStructure
 from data_prep.components import kind
+from data_prep.wording import some
 from data_prep.words import joint_codes
+
+PEPTIDE_BOND = 2.0
+"""angstrom: C and N of neighbours nearer than this are bonded (1.33 ideal)."""
+NEIGHBOURING_CALPHAS = 4.5
+"""angstrom: alpha carbons nearer than this are those of neighbours (3.8 ideal, 2.9 before a cis bond)."""
 
 _BACKBONE = frozenset({"N", "CA", "C"})
 
@@ -33,23 +40,67 @@ def residue_kinds(parsed: ParsedStructure) -> np.ndarray:
     return kinds
 
 
-def split_polymers(parsed: ParsedStructure) -> list[np.ndarray]:
+def split_polymers(parsed: ParsedStructure, warnings: list[str]) -> list[np.ndarray]:
     """The polymer residues of each chain, int [n] in file order; chains by first appearance.
 
-    In PDB files what follows TER as HETATM is ligand or water; a chain id that comes again with the same numbers
-    (after TER, or from its first residue on) is another chain.
+    Where label_seq does not tell, what follows the end of its chain (TER) as HETATM is ligand or water; without TER the
+    chain ends where it is no longer bonded after its last ATOM residue. A chain id that comes again with the same
+    numbers (after TER, or under another label_asym_id) is another chain.
     """
     atoms = parsed.atoms
     if parsed.has_labels:
         residues = np.flatnonzero(atoms.label_seq > 0)
         return _groups(residues, joint_codes(atoms.chain.code[residues], atoms.segment.code[residues]))
-    after_ter = atoms.segment.lookup(lambda segment: segment != "0", bool)
+    is_ended = atoms.chain.lookup(parsed.ended_chains.__contains__, bool)
+    after_ter = is_ended & atoms.segment.lookup(lambda segment: segment != "0", bool)
     is_ligand = atoms.resname.lookup(lambda name: kind(name) in ("water", "other"), bool)
     residues = np.flatnonzero(~is_ligand & ~(after_ter & atoms.hetero))
-    chain = atoms.chain.code[residues]
-    if not after_ter[residues].any():
+    loose = _loose_at_the_end(residues[~is_ended[residues]], atoms)
+    if loose:
+        warnings.append(
+            f"{len(loose)} HETATM residues after the last ATOM of their chain and not bonded to it taken for ligands: "
+            f"{some([atoms.label(residue) for residue in loose])}"
+        )
+        residues = residues[~np.isin(residues, loose)]
+    chain, segment = atoms.chain.code[residues], atoms.segment.code[residues]
+    if (segment[1:] == segment[:-1]).all():
         return _groups(residues, chain)
     return _groups(residues, joint_codes(chain, _copies(atoms, residues)))
+
+
+def _loose_at_the_end(residues: np.ndarray, atoms: AtomSite) -> list[int]:
+    """Of residues of chains without a stated end those behind the last ATOM residue of their chain, from the first on
+    that is not bonded to the one before. A chain of nothing but HETATM ends nowhere.
+    """
+    hetero, chain = atoms.hetero[residues], atoms.chain.code[residues]
+    loose: list[int] = []
+    for code in np.unique(chain[hetero]).tolist():
+        members = residues[chain == code]
+        in_chain = np.flatnonzero(~atoms.hetero[members])
+        if not len(in_chain):
+            continue
+        for before, residue in pairwise(members[in_chain[-1] :].tolist()):
+            if not _is_bonded(before, residue, atoms):
+                loose += [other for other in members.tolist() if other >= residue]
+                break
+    return loose
+
+
+def _is_bonded(before: int, residue: int, atoms: AtomSite) -> bool:
+    """Whether C of one residue and N of the next are as near as a peptide bond; where one is missing, whether the alpha
+    carbons are as near as those of neighbours.
+    """
+    places = [_first_places(each, atoms) for each in (before, residue)]
+    for first, second, longest in (("C", "N", PEPTIDE_BOND), ("CA", "CA", NEIGHBOURING_CALPHAS)):
+        if first in places[0] and second in places[1]:
+            return bool(np.linalg.norm(places[1][second] - places[0][first]) < longest)
+    return False
+
+
+def _first_places(residue: int, atoms: AtomSite) -> dict[str, np.ndarray]:
+    """float64 [3] of each atom by its name; of alternate locations the first."""
+    rows = range(atoms.start[residue], atoms.start[residue] + atoms.count[residue])
+    return {atoms.name[row]: atoms.xyz[row] for row in reversed(rows)}
 
 
 def _copies(atoms: AtomSite, residues: np.ndarray) -> np.ndarray:

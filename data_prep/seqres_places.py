@@ -6,15 +6,13 @@ import numpy as np
 
 from data_prep.atom_site import ParsedStructure
 from data_prep.components import kind, parent_letter
+from data_prep.polymers import PEPTIDE_BOND
 from data_prep.residues import ATOM37_INDEX
 from data_prep.seqres_alignment import align_to_seqres
 from data_prep.wording import some
 
 MAX_SEQRES_DISAGREEMENT = 0.1
 """Share of observed residues that may differ from SEQRES or have no place in it before SEQRES is disbelieved."""
-
-PEPTIDE_BOND = 2.0
-"""angstrom: C and N of neighbours nearer than this are bonded (1.33 ideal)."""
 
 _N, _C = ATOM37_INDEX["N"], ATOM37_INDEX["C"]
 

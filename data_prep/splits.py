@@ -1,14 +1,15 @@
 """Training, validation and test chains, by whole clusters, so that no held-out chain has a relative in training."""
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from data_prep.clusters import Similarity, clusters
 from data_prep.dataset import Placement
+from data_prep.dates import is_date
+from data_prep.wording import some
 
 HELD_OUT = ("val", "test")
 """Splits that training must not see relatives of."""
@@ -37,7 +38,7 @@ class SplitSettings:
             raise ValueError(f"identity is {self.identity}, expected more than 0 and at most 1")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}, expected 0 or more and less than 1")
-        if self.val_from is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", self.val_from):
+        if self.val_from is not None and not is_date(self.val_from):
             raise ValueError(f"val_from is {self.val_from}, expected a date as 2020-05-01")
         if self.val_from is not None and self.val_ids is not None:
             raise ValueError("validation chains are given by val_ids and by val_from: choose one")
@@ -54,11 +55,13 @@ def split_by_cluster(
     *,
     release_dates: Sequence[str | None] | None = None,
     together: Sequence[tuple[str, str]] = (),
+    left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Placement]:
     """Cluster at ``settings.identity`` and give each chain a split: 'train', 'val', 'test' or 'none'.
 
     ``pairs`` number the different ``sequences`` by first appearance; chains of one sequence share its cluster.
-    ``together`` are pairs of ids that share a cluster whatever their sequences (models of one chain).
+    ``together`` are pairs of ids that share a cluster whatever their sequences (models of one chain). ``left_out``
+    says of chains that are not among ``ids`` why, for the error about them.
 
     - By draw (the default): whole clusters for validation until ``val_fraction`` of the chains is reached, at least
       one if there are two clusters; a cluster that would overshoot is passed over while others may fit. The draw
@@ -75,7 +78,7 @@ def split_by_cluster(
     tied = [Similarity(*sorted((number_of[a], number_of[b])), 1.0) for a, b in together]
     labels = clusters(len(numbers), [*pairs, *tied], settings.identity)[number]
     sizes = np.bincount(labels)
-    splits = _by_ids(ids, labels, {"test": settings.test_ids or (), "val": settings.val_ids or ()})
+    splits = _by_ids(ids, labels, {"test": settings.test_ids or (), "val": settings.val_ids or ()}, left_out or {})
     if settings.val_from is not None:
         splits = _by_date(splits, labels, release_dates or [None] * len(ids), settings.val_from)
     elif settings.val_ids is None:
@@ -98,14 +101,16 @@ def split_by_cluster(
     return placements
 
 
-def _by_ids(ids: Sequence[str], labels: np.ndarray, wanted: dict[str, Sequence[str]]) -> list[str]:
+def _by_ids(
+    ids: Sequence[str], labels: np.ndarray, wanted: dict[str, Sequence[str]], left_out: Mapping[str, str]
+) -> list[str]:
     """The splits of named chains, 'none' for their relatives, 'train' for the rest."""
     words = {"test": "test", "val": "validation"}
     named: dict[str, str] = {}
     for split, names in wanted.items():
         unknown = sorted(set(names) - set(ids))
         if unknown:
-            shown = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+            shown = some([f"{name} ({left_out[name]})" if name in left_out else name for name in unknown])
             raise SplitError(f"{len(unknown)} {words[split]} ids are not in the dataset: {shown}")
         named |= dict.fromkeys(names, split)
     touched = {label for record_id, label in zip(ids, labels.tolist(), strict=True) if record_id in named}

@@ -35,6 +35,8 @@ _BINARY_MAGIC = {
     b"PK\x03\x04": "a zip archive: unpack it",
     b"\x28\xb5\x2f\xfd": "zstd data: decompress it, or compress with gzip",
     b"\x1f\x8b": "gzip inside gzip: decompress it once",
+    b"\xff\xfe": "UTF-16 text: save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text: save it as UTF-8",
 }
 _PDB_RECORDS = frozenset(
     b"HEADER OBSLTE TITLE SPLIT CAVEAT COMPND SOURCE KEYWDS EXPDTA NUMMDL MDLTYP AUTHOR REVDAT SPRSDE JRNL REMARK "

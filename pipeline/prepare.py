@@ -14,6 +14,7 @@ from data_prep.dataset import DatasetError
 from data_prep.estimate import estimate
 from data_prep.ledger import LedgerRow
 from data_prep.mmseqs import MmseqsError
+from data_prep.processes import ProcessKilledError
 from data_prep.splits import SplitError
 from data_prep.structure_bytes import is_structure_name
 from data_prep.verify import problems
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error)
     except (DatasetError, SplitError, WorkError, MmseqsError) as error:
         return _fail(error)
+    except ProcessKilledError as error:
+        _fail(f"{error}; the same command goes on where this one was, fewer --jobs take less memory")
+        return 1
     except OSError as error:
         return _fail(f"{error.filename or args.out}: {error.strerror or error}")
     except KeyboardInterrupt:
@@ -74,9 +78,8 @@ def _run(args: argparse.Namespace) -> int:
         raise BuildError(str(error)) from None
     only_files = None if args.list is None else read_lines(args.list, "paths")
     if args.dry_run:
-        print_estimate(
-            Console(), estimate(find_input(args.pdb_dir, reading, only_files=only_files), reading), args.jobs
-        )
+        source = find_input(args.pdb_dir, reading, only_files=only_files, out=args.out)
+        print_estimate(Console(), estimate(source, reading), args.jobs)
         return 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -90,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
 
         common = {"jobs": args.jobs, "overwrite": args.overwrite, "progress": progress}
         if shard is not None:
-            source = find_input(args.pdb_dir, reading, only_files=only_files)
+            source = find_input(args.pdb_dir, reading, only_files=only_files, out=args.out)
             blocks = read_blocks(source, args.out, reading, shard=shard, **common)
             left = len(blocks.missing())
         else:

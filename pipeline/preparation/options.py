@@ -23,7 +23,8 @@ on a cluster of machines with one file system, the same options each time:
   python -m pipeline.prepare --pdb-dir structures/ --out data/ --shard 1/8     (... to 8/8, in any order)
   python -m pipeline.prepare --pdb-dir structures/ --out data/ --merge
 
-exit status: 0 done; 1 --strict and a file was unusable, or --verify found damage; 2 nothing was done; 130 interrupted
+exit status: 0 done; 1 --strict and a file was unusable, --verify found damage, or a process was killed; 2 nothing was
+done; 130 interrupted
 """
 FILTERS: tuple[tuple[str, type, str, str], ...] = (
     ("min_length", int, "N", "shortest sequence"),
@@ -46,6 +47,15 @@ FLAGS = (
 )
 
 
+class _Once(argparse.Action):
+    """Refuses a second value, which would take the place of the first without a word."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice: {getattr(namespace, self.dest)} and {values}")
+        setattr(namespace, self.dest, values)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -58,16 +68,19 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version_option(parser)
-    parser.add_argument("--pdb-dir", type=Path, metavar="DIR", help="directory of structure files, or one such file")
-    parser.add_argument("--out", type=Path, metavar="DATASET", help="directory to write")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="read only these paths (in DIR), one per line")
-    parser.add_argument("--ids", type=Path, metavar="FILE", help="keep only these record ids (<stem>_<chain>)")
+    for name, metavar, text in (
+        ("--pdb-dir", "DIR", "directory of structure files, or one such file"),
+        ("--out", "DATASET", "directory to write"),
+        ("--list", "FILE", "read only these paths (in DIR), one per line"),
+        ("--ids", "FILE", "keep only these record ids (<stem>_<chain>), one per line"),
+    ):
+        parser.add_argument(name, type=Path, metavar=metavar, action=_Once, help=text)
     parser.add_argument(
         "--model", type=_model, metavar="N|all", help="model to read, or a record of each (default: a file's first)"
     )
     run = parser.add_argument_group("how to run")
     run.add_argument("--jobs", type=int, default=_cpu_count(), metavar="N", help="processes (default: %(default)s)")
-    run.add_argument("--overwrite", action="store_true", help="replace DATASET if it is one; discard unfinished work")
+    run.add_argument("--overwrite", action="store_true", help="replace DATASET if it is one, and other unfinished work")
     run.add_argument("--strict", action="store_true", help="exit 1 if any file could not be used")
     run.add_argument(
         "--dry-run", action="store_true", help="say what would be read, how long and how big; write nothing"
@@ -99,8 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
     split.add_argument(
         "--val-fraction", type=float, default=0.1, metavar="X", help="share of the chains to validate on (default: 0.1)"
     )
-    split.add_argument("--val-ids", type=Path, metavar="FILE", help="validate on these record ids, one per line")
-    split.add_argument("--test-ids", type=Path, metavar="FILE", help="keep these record ids for a test")
+    for name, text in (("--val-ids", "validate on these record ids, one per line"), ("--test-ids", "test on these")):
+        split.add_argument(name, type=Path, metavar="FILE", action=_Once, help=text)
     split.add_argument("--val-from", metavar="DATE", help="validate on chains released from this day on, if unrelated")
     split.add_argument("--seed", type=int, default=0, help="seed of the draw of validation clusters (default: 0)")
     split.add_argument(
@@ -147,7 +160,7 @@ def reading_settings(args: argparse.Namespace) -> IngestSettings:
     names = [name for name, *_ in (*FILTERS, *FLAGS)]
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.method is not None:
-        changes["methods"] = tuple(args.method.split(","))
+        changes["methods"] = tuple(name.strip() for name in args.method.split(","))
     filters = RECIPES[args.recipe].settings(**changes)
     limits = {"min_plddt": args.min_plddt, "min_mean_plddt": args.min_mean_plddt}
     given = {name: value for name, value in limits.items() if value is not None}

@@ -44,9 +44,9 @@ def print_report(console: Console, out: Path, report: BuildReport) -> None:
     """What came of a run, and what to run next."""
     ledger, placements = report.ledger, report.placements
     accepted = [row for row in ledger if row.status == "accepted"]
-    chains = len(accepted) + sum(row.status == "rejected" and bool(row.chain) for row in ledger)
+    chains = len(accepted) + sum(row.status == "rejected" and bool(row.chain) and bool(row.file) for row in ledger)
     table = Table("", "count", show_header=False)
-    table.add_row("files found", str(len({row.file for row in ledger})))
+    table.add_row("files found", str(len({row.file for row in ledger if row.file})))
     table.add_row("structure files read", str(report.n_read))
     table.add_row("chains seen", str(chains))
     table.add_row("chains accepted", str(len(accepted)))

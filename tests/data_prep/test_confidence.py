@@ -31,6 +31,29 @@ def test_scale_from_0_to_1_is_recognised_and_said(prediction):
     assert np.allclose(record.b_factors, prediction.b_factors) and "multiplied by 100" in record.warnings[0]
 
 
+def test_decimals_from_0_to_1_are_the_decimals_from_0_to_100(prediction):
+    """0.57 is 57: a threshold is met or not in both scales alike."""
+    for hundredths in range(1, 100):
+        b_factors = np.full((10, 37), np.float32(hundredths / 100))
+        b_factors[0] = 1
+        record, _ = with_confidence(replace(prediction, b_factors=b_factors), ConfidenceSettings(min_plddt=hundredths))
+        assert (record.b_factors[1:] == hundredths).all() and record.observed.all()
+
+
+@pytest.mark.parametrize("value", [0, 1, 20, 100])
+def test_one_value_throughout_is_no_confidence(prediction, value):
+    constant = replace(prediction, b_factors=np.full((10, 37), value, dtype=np.float32))
+    reason = with_confidence(constant, ConfidenceSettings())[1]
+    assert reason == f"no pLDDT: B-factor column holds {value} throughout (expected a value for each residue)"
+
+
+def test_an_experiment_that_is_said_to_be_a_prediction_is_remarked_on(prediction):
+    record, reason = with_confidence(replace(prediction, method="X-RAY DIFFRACTION"), ConfidenceSettings(min_plddt=0))
+    assert reason is None and record.warnings == ("B-factors read as pLDDT, though the file states X-RAY DIFFRACTION",)
+    model, _ = with_confidence(replace(prediction, method="THEORETICAL MODEL"), ConfidenceSettings(min_plddt=0))
+    assert model.warnings == ()
+
+
 def test_mean_and_values_that_are_no_plddt(prediction):
     assert with_confidence(prediction, ConfidenceSettings(min_mean_plddt=50))[1] is None
     reason = with_confidence(prediction, ConfidenceSettings(min_mean_plddt=50.1))[1]

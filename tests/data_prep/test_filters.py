@@ -8,6 +8,7 @@ from data_prep.duplicates import ChainQuality, repeated_sequences
 from data_prep.filters import FilterSettings, methods_of, rejection
 from data_prep.recipes import RECIPES
 from data_prep.residues import ATOM37_INDEX
+from tests.data_prep.compare import ARRAYS
 from tests.data_prep.test_dataset import make_record
 
 CA, N = ATOM37_INDEX["CA"], ATOM37_INDEX["N"]
@@ -121,6 +122,44 @@ def test_jumps_count_between_consecutive_residues_only(record):
     assert rejection(chain, FilterSettings(max_ca_jump=10.6)) is None
     gap = replace(chain, residue_index=np.arange(40, dtype=np.int32) + (np.arange(40) >= 20))
     assert rejection(gap, FilterSettings(max_ca_jump=10)) is None, "a residue is missing there"
+
+
+@pytest.mark.parametrize("length", [37, 40, 100, 110])
+def test_a_share_equal_to_its_threshold_passes(record, length):
+    """Whatever decimals say: 0.55 of 100 is 55 and not 55.00000000000001."""
+    arrays = {name: np.resize(getattr(record, name), (length, *getattr(record, name).shape[1:])) for name in ARRAYS}
+    whole = replace(record, sequence="A" * length, **arrays)
+    whole.atom37_positions[:, CA] = 3.8 * np.arange(length)[:, None]
+    for n in range(1, length):
+        share, less, more = n / length, (n - 0.5) / length, (n + 0.5) / length
+        part = masked(whole, CA, length - n)
+        assert rejection(part, FilterSettings(min_ca_fraction=share)) is None
+        assert rejection(part, FilterSettings(min_ca_fraction=more)) is not None
+        one = replace(whole, sequence="A" * n + "X" * (length - n))
+        rest = (length - n) / length
+        assert rejection(one, FilterSettings(max_unknown_fraction=rest, max_residue_fraction=max(share, rest))) is None
+        assert rejection(one, FilterSettings(max_unknown_fraction=1, max_residue_fraction=less)) is not None
+
+
+def test_distances_equal_to_their_threshold_pass(record):
+    """1.1 and 11.1 are not decimals in float32, but 10 A apart all the same."""
+    positions = record.atom37_positions.copy()
+    positions[:, CA] = 0
+    positions[:, CA, 0] = 1.1 + np.arange(40) * 10
+    chain = replace(record, atom37_positions=positions, residue_index=np.arange(40, dtype=np.int32))
+    assert rejection(chain, FilterSettings(max_ca_jump=10)) is None
+    assert rejection(chain, FilterSettings(max_ca_jump=9.999)).startswith("jump between")
+    mask = np.zeros((40, 37), dtype=bool)
+    mask[:, CA] = True
+    first = replace(chain, atom37_mask=mask)
+    shifts = np.array([[0, 1.7, 0], [0, 1.699, 0]], dtype=np.float32)
+    near = [replace(first, atom37_positions=positions + shift) for shift in shifts]
+    assert clashing_fractions([first, near[0]]) == [0, 0] and clashing_fractions([first, near[1]]) == [1, 1]
+
+
+def test_models_of_one_chain_do_not_clash(record):
+    models = [replace(record, id=f"a_A.m{number}", model_number=number) for number in (1, 2)]
+    assert clashing_fractions(models) == [0, 0] and clashing_fractions([record, record]) == [1, 1]
 
 
 def test_clashing_atoms_of_two_chains():

@@ -1,4 +1,6 @@
+import inspect
 import os
+import sys
 
 import pytest
 
@@ -28,6 +30,52 @@ def test_every_entry_is_found_once(tmp_path):
         ): "not a structure file: its name does not end in .pdb .ent .cif .mmcif .bcif (.gz)",
         ("pipe.pdb", "", "unreadable"): "cannot be read: a pipe, socket or device",
     }
+
+
+def test_directories_below_each_other_deeper_than_a_stack(tmp_path):
+    (tmp_path / "/".join("d" * 150)).mkdir(parents=True)
+    (tmp_path / "/".join("d" * 150) / "a.pdb").touch()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        files = find_structures(tmp_path)[0]
+    finally:
+        sys.setrecursionlimit(limit)
+    assert files == ["d/" * 150 + "a.pdb"]
+
+
+def test_a_list_names_each_file_once(tmp_path):
+    """However its path is written; what lies elsewhere keeps the path that was given."""
+    (tmp_path / "in/sub").mkdir(parents=True)
+    for name in ("in/a.pdb", "in/sub/b.pdb", "c.pdb"):
+        (tmp_path / name).write_text("x")
+    listed = [
+        "./a.pdb",
+        "a.pdb",
+        "sub/../a.pdb",
+        str(tmp_path / "in/a.pdb"),
+        "sub//b.pdb",
+        str(tmp_path / "c.pdb"),
+        "no",
+    ]
+    files, rows, groups = find_structures(tmp_path / "in", listed)
+    assert files == [str(tmp_path / "c.pdb"), "a.pdb", "sub/b.pdb"] and groups == []
+    assert [(row.file, row.reason) for row in rows] == [("no", "cannot be read: No such file or directory")]
+
+
+def test_the_output_is_no_input(tmp_path):
+    for name in (
+        "a.pdb",
+        "data/index.parquet",
+        ".data.work/work.json",
+        ".data.12.old/x",
+        ".data.x.old/y",
+        "data2/b.pdb",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    files, rows, _ = find_structures(tmp_path, out=tmp_path / "data")
+    assert files == ["a.pdb", "data2/b.pdb"] and [row.file for row in rows] == [".data.x.old"]
 
 
 def test_a_name_that_is_no_text(tmp_path):

@@ -11,7 +11,7 @@ import warnings
 import gemmi
 import numpy as np
 import pytest
-from Bio.PDB import MMCIFParser, PDBParser
+from Bio.PDB import MMCIFIO, MMCIFParser, PDBParser
 
 from data_prep import structure_bytes
 from data_prep.residues import ATOM37_INDEX
@@ -98,6 +98,20 @@ def test_calcium_is_no_alpha_carbon_and_ligands_after_ter_are_no_residues(read):
     assert record.sequence == "GA" and record.warnings == ()
 
 
+def test_without_ter_a_chain_ends_where_it_is_no_longer_bonded(read):
+    """Residues at 0 and 3.3, a bonded MSE at 6.6 as HETATM, then a free amino acid far away."""
+    (polymer,) = [chain([("GLY", 1), ("ALA", 2)])]
+    last, free = residue("MSE", 3, 9.9, record="HETATM"), residue("GLU", 301, 60, record="HETATM")
+    (record,) = read(text(polymer, last, free))
+    assert record.sequence == "GAM" and record.warnings[0] == (
+        "1 HETATM residues after the last ATOM of their chain and not bonded to it taken for ligands: GLU A301"
+    )
+    (record,) = read(text(polymer, residue("MSE", 3, 60, record="HETATM"), ["TER"], free))
+    assert record.sequence == "GAM", "TER says where the chain ends"
+    only_calphas = [line for line in [*polymer, *last, *free] if line[12:16].strip() == "CA"]
+    assert read(text(only_calphas))[0].sequence == "GAM"
+
+
 def test_force_field_names_are_understood(read):
     (record,) = read(text(chain([("HSD", 1), ("CYX", 2)]), [atom_line("OT2", "CYX", 2, 20)]))
     assert record.sequence == "HC" and record.atom37_mask[1, OXT]
@@ -182,6 +196,51 @@ def test_models_of_mmcif_are_those_of_pdb(tmp_path, read):
     for one, other in zip(records, others, strict=True):
         assert np.array_equal(one.atom37_positions, other.atom37_positions) and one.sequence == other.sequence
         assert one.model_number == other.model_number
+
+
+def test_mmcif_without_sequences_is_read_as_a_pdb_file_is(tmp_path, read):
+    """Biopython states no sequence, no label_seq_id for MSE, which gets a label_asym_id of its own, and else the
+    author's number, also where it is not positive."""
+    names = [("GLY", -1), ("ALA", 0), ("MSE", 1), ("MSE", 2), ("SER", 3), ("MSE", 4)]
+    lines, x = [], 0.0
+    for name, number in names:
+        lines += residue(name, number, x, record="HETATM" if name == "MSE" else "ATOM")
+        x += 3.3
+    lines += [*residue("GLU", 301, 90, record="HETATM"), *residue("HOH", 302, 99, record="HETATM")[:1]]
+    (tmp_path / "x.pdb").write_bytes(text(lines))
+    structure = PDBParser(QUIET=True).get_structure("x", tmp_path / "x.pdb")
+    writer = MMCIFIO()
+    writer.set_structure(structure)
+    writer.save(str(tmp_path / "x.cif"))
+    (record,) = read_structure(tmp_path / "x.cif")
+    assert record.sequence == "GAMMSM" and record.auth_seq_id.tolist() == [-1, 0, 1, 2, 3, 4]
+    assert differences(record, read_structure(tmp_path / "x.pdb")[0]) == []
+
+
+def test_mmcif_with_sequences_and_no_label_seq_id(tmp_path, read):
+    """gemmi writes such files: MSE as HETATM belongs to the chain, and SEQRES finds its places by alignment."""
+    lines = [*residue("MSE", 5, 0, record="HETATM"), *residue("GLY", 6, 3.3), *residue("ALA", 9, 50)]
+    names = ["MET", "MSE", "GLY", "SER", "SER", "ALA"]
+    (tmp_path / "x.pdb").write_bytes(text(seqres(names), lines, ["TER"]))
+    structure = gemmi.read_structure(str(tmp_path / "x.pdb"))
+    structure.setup_entities()
+    document = structure.make_mmcif_document()
+    document.write_file(str(tmp_path / "x.cif"))
+    expected = read_structure(tmp_path / "x.pdb")[0]
+    assert expected.sequence == "MMGSSA" and expected.observed.tolist() == [False, True, True, False, False, True]
+    assert differences(expected, read_structure(tmp_path / "x.cif")[0]) == []
+    document[0].find_mmcif_category("_entity_poly_seq.").erase()
+    document.write_file(str(tmp_path / "x.cif"))
+    assert differences(expected, read_structure(tmp_path / "x.cif")[0]) == [], "entity_poly has one-letter codes"
+
+
+def test_many_models_take_time_in_proportion(read):
+    """A trajectory: every further model costs the same, so that its lines are not gone through again for each."""
+    model = ["MODEL        1", *chain([("GLY", 1), ("ALA", 2)]), "TER", "ENDMDL"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        records = read(text(model * 300), model="all")
+    assert len(records) == 300 and records[-1].id == "x_A.m1-300"
 
 
 def test_chain_id_used_by_two_copies(read):
@@ -271,6 +330,16 @@ def test_a_coordinate_that_is_no_number_is_never_made_up(read, field):
     (record,) = read(text(lines))
     assert record.ca_mask.sum() == 14 and not record.ca_mask[1]
     assert record.warnings[0].startswith("1 damaged ATOM records dropped")
+
+
+def test_a_coordinate_cut_off_with_its_line_is_none(read):
+    """'  23' of '  23.075' is a number, and not the one that was written."""
+    lines = chain([("GLY", 1), ("ALA", 2), ("SER", 3)])
+    lines[4] = lines[4][:50]
+    (record,) = read(text(lines))
+    assert record.atom37_mask.sum() == 11 and record.warnings[0].startswith("1 damaged ATOM records dropped")
+    whole = [line[:54] for line in chain([("GLY", 1), ("ALA", 2), ("SER", 3)])]
+    assert read(text(whole))[0].atom37_mask.sum() == 12
 
 
 def test_many_damaged_records_refuse_the_file(read):

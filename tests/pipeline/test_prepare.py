@@ -385,6 +385,11 @@ def test_predictions_are_read_as_such_only_when_told(tmp_path, capsys):
         (["--merge", "--shard", "1/2"], r"--merge goes with neither --shard nor --overwrite"),
         (["--method", "guess"], r"guess"),
         (["--max-length", "5"], r"max_length 5 is below min_length 20"),
+        (["--min-length", "-1"], r"min_length is -1, expected 0 or more"),
+        (["--max-resolution", "nan"], r"max_resolution is nan, expected more than 0"),
+        (["--released-before", "2020-02-30"], r"released_before is 2020-02-30, expected a date as 2020-05-01"),
+        (["--recipe", "boltz", "--released-from", "2022-01-01"], r"expected a day after released_from, 2022-01-01"),
+        (["--val-from", "2020-13-01"], r"val_from is 2020-13-01, expected a date"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_2(tmp_path, capsys, change, message):
@@ -397,8 +402,10 @@ def test_what_cannot_be_used_is_one_line_and_exit_2(tmp_path, capsys, change, me
     (tmp_path / "good").mkdir()
     shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path / "good")
     before = files_of(tmp_path)
-    arguments = ["--pdb-dir", f"{tmp_path}/good", "--out", f"{tmp_path}/out", "--jobs", "1"]
-    assert main(arguments + [part.format(tmp=tmp_path) for part in change]) == 2
+    change = [part.format(tmp=tmp_path) for part in change]
+    usual = {"--pdb-dir": f"{tmp_path}/good", "--out": f"{tmp_path}/out", "--jobs": "1"}
+    arguments = [word for name, value in usual.items() if name not in change for word in (name, value)]
+    assert main([*arguments, *change]) == 2
     last = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
     assert last.startswith("error: ") and re.search(message, last), last
     after = {name: data for name, data in files_of(tmp_path).items() if not name.startswith(".out.work/")}
