@@ -8,7 +8,7 @@ from data_prep.bounded_reading import read_table_bytes
 
 CHECKSUMS = "SHA256SUMS"
 
-_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f]+)")
 
 
 def write_checksums(directory: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -39,7 +40,8 @@ def in_processes(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(items)), context, _begin, (prepare, prepare_with))
     try:
-        begun: list[Future[Result]] = [pool.submit(work, item) for item in items]
+        with _interrupts_ignored():  # processes inherit that: an interrupt of the whole group is the parent's affair
+            begun: list[Future[Result]] = [pool.submit(work, item) for item in items]
         for done in as_completed(begun):
             yield done.result()
     except BrokenProcessPool:
@@ -48,8 +50,19 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def _begin(prepare: Callable[..., None] | None, prepare_with: tuple) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare(*prepare_with)

@@ -2,35 +2,19 @@
 
 import csv
 import gzip
-import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from data_prep import blocks, clusters
 from data_prep.dataset import StructureDataset
 from data_prep.ledger import read_ledger
 from data_prep.structure_io import read_structure, structure_stem
 from pipeline.prepare import main
 from tests.data_prep.compare import differences
-
-DEMO = Path(__file__).parents[2] / "pipeline" / "demo_structures"
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("demo") / "data"
-    assert main(["--pdb-dir", str(DEMO), "--out", str(out), "--identity", "0.4", "--jobs", "1"]) == 0
-    return out
-
-
-def files_of(directory: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+from tests.pipeline.prepare_demo import DEMO, demo_arguments, files_of
 
 
 def test_demo_structures(demo):
@@ -47,117 +31,6 @@ def test_demo_structures(demo):
     record = next(record for record in read_structure(path) if record.id == name)
     assert differences(record, dataset.load(name)) == []
     assert dataset.load(name).source_file == path.name
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of five files, so that the demo's structures are several."""
-    monkeypatch.setattr("data_prep.blocks.FILES_PER_BLOCK", 5)
-    monkeypatch.setattr("data_prep.build.FILES_PER_BLOCK", 5)
-
-
-def demo_arguments(out: Path, *more: str) -> list[str]:
-    return ["--pdb-dir", str(DEMO), "--out", str(out), "--identity", "0.4", "--jobs", "1", *more]
-
-
-def test_output_depends_on_neither_processes_nor_the_order_of_files(demo, tmp_path, monkeypatch):
-    scandir = os.scandir
-
-    class Reversed(list):
-        def __init__(self, path="."):
-            super().__init__(sorted(scandir(path), key=lambda entry: entry.name, reverse=True))
-
-        __enter__ = list.copy
-
-        def __exit__(self, *error):
-            pass
-
-    monkeypatch.setattr(os, "scandir", Reversed)
-    monkeypatch.setattr("data_prep.build.MIN_CHAINS_PER_PROCESS", 5)
-    out = tmp_path / "data"
-    assert main(demo_arguments(out, "--jobs", "2")) == 0
-    assert files_of(out) == files_of(demo)
-
-
-@pytest.mark.parametrize("where", ["reading", "comparing"])
-def test_an_interrupted_run_goes_on_and_ends_the_same(demo, tmp_path, monkeypatch, small_blocks, capsys, where):
-    """Ctrl-C after some of the files, or some of the alignments: what was done is not done again."""
-    calls = []
-
-    def counted(call):
-        def wrapped(*arguments):
-            calls.append(call)
-            if len(calls) == 4:
-                raise KeyboardInterrupt
-            return call(*arguments)
-
-        return wrapped
-
-    module, name = (blocks, "_make_block") if where == "reading" else (clusters, "_compare_rows")
-    monkeypatch.setattr(module, name, counted(getattr(module, name)))
-    out = tmp_path / "data"
-    assert main(demo_arguments(out)) == 130
-    assert "the same command goes on" in capsys.readouterr().err and not out.exists()
-    assert main(demo_arguments(out)) == 0
-    assert files_of(out) == files_of(demo)
-    total = 7 if where == "reading" else 5
-    assert len(calls) == (1 + total if where == "reading" else 1 + 3 + total), "kept alignments are only loaded"
-    assert [path.name for path in tmp_path.iterdir()] == ["data"], "no work is left behind"
-
-
-def test_what_a_killed_run_leaves_is_no_hindrance(demo, tmp_path, small_blocks):
-    """A block cut while it was written, its shard without the rest, and a dataset half written."""
-    out = tmp_path / "data"
-    assert main(demo_arguments(out, "--shard", "1/2")) == 0
-    work = tmp_path / ".data.work"
-    (work / "000001.4711.partial").write_bytes(b"half a sha")
-    (work / "000001.safetensors").write_bytes(b"a shard without its JSON file")
-    (work / "dataset/shards").mkdir(parents=True)
-    (work / "dataset/shards/00007.safetensors").write_bytes(b"of a dataset never finished")
-    assert main(demo_arguments(out)) == 0
-    assert files_of(out) == files_of(demo)
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-def test_parts_in_any_order_and_merge(demo, tmp_path, small_blocks, capsys):
-    out = tmp_path / "data"
-    assert main(demo_arguments(out, "--merge")) == 2
-    for part in ("3/3", "1/3"):
-        assert main(demo_arguments(out, "--shard", part)) == 0
-    assert main(demo_arguments(out, "--merge")) == 2
-    assert "2 of 7 blocks of files have not been read" in capsys.readouterr().err
-    assert main(demo_arguments(out, "--shard", "2/3")) == 0
-    assert "--merge in place of --shard" in capsys.readouterr().out and not out.exists()
-    assert main(demo_arguments(out, "--merge")) == 0
-    assert files_of(out) == files_of(demo)
-
-
-def test_unfinished_work_with_other_settings_is_not_mixed_in(tmp_path, capsys):
-    out = tmp_path / "data"
-    assert main(demo_arguments(out, "--shard", "1/1")) == 0
-    before = files_of(tmp_path)
-    assert main(demo_arguments(out, "--min-length", "100")) == 2
-    assert "holds unfinished work on other files or with other settings" in capsys.readouterr().err
-    assert files_of(tmp_path) == before
-    assert main(demo_arguments(out, "--min-length", "100", "--overwrite")) == 0
-    assert min(row["length"] for row in StructureDataset(out).table.to_pylist()) >= 100
-
-
-@pytest.mark.parametrize("limit", [10_000, 400_000])
-def test_a_file_that_cannot_be_written_is_one_line_and_the_old_dataset_stays(
-    tmp_path, capsys, small_blocks, small_files, limit
-):
-    """The system refuses to write on, as on a full disk: first the blocks, then the dataset."""
-    out = tmp_path / "data"
-    assert main(demo_arguments(out)) == 0
-    before = files_of(out)
-    assert max(map(len, before.values())) > limit
-    with small_files(limit):
-        status = main(demo_arguments(out, "--overwrite"))
-    assert status == 2
-    assert re.fullmatch(r"error: .*: File too large", capsys.readouterr().err.rstrip().splitlines()[-1])
-    assert files_of(out) == before
-    assert main(demo_arguments(out, "--overwrite")) == 0 and files_of(out) == before
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):
@@ -192,6 +65,12 @@ def test_one_file_a_list_of_files_and_a_list_of_chains(tmp_path, capsys):
     (tmp_path / "ids").write_text("2igd_A_A\n")
     assert main([*arguments, "--ids", str(tmp_path / "ids"), "--out", str(tmp_path / "three")]) == 0
     assert StructureDataset(tmp_path / "three").ids() == ["2igd_A_A"]
+    (tmp_path / "ids").write_text("\ufeff  # mine\n2igd_A_A\r\n1aki_A_A\n1aki_A_B\n", newline="")
+    options = ["--ids", str(tmp_path / "ids"), "--min-length", "61", "--max-length", "61"]
+    assert main([*arguments, *options, "--out", str(tmp_path / "four")]) == 0
+    rows = [(row.file, row.chain, row.reason) for row in read_ledger(tmp_path / "four/ledger.csv")]
+    assert rows[0] == ("", "1aki_A_B", "asked for, but no file has such a chain"), "nothing asked for goes missing"
+    assert rows[1] == ("1aki_A.pdb.gz", "A", "too long: 129 residues (maximum 61)") and rows[2][0] == "2igd_A.pdb.gz"
 
 
 def test_all_models_are_records_of_one_cluster(tmp_path):
@@ -310,6 +189,33 @@ def test_ids_that_would_collide(tmp_path):
     assert rows[1].reason.startswith("id taken: 1x_A is a chain of another file")
 
 
+def test_a_name_too_long_for_an_id_costs_only_its_file(tmp_path):
+    """Letters that are no ASCII take five bytes each in an id."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path / "in")
+    for name in ("x" * 240 + ".pdb.gz", "\u4e2d" * 70 + ".pdb.gz"):
+        shutil.copy(DEMO / "1aki_A.pdb.gz", tmp_path / "in" / name)
+    assert main(["--pdb-dir", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    rows = read_ledger(tmp_path / "out/ledger.csv")
+    assert [(row.file[:3], row.status) for row in rows] == [
+        ("2ig", "accepted"), ("xxx", "rejected"), ("\u4e2d" * 3, "rejected")
+    ]  # fmt: skip
+    assert all(row.reason.startswith("id cannot be the name of a file: ") for row in rows[1:])
+
+
+def test_a_dataset_among_its_input(demo, tmp_path, monkeypatch):
+    """The dataset and its work lie under the directory that is read: they are no input, however often it is read."""
+    root = tmp_path / "in"
+    shutil.copytree(DEMO, root)
+    arguments = ["--pdb-dir", str(root), "--out", str(root / "data"), "--identity", "0.4", "--jobs", "1"]
+    assert main([*arguments, "--shard", "1/1"]) == 0
+    assert main(arguments) == 0
+    assert files_of(root / "data") == files_of(demo)
+    monkeypatch.chdir(root)
+    assert main(["--pdb-dir", ".", "--out", "data", "--identity", "0.4", "--jobs", "1", "--overwrite"]) == 0
+    assert files_of(root / "data") == files_of(demo)
+
+
 def test_filters_and_val_ids(tmp_path, demo):
     ids = tmp_path / "val.txt"
     ids.write_text("# chosen\n1aki_A_A\n\nd1asha__A\n")
@@ -323,6 +229,13 @@ def test_filters_and_val_ids(tmp_path, demo):
         ("1cyo_A.pdb.gz", "too short: 93 residues (minimum 100)"),
         ("2igd_A.pdb.gz", "too short: 61 residues (minimum 100)"),
     ]
+
+
+def test_ids_to_validate_on_that_were_left_out_say_why(tmp_path, capsys):
+    (tmp_path / "val").write_text("2igd_A_A\n1aki_A_B\n")
+    assert main(demo_arguments(tmp_path / "out", "--min-length", "100", "--val-ids", str(tmp_path / "val"))) == 2
+    message = "2 validation ids are not in the dataset: 1aki_A_B, 2igd_A_A (too short: 61 residues (minimum 100))"
+    assert capsys.readouterr().err.rstrip().endswith(message)
 
 
 def test_split_by_date_and_a_test_set(tmp_path):
@@ -362,61 +275,6 @@ def test_predictions_are_read_as_such_only_when_told(tmp_path, capsys):
     assert "--min-plddt: needs --plddt-bfactor" in capsys.readouterr().err
     plain, masked = (StructureDataset(tmp_path / name).load("p_A") for name in ("plain", "plddt"))
     assert plain.observed.all() and masked.observed.tolist() == [False] + [True] * (len(plain) - 1)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (["--pdb-dir", "{tmp}/no"], r"--pdb-dir .*/no: no such directory"),
-        (["--pdb-dir", "{tmp}/file"], r"--pdb-dir .*/file: is not a directory"),
-        (["--pdb-dir", "{tmp}/empty"], r".*/empty: is empty, expected structure files"),
-        (["--pdb-dir", "{tmp}/notes"], r"no structure files among 1 entries, as file: not a structure file"),
-        (["--pdb-dir", "{tmp}/bad"], r"no usable protein chain in 1 structure files; nothing written"),
-        (["--out", "{tmp}/empty/../bad"], r"already there; choose another place or overwrite it"),
-        (["--out", "{tmp}/bad", "--overwrite"], r"is not a dataset \(no dataset\.json\), so it is not overwritten"),
-        (["--out", "{tmp}/file/data"], r"cannot be written \(Not a directory\)"),
-        (["--val-ids", "{tmp}/no"], r"/no: cannot be read \(No such file or directory\)"),
-        (["--val-ids", "{tmp}/file"], r"validation ids are not in the dataset: nonsense"),
-        (["--identity", "30"], r"identity is 30.0, expected more than 0 and at most 1"),
-        (["--val-fraction", "1"], r"val_fraction is 1.0"),
-        (["--jobs", "0"], r"--jobs 0: expected 1 or more"),
-        (["--shard", "3/2"], r"--shard 3/2: expected I/N with I from 1 to N"),
-        (["--shard", "half"], r"--shard half: expected I/N"),
-        (["--merge", "--shard", "1/2"], r"--merge goes with neither --shard nor --overwrite"),
-        (["--method", "guess"], r"guess"),
-        (["--max-length", "5"], r"max_length 5 is below min_length 20"),
-        (["--min-length", "-1"], r"min_length is -1, expected 0 or more"),
-        (["--max-resolution", "nan"], r"max_resolution is nan, expected more than 0"),
-        (["--released-before", "2020-02-30"], r"released_before is 2020-02-30, expected a date as 2020-05-01"),
-        (["--recipe", "boltz", "--released-from", "2022-01-01"], r"expected a day after released_from, 2022-01-01"),
-        (["--val-from", "2020-13-01"], r"val_from is 2020-13-01, expected a date"),
-    ],
-)
-def test_what_cannot_be_used_is_one_line_and_exit_2(tmp_path, capsys, change, message):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/x.pdb").touch()
-    (tmp_path / "file").write_text("nonsense\n")
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes/file").touch()
-    (tmp_path / "good").mkdir()
-    shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path / "good")
-    before = files_of(tmp_path)
-    change = [part.format(tmp=tmp_path) for part in change]
-    usual = {"--pdb-dir": f"{tmp_path}/good", "--out": f"{tmp_path}/out", "--jobs": "1"}
-    arguments = [word for name, value in usual.items() if name not in change for word in (name, value)]
-    assert main([*arguments, *change]) == 2
-    last = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
-    assert last.startswith("error: ") and re.search(message, last), last
-    after = {name: data for name, data in files_of(tmp_path).items() if not name.startswith(".out.work/")}
-    assert after == before, "nothing but work that a corrected command goes on with"
-
-
-@pytest.mark.parametrize("words", [[], ["--out", "D"], ["--pdb-dir", "D"]])
-def test_what_is_needed_is_said(capsys, words):
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    assert stop.value.code == 2 and "--pdb-dir and --out are needed" in capsys.readouterr().err
 
 
 def test_starts_without_the_model_and_names_its_options(tmp_path):
