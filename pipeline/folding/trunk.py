@@ -169,13 +169,12 @@ class TrunkBlock(nn.Module):
         Returns:
             ``s`` and ``z``, updated.
         """
-        overwrite = plan.overwrite and not torch.is_grad_enabled()
-        bias = self.pair_to_sequence(z, replace(plan, overwrite=False))
-        attended = self.seq_attention(self.layernorm_1(s), mask, bias)
+        plan = replace(plan, overwrite=False) if torch.is_grad_enabled() else replace(plan, waiting=0)
+        attended = self.seq_attention(self.layernorm_1(s), mask, self.pair_to_sequence(z, plan))
         s = s + F.dropout(attended, self.dropout, self.training)
         s = self.mlp_seq(s)
         update = self.sequence_to_pair(s, mask)
-        if overwrite:
+        if plan.overwrite:
             z = z.add_(update)
         elif update.dtype is z.dtype:
             z = update.add_(z)

@@ -35,11 +35,11 @@ class Plan:
     cuequivariance: bool = False
     """Leave the triangle updates to ``kernels.cuequivariance`` where it takes them."""
     waiting: int = 1
-    """Blocks that wait for their backward pass at one time, this one included."""
+    """Blocks that wait for their backward pass at one time, this one included; 0: there will be none."""
 
     def saves(self, numbers: int) -> bool:
         """Whether kernels save what the backward pass of a pair representation of so many numbers needs."""
-        return self.waiting * numbers <= SAVED
+        return 0 < self.waiting * numbers <= SAVED
 
     def rows_for(self, z: Tensor, numbers_per_row: int) -> int:
         """Rows of ``z`` [B, N, N, c] at a time where one needs ``numbers_per_row`` numbers of temporary memory."""

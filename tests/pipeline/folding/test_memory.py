@@ -52,7 +52,7 @@ def peak(config: TrunkConfig, length: int, training: bool) -> int:
 @pytest.mark.parametrize("triangle_attention", [True, False])
 @pytest.mark.parametrize(
     ("training", "checkpoint_blocks", "saved"),
-    [(False, False, 0), (True, False, 1), (True, True, 0), (True, True, 1), (True, False, 4)],
+    [(False, False, 4), (True, False, 1), (True, True, 0), (True, True, 1), (True, False, 4)],
     ids=["inference", "training", "checkpointed", "checkpointed, saving more", "training, saving more"],
 )
 def test_estimate_is_near_what_is_measured(training, checkpoint_blocks, saved, triangle_attention, monkeypatch):

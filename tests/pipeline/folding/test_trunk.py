@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline.config import StructureModuleConfig, TrunkConfig
+from pipeline.folding.kernels import common
 from pipeline.folding.kernels.common import BLOCK_NUMBERS, Plan
 from pipeline.folding.trunk import FoldingTrunk, RelativePosition, TrunkBlock, dropout_mask, recycle_distogram
 from tests.pipeline import golden
@@ -219,6 +220,18 @@ def test_pair_representation_stays_float32_under_autocast(pair_update):
     for results in (trained, *predicted):
         assert results[0].dtype is results[1].dtype is torch.float32
         assert (results[1] - trained[1]).norm() <= 0.01 * trained[1].norm()  # PyTorch's attention differs by so much
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_kernels_save_only_for_a_backward_pass(gradients, monkeypatch):
+    """Weights that require gradients do not tell whether there will be one."""
+    saving = []
+    monkeypatch.setattr(common.Saved, "store", lambda saved, *_: saving.append(saved.saves))
+    block = small_trunk("product_difference", True).blocks[0].float()
+    with torch.set_grad_enabled(gradients):
+        for overwrite in (False, True):
+            block(torch.randn(1, 6, 16), torch.randn(1, 6, 6, 8), None, Plan(overwrite=overwrite))
+    assert saving == [gradients] * 2 * 6
 
 
 def test_a_sample_of_padding_alone_is_finite():
