@@ -127,8 +127,10 @@ def write_comparison(out: Path, arms: Sequence[Arm], reference: str, failed: dic
     atomic_write(out / "comparison.md", text.encode())
     figure = curves_with_spread(lines, "step", "validation lDDT-Cα")
     atomic_write(out / "curves.svg", figure.encode())
-    by_adapter = {name: [r.val_lddt_ca for r in results if r.adapter == name] for name in scores}
-    atomic_write(out / "scores.svg", dots_by_name(by_adapter, "validation lDDT-Cα, a dot per seed").encode())
+    dots: dict[str, list[float]] = {}
+    for result in results:
+        dots.setdefault(f"{result.adapter}\n{result.stem_parameters:,} parameters", []).append(result.val_lddt_ca)
+    atomic_write(out / "scores.svg", dots_by_name(dots, "validation lDDT-Cα, a dot per seed").encode())
     return table
 
 

@@ -17,7 +17,9 @@ RUN/stem.safetensors     the stem's weights, only where they are random
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from data_prep.structure_bytes import atomic_write
 from lorta.storage import TENSOR_FILE
 from pipeline.config import RunConfig
 from pipeline.config_layers import config_file_text, file_layer, merge, resolve
+from pipeline.file_lock import locked
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
 from pipeline.folding.weights import UNUSED, State, check_state
@@ -83,6 +86,23 @@ class RunDirectory:
         for name, root in model.adapted().items():
             lorta.save(root, self.adapter_folder(name))
         self.save_config(config)
+
+    @contextmanager
+    def being_trained(self) -> Iterator[None]:
+        """Keep other processes from training this run, and remove what one that was killed left half-written.
+
+        Raises RunError: one trains it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path / ".lock") as free:
+            if not free:
+                raise RunError(f"{self.path}: is being trained by another process: wait for it, or give another --out")
+            for pattern in (".*.partial", "*.partial-*"):
+                for file in self.path.rglob(pattern):
+                    file.unlink()
+            for folder in self.checkpoints.glob(".step_*"):
+                shutil.rmtree(folder)
+            yield
 
     def save_config(self, config: RunConfig) -> None:
         """The configuration with which the run goes on."""

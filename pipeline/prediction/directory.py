@@ -10,7 +10,6 @@ PREDS/report.html
 import csv
 import io
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Self
 
 from data_prep.bounded_reading import read_json, read_table
 from data_prep.structure_bytes import atomic_write
+from pipeline.file_lock import is_open, lock
 from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import COLUMNS, PredictionRow
 from pipeline.prediction.sequences import InputError, Query
@@ -167,8 +167,8 @@ class PredictionDirectory:
         deadline = time.monotonic() + _LOCK_SECONDS
         while self._lock_stream is None:
             stream = self._lock.open("a")
-            free = _lock(stream)
-            if free and _is_open(self._lock, stream):
+            free = lock(stream)
+            if free and is_open(self._lock, stream):
                 self._lock_stream = stream
                 continue
             stream.close()
@@ -187,7 +187,7 @@ class PredictionDirectory:
                 continue
             try:
                 with path.open() as stream:
-                    if not _lock(stream, shared=True):
+                    if not lock(stream, shared=True):
                         return False
                     path.unlink()
             except OSError:  # not ours to open, or its command has ended just now: no matter, but not known
@@ -223,30 +223,6 @@ class PredictionDirectory:
         with suppress(OSError):  # not there, or with files that are not ours
             (self.path / RELAXED).rmdir()
         self._settings.unlink(missing_ok=True)
-
-
-def _lock(stream: io.TextIOBase, *, shared: bool = False) -> bool:
-    """Lock an open file until it is closed or its process ends; False where another process has it.
-
-    Windows has no such locks: there two commands on one table are the user's to avoid.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_open(path: Path, stream: io.TextIOBase) -> bool:
-    """Whether ``path`` still is the file that is open: who had the lock before may have removed it."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _short(value: Any) -> str:

@@ -65,8 +65,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, spare: int 
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / _name(checkpoint.step)
-    for left_over in folder.glob(f".{target.name}.*"):
-        shutil.rmtree(left_over)
     temporary = folder / f".{target.name}.{os.getpid()}"
     try:
         temporary.mkdir()

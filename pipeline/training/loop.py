@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -84,9 +84,18 @@ def train(
     Raises:
         TrainingError, GradientPathError, KernelError: the run failed.
         Interrupted: Ctrl-C or SIGTERM on any process, after saving.
+        RunError: the run is another one, damaged, or being trained by another process.
     """
     trainer = Trainer(config, training_chains(dataset, config.data), processes)
     freeze(trainer.model, config.training.freeze)
+    mine = run.being_trained() if processes.is_main else nullcontext()
+    with mine, closing(_session(trainer, dataset, run, info, console)) as session:
+        return session.run_to_the_end()
+
+
+def _session(trainer: Trainer, dataset: StructureDataset, run: RunDirectory, info: dict, console: Console) -> "Session":
+    """The run where it stands: begun, or as its last checkpoint has it."""
+    config, processes = trainer.config, trainer.processes
     resumed = run.exists()
     processes.wait()  # all have looked before the first one creates it
     if resumed and run.stem_file.is_file():
@@ -122,8 +131,7 @@ def train(
     processes.start_trackers(config, run.path.name)
     records = validation_records(dataset, config.data, config.training.validation_limit)
     panel = panel_records(config.training.panel)
-    with closing(Session(trainer, run, records, panel, terms, console)) as session:
-        return session.run_to_the_end()
+    return Session(trainer, run, records, panel, terms, console)
 
 
 class Session:

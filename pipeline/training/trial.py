@@ -92,9 +92,8 @@ def try_steps(config: RunConfig, processes: Processes) -> Trial | None:
     The first is not counted, the second has no recycles and the third the most, so that their mean is that of all.
     """
     try:
-        with processes.device:
-            model = FoldingModel(config, Stem(config.stem.name))
-            model.set_trainable()
+        model = FoldingModel(config, Stem(config.stem.name))
+        model.set_trainable()
         freeze(model, config.training.freeze)
         source = ChainSource(MadeUpChains(config.data.crop_size), tuple("0123456789"), predicted=False)
         trainer = Trainer(config, TrainingChains([(source, 1.0)], by_cluster=False), processes, model)

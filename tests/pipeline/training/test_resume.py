@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.run import RunDirectory
 from pipeline.training import loop
 from tests.pipeline.training.small import ROOT, SMALL, table
 
@@ -86,6 +87,24 @@ def test_a_signal_breaks_a_round_of_validation_off(whole, train_here, tmp_path, 
     said = capfd.readouterr()
     assert "interrupted at step 3 of 8; saved" in said.out and "stopping, and saving" in said.err
     assert {row["step"] for row in table(run / "validation.csv")} == {"0"}
+    assert train_here(run, "--resume") == 0
+    assert_same_run(run, whole)
+
+
+def test_one_process_at_a_time(whole, train_here, tmp_path, capsys):
+    """The second is refused while the first holds the run; what a killed one left half-written goes."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    left = [run / ".report.html.77.partial", run / "adapter" / ".adapter_model.safetensors.77.partial"]
+    for file in left:
+        file.write_text("half")
+    (run / "checkpoints" / ".step_00000006.77").mkdir()
+    with RunDirectory(run).being_trained():
+        assert train_here(run, "--resume") == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {run}: is being trained by another process") and error.count("\n") == 1
+    assert not any(file.exists() for file in left)
+    assert not any(path.name.startswith(".") for path in (*run.iterdir(), *(run / "checkpoints").iterdir()))
     assert train_here(run, "--resume") == 0
     assert_same_run(run, whole)
 
