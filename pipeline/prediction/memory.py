@@ -12,7 +12,6 @@ import torch
 from pipeline.config import RunConfig
 from pipeline.folding.memory import peak_bytes
 
-GIB = 1 << 30
 SHARE = 0.8
 """Of what is free: other programs and the fragments of the allocator take some."""
 
@@ -24,6 +23,11 @@ LEAST_CORRECTION, MOST_CORRECTION = 0.25, 4.0
 """A measurement beyond these is of something else, such as memory that was kept from before."""
 
 _HIGH_WATER = Path("/proc/self/clear_refs")
+
+
+def size_text(size: int) -> str:
+    """``61.2 GiB``, below one ``58 MiB``."""
+    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.0f} MiB"
 
 
 def free_bytes(device: torch.device) -> int:

@@ -12,7 +12,7 @@ from pipeline.folding.model import FoldingModel
 from pipeline.prediction.files import Format, write_files
 from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.linker import linked_length
-from pipeline.prediction.memory import GIB, SHARE, MemoryModel, capped, free_bytes, is_out_of_memory
+from pipeline.prediction.memory import SHARE, MemoryModel, capped, free_bytes, is_out_of_memory, size_text
 from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.relaxation import RelaxationError, alpha_carbon_shift, relax
 from pipeline.prediction.rows import PredictionRow, done_row, failed_row, relaxed_row, same_as, unrelaxed_row
@@ -138,8 +138,8 @@ class Worker:
             return
         length = linked_length(part[0])
         while self._needs(length) > self.memory.budget:
-            needed, free = self._needs(length) / GIB, self.memory.budget / GIB
-            what = f"{length} residues need about {needed:.1f} GiB, {free:.1f} are free on {self.device}"
+            needed, free = size_text(self._needs(length)), size_text(self.memory.budget)
+            what = f"{length} residues need about {needed}, {free} are free on {self.device}"
             if self._take_smaller_pieces(length):
                 yield f"{what}: in pieces of {self._chunk} rows from here on"
             elif self.device != CPU:
@@ -156,8 +156,8 @@ class Worker:
         if len(part) > 1 or self._needs(length) <= self.memory.budget:
             return ""
         return (
-            f"{length} residues need about {self._needs(length) / GIB:.1f} GiB even in the smallest pieces, and "
-            f"{self.memory.budget / GIB:.1f} are free: a larger machine, --max-memory, or a part of the sequence"
+            f"{length} residues need about {size_text(self._needs(length))} even in the smallest pieces, and "
+            f"{size_text(self.memory.budget)} are free: a larger machine, --max-memory, or a part of the sequence"
         )
 
     def _take_smaller_pieces(self, length: int) -> bool:

@@ -181,7 +181,7 @@ def test_a_sequence_too_long_for_the_memory_is_a_row(predict, fasta):
     out = predict(fasta(long="MKTAYIAKQR" * 1000, short="MKTAY"), "--max-memory", "1G", code=1)
     long, short = rows(out)
     assert short["status"] == "done" and long["status"] == "failed" and long["length"] == "10000"
-    assert "10000 residues need about" in long["reason"] and "1.0 are free" in long["reason"]
+    assert "10000 residues need about" in long["reason"] and "1.0 GiB are free" in long["reason"]
 
 
 def test_published_weights_as_a_run(predict, fasta, weights_path, capsys):

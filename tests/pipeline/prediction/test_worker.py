@@ -9,7 +9,15 @@ import torch
 from pipeline.prediction import worker as worker_module
 from pipeline.prediction.batching import batches, by_length, shared
 from pipeline.prediction.fold import PredictionError, fold_batch
-from pipeline.prediction.memory import TELLING, MemoryModel, capped, free_bytes, is_out_of_memory, status_bytes
+from pipeline.prediction.memory import (
+    TELLING,
+    MemoryModel,
+    capped,
+    free_bytes,
+    is_out_of_memory,
+    size_text,
+    status_bytes,
+)
 from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.sequences import single_chain
 from pipeline.prediction.worker import Output, Worker
@@ -101,6 +109,12 @@ def test_a_fold_that_runs_out_of_memory_is_a_row(worker, full_heap):
     _, rows = process(worker, queries(20, 1000))
     assert rows["s0"].status == "done" and rows["s1"].status == "failed"
     assert "memory of cpu ended with 1 x 1000 residues" in rows["s1"].reason
+
+
+def test_sizes_are_in_words_of_their_own_scale():
+    assert [size_text(n) for n in (0, 58 << 20, (1 << 30) - 1, 3 << 29, 10 << 30)] == [
+        "0 MiB", "58 MiB", "1024 MiB", "1.5 GiB", "10.0 GiB"
+    ]  # fmt: skip
 
 
 def test_free_memory_is_a_number_of_this_machine():
