@@ -80,7 +80,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's other files: safetensors' own are the owner's alone
         save_file(content, temporary, metadata={"tool": program(), **(metadata or {})})
+        temporary.chmod(mode)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)

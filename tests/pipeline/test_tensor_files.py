@@ -1,7 +1,9 @@
 """Tensors are on disk as a whole or not at all; a damaged file of torch.save is one error."""
 
 import argparse
+import os
 import random
+import sys
 
 import pytest
 import torch
@@ -17,6 +19,18 @@ def test_a_write_that_fails_is_an_os_error_and_leaves_the_file_before(tmp_path, 
         write_tensors(path, {"a": torch.zeros(1000)})
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
     assert load_file(path)["a"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such modes")
+def test_others_may_read_what_they_may_of_every_file(tmp_path):
+    path, plain = tmp_path / "x.safetensors", tmp_path / "plain"
+    before = os.umask(0o027)
+    try:
+        write_tensors(path, {"a": torch.zeros(2)})
+        plain.touch()
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode == plain.stat().st_mode and path.stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("zipped", [True, False])
