@@ -192,11 +192,15 @@ def _sniff(path: str | os.PathLike, data: bytes) -> str:
 
 
 def atomic_write(path: str | os.PathLike, data: bytes) -> None:
-    """Write a whole file or nothing: a temporary file beside it, then ``os.replace``."""
+    """Write a whole file or nothing: a temporary file beside it, then ``os.replace``. An OSError names the file."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, target)
+    except OSError as error:
+        if error.filename is None:  # of a write, as to a full disk
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
