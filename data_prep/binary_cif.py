@@ -109,11 +109,16 @@ def _byte_array(values: bytes, encoding: dict[str, Any]) -> np.ndarray:
 
 
 def _fixed_point(values: np.ndarray, encoding: dict[str, Any]) -> np.ndarray:
-    return values / float(encoding["factor"])
+    factor = float(encoding["factor"])
+    if not 0 < abs(factor) < np.inf:
+        raise ValueError(f"fixed point numbers with the factor {factor}")
+    return values / factor
 
 
 def _interval_quantization(values: np.ndarray, encoding: dict[str, Any]) -> np.ndarray:
     low, high = float(encoding["min"]), float(encoding["max"])
+    if not (np.isfinite([low, high]).all() and encoding["numSteps"] > 1):
+        raise ValueError(f"intervals from {low} to {high} in {encoding['numSteps']} steps")
     return low + values * ((high - low) / (encoding["numSteps"] - 1))
 
 
@@ -130,6 +135,8 @@ def _delta(values: np.ndarray, encoding: dict[str, Any]) -> np.ndarray:
 
 def _integer_packing(values: np.ndarray, encoding: dict[str, Any]) -> np.ndarray:
     """Small integers; one at the limit of its type is added to the next."""
+    if encoding["byteCount"] not in (1, 2):
+        raise ValueError(f"packed integers of {encoding['byteCount']} bytes, expected 1 or 2")
     bits = 8 * encoding["byteCount"]
     limits = (2**bits - 1,) if encoding["isUnsigned"] else (2 ** (bits - 1) - 1, -(2 ** (bits - 1)))
     ends = ~np.isin(values, limits)

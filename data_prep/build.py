@@ -263,9 +263,16 @@ def _settle_shared_stems(
         if len(readable) == 1:
             usable += readable
         for file in readable if len(readable) > 1 else ():
-            others = ", ".join(other for other in readable if other != file)
-            rows.append(LedgerRow(file, "", "rejected", f"duplicate stem: shared with {others}; rename or remove"))
+            reason = f"duplicate stem: shared with {_others(readable, file)}; rename or remove"
+            rows.append(LedgerRow(file, "", "rejected", reason))
     return usable, rows
+
+
+def _others(files: Sequence[str], file: str) -> str:
+    """The first few of a group beside one of them, and how many more there are; groups may be large."""
+    shown = [other for other in files[:6] if other != file][:5]
+    left = len(files) - 1 - len(shown)
+    return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
 def _left_out(row: LedgerRow, reasons: dict[str, str]) -> LedgerRow:
@@ -279,7 +286,7 @@ def _twins(results: Sequence[Ingested]) -> dict[str, list[str]]:
         if result.sha256:
             files_of.setdefault(result.sha256, []).append(result.file)
     return {
-        row.id: [f"same content as {', '.join(file for file in files_of[result.sha256] if file != result.file)}"]
+        row.id: [f"same content as {_others(files_of[result.sha256], result.file)}"]
         for result in results
         for row in result.rows
         if row.id and len(files_of[result.sha256]) > 1

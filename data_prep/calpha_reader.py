@@ -219,7 +219,7 @@ def _ordinary(files: Sequence[_Candidate]) -> list[list[CalphaTrace]] | None:
     inside[chain_start[:-1]] = False
     place = residue[start]
     number, insertion = whole_numbers(place >> np.uint64(16)), (place >> np.uint64(48)).astype(np.uint8)
-    if number is None:
+    if number is None or (place.astype(np.uint8) != ord(" ")).any():  # a chain id or component of more letters
         return None
     order = number * 256 + insertion
     if not (order[1:] > order[:-1])[inside[1:]].all():

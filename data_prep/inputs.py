@@ -75,6 +75,8 @@ def _walk(root: Path, out: Path | None) -> Iterator[tuple[str, str | None]]:
                 yield path, "link to a directory: not followed"
             elif is_directory:
                 directories.append(Path(entry.path))
+                if is_structure_name(entry.name):
+                    yield path, "a directory, and named like a structure file: what is in it is read"
             else:
                 yield path, _reason(Path(entry.path))
 

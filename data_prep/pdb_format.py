@@ -28,9 +28,17 @@ _WIDTH = 72
 """Columns that are cut out of the text: a whole number of 8-byte words, so that words can be compared."""
 
 
-_RESIDUE_WORDS = ((2, word(b"\0\xff\xff\xff\0\xff\xff\xff")), (3, word(b"\xff\xff\xff")))
-"""Words of a record and their bytes that say which residue an atom belongs to: component (columns 18-20), chain (22),
-number (23-26), insertion code (27)."""
+_RESIDUE_WORDS = ((2, word(b"\0\xff\xff\xff\xff\xff\xff\xff")), (3, word(b"\xff\xff\xff")))
+"""Words of a record and their bytes that say which residue an atom belongs to: component (columns 18-20), chain (21 and
+22), number (23-26), insertion code (27)."""
+
+_CHAIN = slice(20, 22)
+"""Where the chain id stands: one letter in the second of these columns, or two (see ``_clear_column_21``)."""
+
+_ONE_FORM = frozenset(
+    ("GLY", "ALA", "VAL", "LEU", "ILE", "PRO", "PHE", "TRP", "TYR", "SER", "THR", "ASN", "GLN", "MET")
+)
+"""Residues that no force field tells apart by a fourth letter, as it does LYSH or HISB."""
 
 
 _READ_BESIDE_ATOMS = tuple(
@@ -158,6 +166,7 @@ def _read_model(
         if not len(records):
             raise StructureError(path, "no complete ATOM record: the file is truncated")
     table = lines.table(records)
+    _clear_column_21(table)
     segment, ended = _segments(table, records, ters)
     atoms, damaged = _atom_site(table, segment)
     damage = [lines[number] for number in records[damaged].tolist()]
@@ -184,6 +193,17 @@ def _shown(line: bytes) -> str:
     return '"' + ascii(line[:66].decode("latin-1").rstrip())[1:-1] + '"'
 
 
+def _clear_column_21(table: np.ndarray) -> None:
+    """Make column 21 blank, as the format has it, unless it holds the first letter of chain ids: gemmi and others write
+    it there when one letter is not enough. A force field's fourth letter of a residue name stands there too.
+    """
+    marked = table[table[:, 20] != ord(" ")]
+    if len(marked):
+        names = [name for name in Words.of_cells(marked[:, 17:21]).values if len(name) == 4]
+        if not any(name[:3] in _ONE_FORM and name[3].isalnum() for name in names):
+            table[:, 20] = ord(" ")
+
+
 def _segments(
     table: np.ndarray, records: np.ndarray, ters: list[tuple[int, bytes]]
 ) -> tuple[np.ndarray, frozenset[str]]:
@@ -194,10 +214,10 @@ def _segments(
         if line[3:6].strip():
             continue  # a word that only begins with TER
         before = int(np.searchsorted(records, number))
-        chain = line[21:22]
+        chain = line[_CHAIN] if len(line) > 21 else b""
         if not chain:  # a bare "TER" ends the chain of the atom before it
-            chain = table[before - 1, 21:22].tobytes() if before else b" "
-        segment[before:] += table[before:, 21] == chain[0]
+            chain = table[before - 1, _CHAIN].tobytes() if before else b"  "
+        segment[before:] += (table[before:, 21] == chain[1]) & (table[before:, 20] == chain[0])
         ended.add(chain.decode("latin-1").strip())
     return segment, frozenset(ended)
 
@@ -234,7 +254,7 @@ def _atom_site(table: np.ndarray, segment: np.ndarray) -> tuple[AtomSite, np.nda
         b_factor=b_factor,
         start=start,
         resname=Words.of_cells(residues[:, 17:20]),
-        chain=Words.of_cells(residues[:, 21:22]),
+        chain=Words.of_cells(residues[:, _CHAIN]),
         segment=Words(segment[start], tuple(map(str, range(int(segment.max(initial=0)) + 1)))),
         seqnum=seqnum[start],
         icode=Words.of_cells(residues[:, 26:27]),

@@ -23,7 +23,7 @@ class PdbHeader:
         parts: dict[str, list[tuple[int, list[str]]]] = {}
         for line in self.records.get("SEQRES", []):
             serial = line[7:10].strip()
-            chain = parts.setdefault(line[11:12].strip(), [])
+            chain = parts.setdefault(line[10:12].strip(), [])
             chain.append((int(serial) if serial.isdecimal() else len(chain) + 1, line[19:70].split()))
         return {
             chain: tuple(name for _, names in sorted(rows, key=lambda row: row[0]) for name in names)

@@ -111,6 +111,8 @@ def _contents(path: str | os.PathLike, file: BinaryIO, max_bytes: int) -> tuple[
         raise StructureError(path, "empty file (0 bytes)")
     if first[:2] == b"\x1f\x8b":
         return _gunzip(path, first, file, max_bytes)
+    if os.fstat(file.fileno()).st_size > max_bytes:
+        raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
     data = first + file.read(max_bytes + 1 - len(first)) if len(first) == wanted else first
     if len(data) > max_bytes:
         raise StructureError(path, f"larger than the limit of {max_bytes} bytes")

@@ -142,6 +142,23 @@ def test_run_lengths_beyond_what_the_file_can_hold_are_not_expanded(tmp_path, ro
     assert peak < 3_000_000, "expanded, a column takes 72 MB"
 
 
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"kind": "IntegerPacking", "byteCount": 2**40, "isUnsigned": True, "srcSize": 3},
+        {"kind": "IntegerPacking", "byteCount": 0, "isUnsigned": False, "srcSize": 3},
+        {"kind": "FixedPoint", "factor": 0},
+        {"kind": "FixedPoint", "factor": float("nan")},
+        {"kind": "IntervalQuantization", "min": 0, "max": 1, "numSteps": 1},
+        {"kind": "IntervalQuantization", "min": 0, "max": float("inf"), "numSteps": 9},
+    ],
+)
+def test_numbers_that_an_encoding_cannot_have(encoding):
+    """Two to the power of a stated number of bits alone would fill the memory."""
+    with pytest.raises(ValueError, match=r"packed integers of|fixed point numbers with|intervals from"):
+        _decode({"data": np.arange(3), "encoding": [encoding]})
+
+
 def test_strings_that_repeat_their_text_are_refused():
     # Each word would be the whole text again: a file of 10 MB would take 10 TB.
     offsets = {"offsets": np.array([0, 9, 0, 9], "i1").tobytes(), "offsetEncoding": [{"kind": "ByteArray", "type": 1}]}

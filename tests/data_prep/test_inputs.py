@@ -13,6 +13,7 @@ def test_every_entry_is_found_once(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     os.mkfifo(tmp_path / "pipe.pdb")
+    (tmp_path / "dir.pdb").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "link.pdb").symlink_to(tmp_path / "b.pdb")
     (tmp_path / "broken.pdb").symlink_to(tmp_path / "nowhere")
@@ -22,6 +23,7 @@ def test_every_entry_is_found_once(tmp_path):
         (".git", "", "rejected"): "hidden directory, not entered: ignored",
         (".hidden.pdb", "", "rejected"): "hidden file: ignored",
         ("broken.pdb", "", "unreadable"): "cannot be read: No such file or directory",
+        ("dir.pdb", "", "rejected"): "a directory, and named like a structure file: what is in it is read",
         ("loop", "", "rejected"): "link to a directory: not followed",
         (
             "notes.txt",

@@ -243,6 +243,29 @@ def test_many_models_take_time_in_proportion(read):
     assert len(records) == 300 and records[-1].id == "x_A.m1-300"
 
 
+def test_chain_ids_of_two_letters(read, tmp_path):
+    """gemmi writes them in columns 21 and 22; a force field's LYSH or another mark there is no chain id."""
+    structure = gemmi.Structure()
+    structure.add_model(gemmi.Model(1))
+    (tmp_path / "a.pdb").write_bytes(text(seqres(["GLY", "ALA", "LYS"]), chain([("GLY", 1), ("ALA", 2)]), ["TER"]))
+    for name, first in (("A", 1), ("AA", 11), ("BA", 21)):
+        part = gemmi.read_structure(str(tmp_path / "a.pdb"))[0][0]
+        part.name = name
+        for number, one in enumerate(part):
+            one.seqid.num = first + number
+        structure[0].add_chain(part)
+    structure.setup_entities()
+    for entity in structure.entities:
+        entity.full_sequence = ["GLY", "ALA", "LYS"]
+    records = read(structure.make_pdb_string().encode())
+    assert [(record.id, record.sequence) for record in records] == [("x_A", "GAK"), ("x_AA", "GAK"), ("x_BA", "GAK")]
+    assert [record.auth_seq_id.tolist() for record in records] == [[1, 2, 0], [11, 12, 0], [21, 22, 0]]
+    lines = chain([("GLY", 1), ("LYS", 2), ("HIS", 3)])
+    marked = [line[:20] + mark + line[21:] for line, mark in zip(lines, "    HHHHAAAA", strict=True)]
+    assert [record.chain_id for record in read(text(marked))] == ["A"]
+    assert [record.chain_id for record in read(text([line[:20] + "%" + line[21:] for line in lines]))] == ["A"]
+
+
 def test_chain_id_used_by_two_copies(read):
     one = chain([("GLY", 1), ("ALA", 2)])
     assert [record.id for record in read(text(one, ["TER"], one, ["TER"]))] == ["x_A", "x_A-2"]

@@ -177,6 +177,21 @@ def test_duplicates(tmp_path, capsys):
     assert index["a_A"]["warnings"] == ["same content as b.pdb.gz"]
 
 
+def test_many_files_of_one_name_or_content_name_a_few_of_each_other(tmp_path):
+    """As the directories that AlphaFold writes; all names in every row would be the square of their number."""
+    source = (DEMO / "2igd_A.pdb.gz").read_bytes()
+    for number in range(10):
+        (tmp_path / f"in/{number}").mkdir(parents=True)
+        (tmp_path / f"in/{number}/ranked_0.pdb.gz").write_bytes(source)
+        (tmp_path / f"in/x{number}.pdb.gz").write_bytes(source)
+    assert main(["--pdb-dir", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    rows = {row.file: row.reason for row in read_ledger(tmp_path / "out/ledger.csv")}
+    names = [f"{number}/ranked_0.pdb.gz" for number in (0, 1, 2, 3, 5)]
+    expected = f"duplicate stem: shared with {', '.join(names)} and 4 more; rename or remove"
+    assert rows["4/ranked_0.pdb.gz"] == expected
+    assert rows["x9.pdb.gz"].endswith("same content as " + ", ".join(f"x{n}.pdb.gz" for n in range(5)) + " and 4 more")
+
+
 def test_ids_that_would_collide(tmp_path):
     """Chain A of 1x.pdb and the chain without an id of 1x_A.pdb would both be 1x_A."""
     text = gzip.decompress((DEMO / "1aki_A.pdb.gz").read_bytes()).decode().splitlines()
