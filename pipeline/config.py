@@ -13,8 +13,9 @@ import lorta.config
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 DropoutRate = Annotated[float, Field(ge=0, lt=0.5)]
@@ -242,7 +243,7 @@ class TrainingConfig(Strict):
     """Validation chains per round, the first in the order of their ids; 0: all."""
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     device: str = "auto"
     """``auto``: cuda, else mps, else cpu. Under torchrun each process takes the GPU of its local rank."""
     precision: Literal["fp32", "bf16"] = "fp32"

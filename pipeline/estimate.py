@@ -22,6 +22,7 @@ from pipeline.folding.stem import Stem
 from pipeline.losses.distogram import distogram_loss
 from pipeline.losses.reduce import binned_cross_entropy
 from pipeline.training.freezing import freeze
+from pipeline.training.progress import duration
 from pipeline.training.proof import PartCount, count_parts
 
 FLOAT = 4
@@ -232,8 +233,8 @@ def report(e: Estimate, config: RunConfig, console: Console) -> None:
     console.print(f"A step: {e.flops / 1e12:.3g} TFLOP in matrix products (recycles: half of the most).")
     for throughput in THROUGHPUTS:
         seconds = e.flops / 1e12 / throughput
-        days = seconds * config.training.max_steps / 86_400
         steps = config.training.max_steps
         console.print(
-            f"  at {throughput:g} TFLOP/s sustained: {seconds:.3g} s a step, {days:.3g} days for {steps:,} steps"
+            f"  at {throughput:g} TFLOP/s sustained: {seconds:.3g} s a step, "
+            f"{duration(seconds * steps)} for {steps:,} steps"
         )

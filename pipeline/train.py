@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from data_prep.checksums import sha256
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, release
 from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command
@@ -213,6 +214,12 @@ def main(argv: list[str] | None = None) -> int:
         run = RunDirectory(arguments.out)
         config = configuration(arguments, dotted, run)
         dataset = StructureDataset(arguments.data)
+        fingerprint = sha256(arguments.data / "index.parquet")
+        if run.exists() and run.info().get("dataset_sha256", fingerprint) != fingerprint:
+            raise RunError(
+                f"{arguments.data}: is not the dataset that {run.path} is trained on ({run.info().get('dataset')}), or "
+                f"it has changed; to train its model on other chains: --init-from {run.path} with another --out"
+            )
         processes = Processes(config, run.path)
         console = make_console(quiet=not processes.is_main)
         sizes = {split: len(dataset.ids(split)) for split in ("train", "val")}
@@ -228,6 +235,7 @@ def main(argv: list[str] | None = None) -> int:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "dataset": str(arguments.data.resolve()),
+            "dataset_sha256": fingerprint,
             "dataset_chains": sizes,
             "command": ["python", "-m", "pipeline.train", *(sys.argv[1:] if argv is None else argv)],
         }

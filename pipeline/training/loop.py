@@ -86,14 +86,23 @@ def train(
         Interrupted: Ctrl-C or SIGTERM on any process, after saving.
         RunError: the run is another one, damaged, or being trained by another process.
     """
+    records = validation_records(dataset, config.data, config.training.validation_limit)
+    panel = panel_records(config.training.panel)
     trainer = Trainer(config, training_chains(dataset, config.data), processes)
     freeze(trainer.model, config.training.freeze)
     mine = run.being_trained() if processes.is_main else nullcontext()
-    with mine, closing(_session(trainer, dataset, run, info, console)) as session:
+    with mine, closing(_session(trainer, records, panel, run, info, console)) as session:
         return session.run_to_the_end()
 
 
-def _session(trainer: Trainer, dataset: StructureDataset, run: RunDirectory, info: dict, console: Console) -> "Session":
+def _session(
+    trainer: Trainer,
+    records: Sequence[ProteinRecord],
+    panel: Sequence[ProteinRecord],
+    run: RunDirectory,
+    info: dict,
+    console: Console,
+) -> "Session":
     """The run where it stands: begun, or as its last checkpoint has it."""
     config, processes = trainer.config, trainer.processes
     resumed = run.exists()
@@ -129,8 +138,6 @@ def _session(trainer: Trainer, dataset: StructureDataset, run: RunDirectory, inf
             run.save_config(config)  # more steps, say: what is written of the run, and --resume, go by the file
         console.print(f"Resuming {run.path} at step {trainer.step}")
     processes.start_trackers(config, run.path.name)
-    records = validation_records(dataset, config.data, config.training.validation_limit)
-    panel = panel_records(config.training.panel)
     return Session(trainer, run, records, panel, terms, console)
 
 

@@ -169,6 +169,8 @@ def test_dotted_options():
         ({"adapter": {"method": "loro"}}, "adapter.method = 'loro'"),
         ({"trunk": {"c_s": 100}}, "100 is not a multiple of 32"),
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr = 'fast'"),
+        ({"optimizer": {"lr": float("inf")}}, "optimizer.lr = inf: input should be a finite number"),
+        ({"training": {"seed": 2**63}}, "training.seed = 9223372036854775808: input should be less than"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_field(layer, message):

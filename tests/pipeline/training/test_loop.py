@@ -9,11 +9,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from data_prep.dataset import StructureDataset, write_dataset
 from pipeline.config import ConfigError, OptimizerConfig
 from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding import trunk
 from pipeline.folding.kernel_choice import KernelError, Selection
 from pipeline.folding.model import build_model
+from pipeline.train import main
 from pipeline.training import loop, trainer
 from pipeline.training.freezing import freeze
 from pipeline.training.guard import SpikeGuard
@@ -112,7 +114,7 @@ def test_memory_that_ends_is_a_line(train_here, tmp_path, monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
-def test_what_a_run_that_goes_on_can_change(train_here, tmp_path, capsys):
+def test_what_a_run_that_goes_on_can_change(train_here, small_dataset, tmp_path, capsys):
     """How it runs, not what it computes; what it changed is written down."""
     run = tmp_path / "run"
     assert train_here(run, *SMALL, "--max-steps", "1") == 0
@@ -132,6 +134,11 @@ def test_what_a_run_that_goes_on_can_change(train_here, tmp_path, capsys):
         assert train_here(run, "--resume", *words) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {message}") and error.count("\n") == 1
+    other = tmp_path / "other"
+    write_dataset(other, [StructureDataset(small_dataset).load(name) for name in ("2igd_A_A", "1cyo_A_A")])
+    assert main(["--data", str(other), "--out", str(run), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {other}: is not the dataset that {run} is trained on") and error.count("\n") == 1
     assert (run / "config.toml").read_bytes() == written
 
 
@@ -172,6 +179,11 @@ def test_overfit_frozen_per_sample_with_a_panel(train_here, small_dataset, tmp_p
     from pipeline.run import load_run
 
     assert load_run(run)[1] == 2
+
+
+def test_a_panel_that_is_not_there_is_said_before_the_run_begins(train_here, tmp_path, capsys):
+    assert train_here(tmp_path / "run", *SMALL, "--training.panel", str(tmp_path / "none")) == 2
+    assert "none: no such directory" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")

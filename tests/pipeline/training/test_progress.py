@@ -31,7 +31,8 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(119, "119 s"), (121, "2 min"), (3600, "1 h 00 min"), (36_000 + 59 * 60, "10 h 59 min")]
+    ("seconds", "words"),
+    [(119, "119 s"), (121, "2 min"), (3600, "1 h 00 min"), (36_000 + 59 * 60, "10 h 59 min"), (864_000, "10 days")],
 )
 def test_durations(seconds, words):
     assert progress_module.duration(seconds) == words
