@@ -5,6 +5,7 @@ python -m pipeline.sweep --data DATASET --adapter lorta --rank 8 --out SWEEP
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,9 +110,13 @@ def main(argv: list[str] | None = None) -> int:
         open_directory(arguments.out, arguments.data, options, shared)
 
         def trial(alpha: float) -> Trial:
-            arm = arm_of(alpha)
-            console.print(f"alpha {alpha:g}: training, see {arm.log}")
-            result = judge(arm, alpha, "" if arm.is_trained() else arm.train(arguments.data, options))
+            arm, problem = arm_of(alpha), ""
+            if arm.is_trained():
+                console.print(f"alpha {alpha:g}: done before")
+            else:
+                console.print(f"alpha {alpha:g}: training, see {arm.log}")
+                problem = arm.train(arguments.data, options)
+            result = judge(arm, alpha, problem)
             console.print(f"alpha {alpha:g}: {result.reason or f'validation lDDT-Calpha {result.lddt_ca:.4f}'}")
             return result
 
@@ -127,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"Wrote {arguments.out}: sweep.csv, and a run for each alpha")
         console.print(
             f"Next: python -m pipeline.train --data {arguments.data} --out RUN --adapter {arguments.adapter} "
-            f"--rank {arguments.rank} --adapter.alpha {best.alpha!r}"
+            f"--rank {arguments.rank} --adapter.alpha {best.alpha!r} {shlex.join(options)}".rstrip()
         )
         return 0
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -200,7 +201,8 @@ def test_a_sweep_end_to_end(dataset, tmp_path, capsys):
     output = capsys.readouterr()
     if converged:
         best = max(converged, key=lambda row: float(row["lddt_ca"]))
-        assert f"--adapter.alpha {float(best['alpha'])!r}" in output.out
+        shared = shlex.join([*OPTIONS, "--device", "cpu", "--max-steps", "2"])
+        assert f"--adapter.alpha {float(best['alpha'])!r} {shared}\n" in output.out
     else:
         assert "no alpha converged" in output.err
 
