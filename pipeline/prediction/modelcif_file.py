@@ -1,9 +1,10 @@
 """A prediction as ModelCIF: mmCIF with the categories of the PDB's extension for computed models (Vallat et al. 2023).
 
-Written by python-modelcif, the library of the dictionary's authors.
+Written by python-modelcif, the library of the dictionary's authors; the atoms, where it is slow, by gemmi.
 """
 
 import io
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from gemmi import cif
 
 from data_prep.record import ProteinRecord
 from data_prep.release import release
-from data_prep.residues import ATOM_TYPES
+from data_prep.residues import ATOM_TYPES, RESNAMES
 from pipeline.prediction.fold import Prediction
 
 RELAXATION = "restrained minimisation in the Amber99SB force field"
@@ -64,11 +65,10 @@ class _Iptm(modelcif.qa_metric.Global, modelcif.qa_metric.IpTM):
 
 
 class _Model(modelcif.model.AbInitioModel):
-    """One model with the atoms and confidence of a prediction."""
+    """One model with the confidence of a prediction."""
 
     def __init__(self, prediction: Prediction, records: list[ProteinRecord], units: list[modelcif.AsymUnit]) -> None:
         super().__init__(assembly=modelcif.Assembly(units, name="Modeled chains"), name=prediction.query.name)
-        self._records, self._units = records, units
         self.qa_metrics.append(_MeanPlddt(round(prediction.mean_plddt, DECIMALS)))
         if prediction.error is not None:
             self.qa_metrics.append(_Ptm(round(prediction.error.ptm, 4)))
@@ -80,22 +80,8 @@ class _Model(modelcif.model.AbInitioModel):
             self.qa_metrics.append(_LocalPlddt(units[chain].residue(int(place)), round(float(value), DECIMALS)))
 
     def get_atoms(self) -> Iterator[modelcif.model.Atom]:
-        """Atoms in the order of the chains."""
-        for record, unit in zip(self._records, self._units, strict=True):
-            positions, b_factors = record.atom37_positions.tolist(), record.b_factors.tolist()
-            for i, atom in np.argwhere(record.atom37_mask).tolist():
-                name = ATOM_TYPES[atom]
-                yield modelcif.model.Atom(
-                    asym_unit=unit,
-                    seq_id=i + 1,
-                    atom_id=name,
-                    type_symbol=name[0],
-                    x=positions[i][atom][0],
-                    y=positions[i][atom][1],
-                    z=positions[i][atom][2],
-                    biso=b_factors[i][atom],
-                    occupancy=1.0,
-                )
+        """None: see ``_with_atoms``."""
+        return iter(())
 
 
 def format_modelcif(prediction: Prediction, origin: Origin) -> bytes:
@@ -152,8 +138,8 @@ def format_modelcif(prediction: Prediction, origin: Origin) -> bytes:
         )
     system.protocols.append(protocol)
     stream = io.StringIO()
-    modelcif.dumper.write(stream, [system])
-    return _with_author_names(stream.getvalue())
+    modelcif.dumper.write(stream, [system], check=False)  # it looks for the atoms that are not there yet
+    return _with_atoms(stream.getvalue(), records, list(entities))
 
 
 def _program(text: str) -> modelcif.Software:
@@ -168,16 +154,47 @@ def _program(text: str) -> modelcif.Software:
     )
 
 
-def _with_author_names(text: str) -> bytes:
-    """Add ``auth_atom_id``, which python-modelcif leaves out and biotite warns about the lack of."""
+def _with_atoms(text: str, records: list[ProteinRecord], sequences: list[str]) -> bytes:
+    """Add the atoms of ``records``, whose entities are numbered as their ``sequences``.
+
+    The columns are python-modelcif's and ``auth_atom_id``, about the lack of which biotite warns.
+    """
+    columns: defaultdict[str, list[str]] = defaultdict(list)
+    count = 0
+    for record in records:
+        residue, atom = np.nonzero(record.atom37_mask)
+        x, y, z = record.atom37_positions[residue, atom].T.tolist()
+        residue_names = [RESNAMES[aatype] for aatype in record.aatype[residue].tolist()]
+        atom_names = [ATOM_TYPES[i] for i in atom.tolist()]
+        for name, values in {
+            "group_PDB": ["ATOM"] * len(atom),
+            "id": [str(count + i) for i in range(1, len(atom) + 1)],
+            "type_symbol": [name[0] for name in atom_names],
+            "label_atom_id": atom_names,
+            "label_alt_id": ["."] * len(atom),
+            "label_comp_id": residue_names,
+            "label_seq_id": [str(i + 1) for i in residue.tolist()],
+            "auth_seq_id": [str(i) for i in record.auth_seq_id[residue].tolist()],
+            "pdbx_PDB_ins_code": ["?"] * len(atom),
+            "label_asym_id": [record.chain_id] * len(atom),
+            "Cartn_x": [f"{value:.3f}" for value in x],
+            "Cartn_y": [f"{value:.3f}" for value in y],
+            "Cartn_z": [f"{value:.3f}" for value in z],
+            "occupancy": ["1.000"] * len(atom),
+            "label_entity_id": [str(sequences.index(record.sequence) + 1)] * len(atom),
+            "auth_asym_id": [record.chain_id] * len(atom),
+            "auth_comp_id": residue_names,
+            "B_iso_or_equiv": [f"{value:.3f}" for value in record.b_factors[residue, atom].tolist()],
+            "pdbx_PDB_model_num": ["1"] * len(atom),
+            "auth_atom_id": atom_names,
+        }.items():
+            columns[name] += values
+        count += len(atom)
     document = cif.read_string(text)
-    atoms = document.sole_block().find_loop("_atom_site.label_atom_id")
-    loop = atoms.get_loop()
-    names = list(atoms)
-    loop.add_columns(["_atom_site.auth_atom_id"], "?")
-    column = document.sole_block().find_loop("_atom_site.auth_atom_id")
-    for i, name in enumerate(names):
-        column[i] = name
+    block = document.sole_block()
+    block.init_loop("_atom_site.", list(columns)).set_all_values(list(columns.values()))
+    elements = sorted(set(columns["type_symbol"]))
+    block.init_loop("_atom_type.", ["symbol"]).set_all_values([elements])
     return document.as_string().encode()
 
 
