@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
         "--adapters",
         default=ADAPTERS,
         metavar="LIST",
-        help=f"METHOD, METHOD:RANK or METHOD:RANK:ALPHA, by commas; the first is the reference (default: {ADAPTERS})",
+        help="by commas METHOD:RANK, METHOD:RANK:ALPHA, or METHOD for those without a rank (none, full, bitfit ...); "
+        f"the first is the reference (default: {ADAPTERS})",
     )
     p.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     p.add_argument("--train-chains", type=int, default=10, metavar="N", help="training chains to score at the end")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import lorta.config
 from data_prep.bounded_reading import read_json
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.structure_bytes import atomic_write
@@ -22,7 +23,7 @@ from pipeline.train import parser as train_parser
 from pipeline.training.tables import TableError
 from pipeline.training.validation import validate
 
-WITHOUT_RANK = ("none", "full")
+WITHOUT_RANK = tuple(method for method in ADAPTER_METHODS if method not in lorta.config.METHODS)
 TRAIN_SCORES = "train_scores.csv"
 OWN_OPTIONS = (
     *("--seed", "--training.seed", "--adapter", "--adapter.method", "--rank", "--adapter.rank"),
@@ -72,7 +73,8 @@ def parse_adapters(text: str) -> list[Adapter]:
     for word in text.split(","):
         method, *numbers = word.strip().split(":")
         if not method or len(numbers) > 2 or (method in WITHOUT_RANK and numbers):
-            raise ArmError(f"--adapters: {word!r} is not METHOD:RANK or METHOD:RANK:ALPHA, or none or full alone")
+            alone = ", ".join(WITHOUT_RANK)
+            raise ArmError(f"--adapters: {word!r} is not METHOD:RANK or METHOD:RANK:ALPHA, or one of {alone} alone")
         if method not in ADAPTER_METHODS:
             raise ArmError(f"--adapters: {method!r} is no method: one of {', '.join(ADAPTER_METHODS)}")
         if method not in WITHOUT_RANK and not numbers:

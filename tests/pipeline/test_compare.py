@@ -28,11 +28,14 @@ from tests.pipeline.training.small import ROOT, SMALL
 def test_adapters_of_the_command_line():
     parsed = parse_adapters("none, lora:1,lorta:8:256,full")
     assert parsed == [Adapter("none"), Adapter("lora", 1), Adapter("lorta", 8, 256.0), Adapter("full")]
+    assert parse_adapters("none,bitfit")[1].options() == ["--adapter", "bitfit"]
     assert [adapter.name for adapter in parsed] == ["none", "lora:1", "lorta:8:256", "full"]
     assert parsed[2].options() == ["--adapter", "lorta", "--rank", "8", "--adapter.alpha", "256.0"]
     for wrong, message in (
         ("lorta", "needs a rank"),
-        ("none:1", "none or full alone"),
+        ("none:1", "or one of none, full, bitfit, "),
+        ("bitfit:8", "or one of none, full, bitfit, "),
+        ("adalora:8", "'adalora' is no method: one of "),
         ("lorta:x", "rank and alpha are numbers"),
         ("lora:1,lora:1", "names an adapter twice"),
     ):
