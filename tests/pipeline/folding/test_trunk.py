@@ -273,3 +273,30 @@ def test_kernels_are_left_out_of_compilation(monkeypatch):
         block.compile(backend="aot_eager")
         for found, right in zip(block(s.clone(), z.clone(), None, Plan(overwrite=True)), expected, strict=True):
             torch.testing.assert_close(found, right)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_block_on_a_gpu_is_that_of_a_cpu(precision):
+    """Outputs and gradients, with padding; saved for the backward pass and computed again."""
+    block = TrunkBlock(TrunkConfig(c_s=64, c_z=64, triangle_attention=True)).train()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in block.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    s, z = torch.randn(2, 70, 64, generator=generator), torch.randn(2, 70, 70, 64, generator=generator)
+    mask = (torch.arange(70) < torch.tensor([[70], [51]])).float()
+    results = []
+    for device, waiting in (("cpu", 1), ("cuda", 1), ("cuda", common.SAVED)):
+        block.to(device)
+        inputs = [t.to(device).requires_grad_() for t in (s, z)]
+        on, short = mask.to(device), precision is torch.bfloat16
+        with torch.autocast(device, torch.bfloat16, enabled=short):
+            s_out, z_out = block(*inputs, on, Plan(waiting=waiting))
+        s_out, z_out = s_out * on[..., None], z_out * (on[:, :, None] * on[:, None])[..., None]
+        gradients = torch.autograd.grad(s_out.square().sum() + z_out.square().sum(), [*inputs, *block.parameters()])
+        results.append([t.detach().cpu() for t in (s_out, z_out, *gradients)])
+    largest = max(t.norm() for t in results[0][2:])
+    for found in results[1:]:
+        for one, right in zip(found, results[0], strict=True):
+            error = 0.1 if precision is torch.bfloat16 else 1e-3
+            assert (one - right).norm() <= error * max(right.norm(), 1e-3 * largest)

@@ -1,4 +1,4 @@
-"""Training on a device that is not the CPU, as far as that can be tried without one (``tests/pretended_device.py``)."""
+"""Training on a device that is not the CPU: one that only pretends to be (``tests/pretended_device.py``), and a GPU."""
 
 import subprocess
 import sys
@@ -32,33 +32,45 @@ with pretended_device():
 """
 
 
-def pretended(*words: object) -> subprocess.CompletedProcess:
-    """Python with these arguments."""
-    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
-        pytest.skip(f"torch {torch.__version__} has no hooks for a backend written in Python")
+def python(*words: object) -> subprocess.CompletedProcess:
     command = [sys.executable, *map(str, words)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
 
 
-def test_tensors_of_two_devices_are_an_error_there():
-    result = pretended("-c", MIXED)
+def need_pretended_device() -> None:
+    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip(f"torch {torch.__version__} has no hooks for a backend written in Python")
+
+
+def run_on(device: str, module: str, *words: object) -> None:
+    """A command on ``device``, which must end well; skips where there is no such device."""
+    if device == "pretended":
+        need_pretended_device()
+        module = ("tests.pretended_device", module)
+    else:
+        if not torch.cuda.is_available():
+            pytest.skip("there is no CUDA device")
+        module = (module,)
+    result = python("-m", *module, *words)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_tensors_of_two_devices_are_an_error():
+    need_pretended_device()
+    result = python("-c", MIXED)
     assert result.returncode == 0, result.stderr
     error = "expected all tensors on one device, found on the CPU too"
     assert result.stdout.splitlines() == ["6.0", "pretended:0", error, error, error]
 
 
-def test_everything_trains_and_resumes_there_as_on_a_cpu(small_dataset, tmp_path):
+@pytest.mark.parametrize("device", ["pretended", "cuda"])
+def test_everything_trains_and_resumes_there_as_on_a_cpu(device, small_dataset, tmp_path):
     """Every loss and head, recycles, recomputed blocks, clipping per sample, averages, validation, checkpoints."""
-    common = ("--data", small_dataset, *SMALL, *EVERYTHING)
-    for device in ("cpu", "pretended"):
-        arguments = [*map(str, common), "--out", str(tmp_path / device), "--device", device]
-        if device == "cpu":
-            assert main(arguments) == 0
-        else:
-            result = pretended("-m", "tests.pretended_device", "pipeline.train", *arguments)
-            assert result.returncode == 0, result.stderr[-2000:]
+    data, run, here = ("--data", small_dataset), ("--out", tmp_path / device), tmp_path / "cpu"
+    run_on(device, "pipeline.train", *data, *SMALL, *EVERYTHING, *run, "--device", device)
+    assert main([*map(str, (*data, *SMALL, *EVERYTHING, "--out", here))]) == 0
     for name in ("metrics.csv", "validation.csv"):
-        rows, there = table(tmp_path / "cpu" / name), table(tmp_path / "pretended" / name)
+        rows, there = table(here / name), table(tmp_path / device / name)
         assert len(rows) == len(there) >= 2
         for row, other in zip(rows, there, strict=True):
             assert row.keys() == other.keys()
@@ -67,7 +79,5 @@ def test_everything_trains_and_resumes_there_as_on_a_cpu(small_dataset, tmp_path
                     assert float(other[key]) == pytest.approx(float(value), rel=2e-3, abs=2e-3), (name, key)
                 else:
                     assert other[key] == value
-    words = ("--data", small_dataset, "--out", tmp_path / "pretended", "--resume", "--max-steps", "3")
-    result = pretended("-m", "tests.pretended_device", "pipeline.train", *words)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert [row["step"] for row in table(tmp_path / "pretended/metrics.csv")] == ["1", "2", "3"]
+    run_on(device, "pipeline.train", *data, *run, "--resume", "--max-steps", "3")
+    assert [row["step"] for row in table(tmp_path / device / "metrics.csv")] == ["1", "2", "3"]
