@@ -31,7 +31,8 @@ from pipeline.folding.stem import ESM2_SHAPES, StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.prediction.memory import is_out_of_memory
 from pipeline.run import RunDirectory, RunError, with_initial_shape
-from pipeline.training.loop import Interrupted, TrainingError, train
+from pipeline.training.loop import train
+from pipeline.training.outcome import Interrupted, TrainingError
 from pipeline.training.processes import Processes, is_lost_connection, is_restarted
 from pipeline.training.progress import duration
 from pipeline.training.proof import GradientPathError
@@ -201,6 +202,31 @@ def dry_run(config: RunConfig) -> int:
     return 0
 
 
+def training_data(path: Path, run: RunDirectory) -> tuple[StructureDataset, str]:
+    """The dataset and a checksum of it. Raises DatasetError; RunError: the run has begun with another one."""
+    dataset = StructureDataset(path)
+    checksum = sha256(path / "index.parquet")
+    if run.exists() and run.info().get("dataset_sha256", checksum) != checksum:
+        before = run.info().get("dataset")
+        raise RunError(
+            f"{path}: is not the dataset that {run.path} is trained on ({before}), or it has changed; "
+            f"to train its model on other chains: --init-from {run.path} with another --out"
+        )
+    return dataset, checksum
+
+
+def foreseeable(error: RuntimeError, processes: Processes) -> str:
+    """What an error of torch means, where that can be said; else empty."""
+    if is_out_of_memory(error):
+        return (
+            f"the memory of {processes.device} ended ({str(error).splitlines()[0][:200]}): training.micro_batch = 1, "
+            "trunk.checkpoint_blocks = true and --precision bf16 take less, with --resume too"
+        )
+    if processes.count > 1 and is_lost_connection(error):
+        return "another process of the run was lost; go on with --resume (torchrun --max-restarts does by itself)"
+    return ""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = parser()
@@ -213,19 +239,14 @@ def main(argv: list[str] | None = None) -> int:
             return dry_run(fresh_configuration(arguments, dotted))
         run = RunDirectory(arguments.out)
         config = configuration(arguments, dotted, run)
-        dataset = StructureDataset(arguments.data)
-        fingerprint = sha256(arguments.data / "index.parquet")
-        if run.exists() and run.info().get("dataset_sha256", fingerprint) != fingerprint:
-            raise RunError(
-                f"{arguments.data}: is not the dataset that {run.path} is trained on ({run.info().get('dataset')}), or "
-                f"it has changed; to train its model on other chains: --init-from {run.path} with another --out"
-            )
+        dataset, checksum = training_data(arguments.data, run)
         processes = Processes(config, run.path)
         console = make_console(quiet=not processes.is_main)
         sizes = {split: len(dataset.ids(split)) for split in ("train", "val")}
+        overfit = min(config.data.overfit, sizes["train"])
         console.print(
-            f"Training on {sizes['train']} chains, validating on {sizes['val']}, device {processes.device}, "
-            f"{processes.count} process(es), stem {config.stem.name} ({config.stem.init}), "
+            f"Training on {overfit or sizes['train']} chains, validating on {overfit or sizes['val']}, "
+            f"device {processes.device}, {processes.count} process(es), stem {config.stem.name} ({config.stem.init}), "
             f"adapter {config.adapter.method}"
         )
         if config.stem.init == "random":
@@ -235,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "dataset": str(arguments.data.resolve()),
-            "dataset_sha256": fingerprint,
+            "dataset_sha256": checksum,
             "dataset_chains": sizes,
             "command": ["python", "-m", "pipeline.train", *(sys.argv[1:] if argv is None else argv)],
         }
@@ -248,17 +269,10 @@ def main(argv: list[str] | None = None) -> int:
             )
             return EXIT_INTERRUPTED
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                found = str(error).splitlines()[0][:200]
-                raise TrainingError(
-                    f"the memory of {processes.device} ended ({found}): training.micro_batch = 1, "
-                    "trunk.checkpoint_blocks = true and --precision bf16 take less, with --resume too"
-                ) from error
-            if processes.count == 1 or not is_lost_connection(error):
+            reason = foreseeable(error, processes)
+            if not reason:
                 raise
-            raise TrainingError(
-                "another process of the run was lost; go on with --resume (torchrun --max-restarts does by itself)"
-            ) from error
+            raise TrainingError(reason) from error
         finally:
             processes.close()
         best = summary.best_step
@@ -271,7 +285,8 @@ def main(argv: list[str] | None = None) -> int:
             console.print(f"Best validation lDDT-Calpha: {summary.validation[best]:.4f} at step {best}.")
         console.print(f"Wrote {run.path}: report.html, README.md, metrics.csv, validation.csv, checkpoints/, adapter/")
         console.print(
-            f"Next: python -m pipeline.predict --run {arguments.out} --data {arguments.data} --split val --out PREDS"
+            f"Next: python -m pipeline.predict --run {arguments.out} --data {arguments.data} "
+            f"--split {'val' if sizes['val'] else 'train'} --out PREDS"
         )
         return 0
 

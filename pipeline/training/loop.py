@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import NoReturn
 
 import numpy as np
@@ -13,13 +13,14 @@ from rich.console import Console
 
 from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.run import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, stem_hash
 from pipeline.training.chains import panel_records, training_chains, validation_records
 from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from pipeline.training.feed import StepBatches
 from pipeline.training.freezing import freeze
 from pipeline.training.guard import MOST_IN_A_ROW, SpikeGuard, save_bad_step
+from pipeline.training.outcome import Interrupted, TrainingError, TrainingSummary
 from pipeline.training.processes import Processes
 from pipeline.training.progress import (
     ProgressOfSteps,
@@ -36,31 +37,6 @@ from pipeline.training.validation import best_step, mean_score, validate, valida
 
 VALIDATION = ("step", "target", "length", "lddt_ca", "mean_plddt")
 TIMING = ("step", "seconds", "waiting", "samples", "memory_mb")
-
-
-class TrainingError(RuntimeError):
-    """A run that failed; the message is one line."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; the state up to the last step is saved."""
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What a finished run says of itself."""
-
-    step: int
-    validation: dict[int, float]
-    """Mean lDDT-Calpha by step."""
-    best_step: int | None
-    """Step of the best round; None without validation."""
-    stopped_early: bool
-    seconds_per_step: float
-    """Median."""
-    share_waiting: float
-    """Part of the time of the steps that was spent waiting for data."""
-    memory_mb: float
 
 
 def train(
@@ -85,9 +61,12 @@ def train(
         TrainingError, GradientPathError, KernelError: the run failed.
         Interrupted: Ctrl-C or SIGTERM on any process, after saving.
         RunError: the run is another one, damaged, or being trained by another process.
+        ConfigError: settings that the dataset or the model cannot serve.
     """
     records = validation_records(dataset, config.data, config.training.validation_limit)
     panel = panel_records(config.training.panel)
+    if config.training.patience and not records:
+        raise ConfigError("configuration: training.patience waits for validation, and the dataset has no chains for it")
     trainer = Trainer(config, training_chains(dataset, config.data), processes)
     freeze(trainer.model, config.training.freeze)
     mine = run.being_trained() if processes.is_main else nullcontext()

@@ -164,13 +164,26 @@ def test_early_stopping_keeps_the_best(train_here, tmp_path, monkeypatch):
     assert (summary["step"], summary["best_step"], summary["stopped_early"]) == (6, 2, True)
 
 
-def test_overfit_frozen_per_sample_with_a_panel(train_here, small_dataset, tmp_path):
+def test_patience_needs_chains_to_validate_on(train_here, small_dataset, tmp_path, capsys):
+    """Without any, the run says no word of validation and names a split that there is."""
+    data = tmp_path / "data"
+    write_dataset(data, [StructureDataset(small_dataset).load("2igd_A_A")])
+    words = ["--data", str(data), "--out", str(tmp_path / "run"), *SMALL, "--max-steps", "1"]
+    assert main([*words, "--training.patience", "2"]) == 2 and not (tmp_path / "run").exists()
+    assert "training.patience waits for validation" in capsys.readouterr().err
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "Best validation" not in said and "--split train" in said
+
+
+def test_overfit_frozen_per_sample_with_a_panel(train_here, small_dataset, tmp_path, capsys):
     """Two chains to train and validate on; a frozen part stays as it is; clipping per sample takes one at a time."""
     run = tmp_path / "run"
     panel = ("--training.panel", small_dataset)
     options = ("--overfit", "2", "--training.freeze", '["trunk.structure_module.*"]', "--optimizer.clip", "sample")
     assert train_here(run, *SMALL, *options, *panel, "--max-steps", "2") == 0
     assert len({row["target"] for row in table(run / "validation.csv")}) == 2
+    assert "Training on 2 chains, validating on 2, " in capsys.readouterr().out
     assert [row["step"] for row in table(run / "panel.csv")] == ["0"] * 4 + ["2"] * 4  # all of its chains, twice
     assert "Forgetting check on a panel of 4 chains" in (run / "README.md").read_text()
     trained = load_file(run / "checkpoints" / "step_00000002" / "trained.safetensors")

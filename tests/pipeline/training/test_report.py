@@ -98,6 +98,6 @@ def test_card_of_a_run_that_is_no_plain_one(run):
     write_pages(run)
     card = run.card_file.read_text()
     assert "It started from esmfold_v1; its trunk got an adapter, lora of rank 2." in card
-    assert "Only the first 4 training chain(s) were used" in card and "by heart" in card
+    assert "Only the first 3 training chain(s) were used" in card and "by heart" in card
     assert "75% of the samples are predicted structures from PREDICTED." in card
     assert "Frozen by name: trunk.blocks.0.*." in card
