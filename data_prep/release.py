@@ -1,9 +1,11 @@
 """The version of the installed package, which every command and every output states."""
 
 import argparse
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 
+@cache  # reading the metadata takes 2 ms, and every structure file states it
 def release() -> str:
     """Version of the installed distribution, for example ``0.1.0``; ``0+unknown`` for a copy that is not installed."""
     try:
