@@ -33,9 +33,15 @@ def histogram(title: str, values: Sequence[float | None], unit: str, *, bins: in
     else:
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     counts, edges = np.histogram(stated, edges)
-    note = f"{len(stated)} values, {low:g} to {high:g} {unit}, median {np.median(stated):g}{rest}"
-    labels = [f"{a:g} to {b:g} {unit}: {count}" for a, b, count in zip(edges, edges[1:], counts.tolist(), strict=False)]
-    return Histogram(title, _bars(counts.tolist(), labels, f"{low:g}", f"{high:g} {unit}"), note)
+    unit = unit and f" {unit}"
+    note = f"{len(stated)} values, {_shown(low)} to {_shown(high)}{unit}, median {_shown(np.median(stated))}{rest}"
+    spans = zip(edges, edges[1:], counts.tolist(), strict=False)
+    labels = [f"{_shown(a)} to {_shown(b)}{unit}: {count}" for a, b, count in spans]
+    return Histogram(title, _bars(counts.tolist(), labels, f"{_shown(low)}", f"{_shown(high)}{unit}"), note)
+
+
+def _shown(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def _bars(counts: list[int], labels: list[str], first: str, last: str) -> str:

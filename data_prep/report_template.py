@@ -17,6 +17,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption, .note { color: #777; font-size: .85rem; }
 svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: currentColor; }
+.share { width: 8rem; } .share div { background: #3b7dd8; height: .8rem; margin-top: .35rem; min-width: 2px; }
 .bar { fill: #3b7dd8; } .axis { stroke: currentColor; }
 input { font: inherit; width: 100%; padding: .35rem .5rem; margin: .5rem 0; box-sizing: border-box; }
 </style>
@@ -43,9 +44,11 @@ input { font: inherit; width: 100%; padding: .35rem .5rem; margin: .5rem 0; box-
 <h2>What was left out</h2>
 {%- if reasons %}
 <table id="reasons">
-<tr><th>status</th><th>because</th><th class="n">how many</th><th>for example</th></tr>
+<tr><th>status</th><th>because</th><th class="n" colspan="2">how many</th><th>for example</th></tr>
 {%- for status, reason, count, examples in reasons %}
-<tr><td>{{ status }}</td><td>{{ reason }}</td><td class="n">{{ count }}</td><td>{{ examples | join(", ") }}</td></tr>
+<tr><td>{{ status }}</td><td>{{ reason }}</td>
+<td class="share"><div style="width: {{ (100 * count / reasons[0][2]) | round(1) }}%"></div></td>
+<td class="n">{{ count }}</td><td>{{ examples | join(", ") }}</td></tr>
 {%- endfor %}
 </table>
 {%- else %}

@@ -29,6 +29,17 @@ SCALE = 1000
 
 N_ATOMS = 37
 
+_TENSORS = {
+    "aatype": ("U8", False, ()),
+    "residue_index": ("I32", False, ()),
+    "auth_seq_id": ("I32", False, ()),
+    "insertion_code": ("U8", False, ()),
+    "atom_mask": ("U8", False, (5,)),
+    "positions": ("I32", True, (3,)),
+    "b_factors": ("F32", True, ()),
+}
+"""Of each tensor the type as safetensors names it, whether its rows are atoms (or residues), the rest of its shape."""
+
 
 def save_shard(path: str | os.PathLike, records: Sequence[ProteinRecord]) -> None:
     """Write one shard, whole or not at all. Raises ``ValueError`` for a record whose arrays do not survive the format
@@ -84,11 +95,16 @@ class ShardReader:
     def __init__(self, path: str | os.PathLike) -> None:
         try:
             self._file = safe_open(os.fspath(path), framework="numpy")
-            self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            self._slices = {name: self._file.get_slice(name) for name in _TENSORS}
             self._n_residues = self._slices["atom_mask"].get_shape()[0]
             self._n_atoms = self._slices["positions"].get_shape()[0]
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, IndexError) as error:
             raise ValueError(f"damaged: {error}") from None
+        for name, (dtype, is_of_atoms, rest) in _TENSORS.items():
+            found = self._slices[name].get_dtype(), self._slices[name].get_shape()
+            expected = dtype, [self._n_atoms if is_of_atoms else self._n_residues, *rest]
+            if found != expected:
+                raise ValueError(f"damaged: {name} is {found[0]} {found[1]}, expected {expected[0]} {expected[1]}")
 
     def arrays(self, residues: slice, atoms: slice) -> dict[str, Any]:
         """The array fields of the ``ProteinRecord`` at these ranges of the shard, which must be inside it."""

@@ -30,7 +30,7 @@ def print_estimate(console: Console, found: Estimate, jobs: int) -> None:
     table.add_row("chains accepted", f"about {found.n_chains:.0f}")
     table.add_row(f"reading, {jobs} processes", _duration(found.read_seconds / jobs))
     table.add_row(f"aligning every pair, {jobs} processes", _duration(found.compare_seconds / jobs))
-    table.add_row("size of the dataset", f"about {found.n_bytes / 1e6:.1f} MB")
+    table.add_row("size of the dataset", f"about {found.n_bytes / 1e6:.1f} MB, twice that while it is made")
     console.print(table)
 
 

@@ -107,13 +107,21 @@ def test_verify_finds_what_changed(demo, tmp_path, capsys):
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
+    wrong_name, wrong_type = data.replace(b"b_factors", b"b_fbctors"), data.replace(b"F32", b"I32")
     (copy / "README.md").unlink()
     (copy / "more.txt").touch()
     assert main(["--verify", str(copy)]) == 1
     shown = capsys.readouterr().out
     for message in ("safetensors: its content has changed", "README.md: cannot be read", "more.txt: does not belong"):
         assert message in shown
-    for damage in (data[: len(data) // 2], b"", bytes(8) + data[8:], data[:8] + b"x" + data[9:]):
+    for damage in (
+        data[: len(data) // 2],
+        b"",
+        bytes(8) + data[8:],
+        data[:8] + b"x" + data[9:],
+        wrong_name,
+        wrong_type,
+    ):
         shard.write_bytes(damage)
         assert main(["--verify", str(copy)]) == 1
         assert "cannot be loaded" in capsys.readouterr().out
