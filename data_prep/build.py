@@ -150,7 +150,7 @@ def build_dataset(
     source = find_input(root, reading, only_files=only_files, out=out)
     if merge:
         _check_complete(source, out, reading)
-    blocks = read_blocks(source, out, reading, jobs=jobs, overwrite=overwrite and not merge, progress=progress)
+    blocks = read_blocks(source, out, reading, jobs=jobs, overwrite=overwrite, progress=progress)
     repeated = _repeated(blocks) if reading.filters.unique_sequences else {}
     ledger = list(source.rows)
     with DatasetWriter(out, overwrite=overwrite, work=blocks.path / "dataset") as writer:

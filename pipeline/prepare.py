@@ -67,8 +67,8 @@ def _run(args: argparse.Namespace) -> int:
         raise BuildError(f"--pdb-dir {args.pdb_dir}: is not a directory, and not named like a structure file")
     if args.jobs < 1:
         raise BuildError(f"--jobs {args.jobs}: expected 1 or more")
-    if args.merge and (args.shard or args.overwrite):
-        raise BuildError("--merge goes with neither --shard nor --overwrite")
+    if args.merge and args.shard:
+        raise BuildError("--merge finishes what --shard runs have read: give one of the two")
     shard = shard_of(args.shard)
     try:
         reading, split = reading_settings(args), split_settings(args)

@@ -117,6 +117,11 @@ def test_parts_in_any_order_and_merge(demo, tmp_path, small_blocks, capsys):
     assert "--merge in place of --shard" in capsys.readouterr().out and not out.exists()
     assert main(demo_arguments(out, "--merge")) == 0
     assert files_of(out) == files_of(demo)
+    for part in ("1/2", "2/2"):
+        assert main(demo_arguments(out, "--overwrite", "--val-fraction", "0", "--shard", part)) == 0
+    assert files_of(out) == files_of(demo)
+    assert main(demo_arguments(out, "--overwrite", "--val-fraction", "0", "--merge")) == 0
+    assert StructureDataset(out).ids("val") == [], "each part kept what the others had read"
 
 
 def test_unfinished_work_with_other_settings_is_not_mixed_in(tmp_path, capsys):

@@ -27,7 +27,7 @@ from tests.pipeline.prepare_demo import DEMO, files_of
         (["--jobs", "0"], r"--jobs 0: expected 1 or more"),
         (["--shard", "3/2"], r"--shard 3/2: expected I/N with I from 1 to N"),
         (["--shard", "half"], r"--shard half: expected I/N"),
-        (["--merge", "--shard", "1/2"], r"--merge goes with neither --shard nor --overwrite"),
+        (["--merge", "--shard", "1/2"], r"--merge finishes what --shard runs have read: give one of the two"),
         (["--method", "guess"], r"guess"),
         (["--max-length", "5"], r"max_length 5 is below min_length 20"),
         (["--min-length", "-1"], r"min_length is -1, expected 0 or more"),
