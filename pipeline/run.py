@@ -105,8 +105,18 @@ class RunDirectory:
             yield
 
     def save_config(self, config: RunConfig) -> None:
-        """The configuration with which the run goes on."""
+        """Write the configuration."""
         atomic_write(self.config_file, config_file_text(config).encode())
+
+    def go_on(self, config: RunConfig, *, finished: bool) -> None:
+        """The run is trained further with ``config``, more steps, say: what is written of it goes by the files.
+
+        ``finished``: it has all its steps, and no more than what follows them may be missing.
+        """
+        if self.config() != config:
+            self.save_config(config)
+        if not finished:
+            self.summary_file.unlink(missing_ok=True)
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """What a finished run says of itself."""

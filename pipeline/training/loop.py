@@ -113,8 +113,8 @@ def _session(
         found = latest_checkpoint(run.checkpoints)
         if found is not None:
             trainer.restore(found, run.checkpoints)
-        if processes.is_main and run.config() != config:
-            run.save_config(config)  # more steps, say: what is written of the run, and --resume, go by the file
+        if processes.is_main:
+            run.go_on(config, finished=trainer.step >= config.training.max_steps)
         console.print(f"Resuming {run.path} at step {trainer.step}")
     processes.start_trackers(config, run.path.name)
     return Session(trainer, run, records, panel, terms, console)

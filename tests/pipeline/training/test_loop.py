@@ -105,8 +105,12 @@ def test_memory_that_ends_is_a_line(train_here, tmp_path, monkeypatch, capsys):
     def train_step(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nProcess 1 has ...")
 
+    run = tmp_path / "run"
+    assert train_here(run, *SMALL, "--max-steps", "1") == 0 and (run / "summary.json").is_file()
+    capsys.readouterr()
     monkeypatch.setattr(loop.Trainer, "train_step", train_step)
-    assert train_here(tmp_path / "run", *SMALL, "--max-steps", "1") == 1
+    assert train_here(run, "--resume", "--max-steps", "2") == 1
+    assert not (run / "summary.json").exists(), "it is not finished any more"
     error = capsys.readouterr().err
     assert error.startswith(
         "error: the memory of cpu ended (CUDA out of memory. Tried to allocate 2 GiB.): training.mic"
