@@ -255,16 +255,16 @@ def delete(model: nn.Module, name: str) -> None:
 
 
 def merge(model: nn.Module) -> None:
-    """Add the active updates to the weights, so that the model runs at base speed. Keeps the old weights.
+    """Add the active updates to the weights or, of BitFit, to the biases, so that the model runs at base speed.
 
-    All or nothing. ``ValueError``: a weight that is quantised, an update that is not finite, what is merged already, an
-    adapter that acts behind modules.
+    Keeps what was there. All or nothing. ``ValueError``: a weight that is quantised, an update that is not finite, what
+    is merged already, a bottleneck.
     """
     for name, adapter in adapter_set(model).items():
-        if isinstance(adapter, Insert):
+        if isinstance(adapter, Insert) and not adapter.constant:
             raise ValueError(f"adapter {name!r} is {adapter.config.method!r}, which acts behind modules; cannot merge")
     layers = _layers(model)
-    done: list[AdaptedLinear] = []
+    done: list[AdaptedLinear | Behind] = []
     try:
         for layer in layers:
             layer.merge()
@@ -312,5 +312,5 @@ def disabled(model: nn.Module) -> Iterator[None]:
             merge(model)
 
 
-def _layers(model: nn.Module) -> list[AdaptedLinear]:
-    return [module for module in model.modules() if isinstance(module, AdaptedLinear)]
+def _layers(model: nn.Module) -> list[AdaptedLinear | Behind]:
+    return [module for module in model.modules() if isinstance(module, (AdaptedLinear, Behind))]

@@ -17,6 +17,8 @@ class BitFit(Insert):
     Count: the sum of the widths.
     """
 
+    constant = True
+
     def __init__(
         self,
         model: nn.Module,

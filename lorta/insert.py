@@ -5,12 +5,13 @@ the files and the switches with those that do.
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lorta.insert_config import InsertConfig
+from lorta.sites import base_linear
 
 if TYPE_CHECKING:
     from lorta.attach import AdapterSet
@@ -22,6 +23,9 @@ class Insert(nn.Module, ABC):
     Subclasses find their places in ``__init__`` and leave the model as it is. There is none at or below the paths
     ``exclude``.
     """
+
+    constant: ClassVar[bool] = False
+    """Whether it adds the same to every output of a module that has a bias, so that it can be merged into that."""
 
     def __init__(
         self,
@@ -89,11 +93,44 @@ class Behind(nn.Module):
         self.base_layer = base_layer
         self.name = name
         self.__dict__["adapters"] = adapters  # past nn.Module.__setattr__, which would register it
+        self._unmerged: Tensor | None = None
         self.train(base_layer.training)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base layer's bias holds what the adapters add now."""
+        return self._unmerged is not None
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add to the bias what the active adapters, all ``Insert.constant``, add to the output; ``unmerge`` undoes it.
+
+        In float32 at least.
+        """
+        if self.merged:
+            raise ValueError(f"{self.name} is merged already; unmerge first")
+        bias = base_linear(self.base_layer).bias
+        merged = bias.to(torch.promote_types(bias.dtype, torch.float32))
+        for adapter in self.adapters.active_adapters():
+            merged = adapter.follow(self.name, merged)
+        if not torch.isfinite(merged).all():
+            raise ValueError(f"{self.name}: the update is not finite; nothing was merged here")
+        self._unmerged = bias.detach().clone()
+        bias.copy_(merged)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put back the very bias that ``merge`` found."""
+        if self._unmerged is None:
+            raise ValueError(f"{self.name} is not merged")
+        base_linear(self.base_layer).bias.copy_(self._unmerged)
+        self._unmerged = None
 
     def forward(self, *args, **kwargs) -> Tensor:
         """Arguments are the base layer's."""
         y = self.base_layer(*args, **kwargs)
+        if self.merged:
+            return y
         for adapter in self.adapters.active_adapters():
             y = adapter.follow(self.name, y)
         return y

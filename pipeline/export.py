@@ -8,8 +8,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 import lorta
 from data_prep.release import add_version_option
 from pipeline.command import make_console, run_command
@@ -29,20 +27,16 @@ class ExportError(ValueError):
     """A run that cannot be written so; the message is one line."""
 
 
-@torch.no_grad()
-def merge_adapters(model: FoldingModel) -> Converted:
+def without_adapters(model: FoldingModel) -> Converted:
     """The model with its adapters in the weights of what they adapt, and gone. Changes ``model``.
 
     Raises:
         ExportError: an adapter that is no update of weights.
     """
-    for name, root in model.adapted().items():
-        try:
-            lorta.merge(root)
-        except ValueError as error:
-            raise ExportError(f"the adapter on {name}: {error}") from error
-        lorta.detach(root)
-    model.trunk_adapters.clear()
+    try:
+        model.merge_adapters()
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name != _TIED}
     return Converted(plain_config(model.config), state)
 
@@ -112,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
                 console.print(f"Wrote {folder}: adapter_model.safetensors, adapter_config.json", markup=False)
             console.print("It holds the adapters alone: what else was trained is in --to merged.")
             return 0
-        converted = merge_adapters(loaded.model)
+        converted = without_adapters(loaded.model)
         if arguments.to == "hf":
             write_hugging_face(converted, out)
             console.print(f"Wrote {out}: {loaded.description}, for transformers' EsmForProteinFolding", markup=False)

@@ -222,15 +222,10 @@ def base_weights(source: str, esm_weights: str = "") -> tuple[State, Path]:
         converted, path = read_source(source, esm_weights)
         return converted.state, path
     model, _ = load_run(source, esm_weights=esm_weights)
-    roots = list(model.adapted().values())
     try:
-        for root in roots:
-            lorta.merge(root)
+        model.merge_adapters()
     except ValueError as error:
         raise RunError(f"{source}: a run starts from another one's merged weights, and here {error}") from error
-    for root in roots:
-        lorta.detach(root)
-    model.trunk_adapters.clear()
     return model.state_dict(), Path(source)
 
 

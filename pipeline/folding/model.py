@@ -189,6 +189,18 @@ class FoldingModel(nn.Module):
         """Within the block all adapters are in the weights. ValueError for an adapter that cannot be merged."""
         return merged(list(self._adapted.values()))
 
+    def merge_adapters(self) -> None:
+        """Put all adapters into the weights for good. ValueError for one that cannot be merged, with what it is on."""
+        for name, root in self._adapted.items():
+            try:
+                lorta.merge(root)
+            except ValueError as error:
+                raise ValueError(f"the adapter on {name}: {error}") from error
+        for root in self._adapted.values():
+            lorta.detach(root)
+        self.trunk_adapters.clear()
+        self._adapted.clear()
+
     @property
     def adapter(self) -> lorta.Adapter | Insert | None:
         """The adapter on the stem, if there is one."""

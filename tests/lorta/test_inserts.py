@@ -331,11 +331,42 @@ class TestRefusals:
     def test_merge_and_export(self, esm2, insert, tmp_path):
         lorta.attach(esm2, **insert)
         refused = f"adapter 'default' is '{insert['method']}', which"
-        with pytest.raises(ValueError, match=f"{refused} acts behind modules; cannot merge"):
-            lorta.merge(esm2)
+        if insert["method"] != "bitfit":
+            with pytest.raises(ValueError, match=f"{refused} acts behind modules; cannot merge"):
+                lorta.merge(esm2)
         with pytest.raises(ValueError, match=f"{refused} is no update of weights; no LoRA holds it"):
             lorta.export_lora(esm2, tmp_path)
         assert list(tmp_path.iterdir()) == []
+
+    def test_bitfit_merges_into_biases(self, esm2, tokens, run, perturb):
+        biases = {name: p.detach().clone() for name, p in esm2.named_parameters() if name.endswith("bias")}
+        base = run(esm2, tokens)
+        adapter = lorta.attach(esm2, method="bitfit")
+        perturb(adapter)
+        adapted = run(esm2, tokens)
+        lorta.merge(esm2)
+        torch.testing.assert_close(run(esm2, tokens), adapted, rtol=1e-5, atol=1e-5)
+        with pytest.raises(ValueError, match="is merged already; unmerge first"):
+            lorta.merge(esm2)
+        with lorta.disabled(esm2):
+            assert torch.equal(run(esm2, tokens), base)
+        lorta.unmerge(esm2)
+        assert torch.equal(run(esm2, tokens), adapted)
+        lorta.merge(esm2)
+        lorta.detach(esm2)
+        changed = {name for name, p in esm2.named_parameters() if name in biases and not torch.equal(p, biases[name])}
+        assert {f"{path}.bias" for path in adapter.modules_adapted} == changed
+        torch.testing.assert_close(run(esm2, tokens), adapted, rtol=1e-5, atol=1e-5)
+
+    def test_a_merge_that_fails_changes_nothing(self, esm2):
+        adapter = lorta.attach(esm2, method="bitfit")
+        before = {name: p.detach().clone() for name, p in esm2.named_parameters()}
+        with torch.no_grad():
+            list(adapter.parameters())[-1].fill_(torch.inf)
+        with pytest.raises(ValueError, match="the update is not finite"):
+            lorta.merge(esm2)
+        for name, parameter in esm2.named_parameters():
+            assert torch.equal(parameter, before[name]) or not parameter.isfinite().all()
 
     def test_beside_the_other_kind(self, esm2):
         lorta.attach(esm2, method="pfeiffer")

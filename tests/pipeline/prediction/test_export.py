@@ -15,15 +15,25 @@ SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
 
 
 @pytest.fixture(scope="module")
-def adapted(tmp_path_factory, weights_path):
-    """A run that started from a whole model, with LoRTA on its stem and LoRA on its trunk."""
-    layers = {
-        "init": {"weights": str(weights_path)},
-        "adapter": {"method": "lorta", "rank": 2},
-        "trunk_adapter": {"method": "lora"},
-    }
-    shape = shape_layer(source_config(str(weights_path)))
-    return make_run(tmp_path_factory.mktemp("export") / "run", resolve(preset_layer("esmfold"), shape, layers), 5)
+def run_with(tmp_path_factory, weights_path):
+    """``run_with(stem, trunk)``: a run that started from a whole model, with adapters of these methods."""
+
+    def make(stem, trunk="full"):
+        layers = {
+            "init": {"weights": str(weights_path)},
+            "adapter": {"method": stem, "rank": 2},
+            "trunk_adapter": {"method": trunk},
+        }
+        shape = shape_layer(source_config(str(weights_path)))
+        return make_run(tmp_path_factory.mktemp("export") / "run", resolve(preset_layer("esmfold"), shape, layers), 5)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def adapted(run_with):
+    """LoRTA on the stem and LoRA on the trunk."""
+    return run_with("lorta", "lora")
 
 
 def export(run, to, out, code=0, *arguments):
@@ -80,6 +90,20 @@ def test_adapters_as_plain_lora(adapted, tmp_path):
         view = model.loaded.model.adapted()[name]
         peft.PeftModel.from_pretrained(view, tmp_path / "lora" / name).merge_and_unload()
     same(model.fold(SEQUENCE), expected)
+
+
+def test_biases_are_merged_and_bottlenecks_are_refused(run_with, tmp_path, capsys):
+    bitfit, houlsby = run_with("bitfit"), run_with("houlsby")
+    export(bitfit, "hf", tmp_path / "hf")
+    same(load_run(tmp_path / "hf", device="cpu").fold(SEQUENCE), load_run(bitfit, device="cpu").fold(SEQUENCE))
+    for run, to, reason in (
+        (bitfit, "lora", "'bitfit', which is no update of weights; no LoRA holds it"),
+        (houlsby, "hf", "'houlsby', which acts behind modules; cannot merge"),
+    ):
+        capsys.readouterr()
+        export(run, to, tmp_path / "refused", 2)
+        assert capsys.readouterr().err == f"error: the adapter on stem: adapter 'default' is {reason}\n"
+        assert not (tmp_path / "refused").exists()
 
 
 def test_refusals_are_one_line(run_path, tmp_path, capsys, weights_path):
