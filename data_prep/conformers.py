@@ -9,7 +9,7 @@ from data_prep.wording import some
 def one_component_per_place(residues: np.ndarray, atoms: AtomSite, labelled: bool, warnings: list[str]) -> np.ndarray:
     """The residues (int [n]) without those that share their place with one of higher occupancy (microheterogeneity).
 
-    Equal numbers without alternate locations are different residues, and all are kept.
+    Equal numbers are different residues, and all are kept, unless each has alternate locations of its own.
     """
     place = atoms.place[residues]
     if (place[1:] > place[:-1]).all():
@@ -22,7 +22,8 @@ def one_component_per_place(residues: np.ndarray, atoms: AtomSite, labelled: boo
     for number in dict.fromkeys(group[size[group] > 1].tolist()):  # by first appearance
         members = np.flatnonzero(group == number)
         shared = residues[members].tolist()
-        if labelled or all((_altlocs(residue, atoms) != _no_altloc(atoms)).all() for residue in shared):
+        letters = [set(_altlocs(residue, atoms).tolist()) - {_no_altloc(atoms)} for residue in shared]
+        if labelled or (all(letters) and len(set.union(*letters)) == sum(map(len, letters))):
             best = max(shared, key=lambda residue: _best_occupancy(residue, atoms))
             lost[members] = residues[members] != best
             dropped.append("/".join(atoms.resname[residue] for residue in shared) + f" -> {atoms.label(best)}")

@@ -105,6 +105,12 @@ def _seqres_places(
         )
         return None
     if missing.any():
+        bonded = _bonded(positions, mask)
+        joined = missing & (np.append(bonded, False) | np.append(False, bonded))
+        if joined.any():
+            shown = some([atoms.label(residue) for residue in residues[joined].tolist()])
+            warnings.append(f"SEQRES lacks {joined.sum()} residues of the chain: {shown}; observed sequence used")
+            return None
         dropped = [atoms.label(residue) for residue in residues[missing].tolist()]
         warnings.append(f"{len(dropped)} residues that are not in SEQRES dropped: {some(dropped)}")
     return places

@@ -143,6 +143,16 @@ def test_microheterogeneity_is_one_residue(read):
     assert record.sequence == "SA" and "PRO/SER -> SER A1" in record.warnings[0]
 
 
+def test_microheterogeneity_with_shared_atoms(read):
+    """As in 1EJG: N stands once, without an altloc, in the component that is listed first."""
+    proline = [atom_line("N", "PRO", 1, 0), *residue("PRO", 1, 0, altloc="A", occupancy=0.3)[1:]]
+    serine = residue("SER", 1, 0.1, altloc="B", occupancy=0.6)[1:] + residue("SER", 1, 0.2, altloc="C")[1:]
+    (record,) = read(text(proline, serine, chain([("ALA", 2)])))
+    assert record.sequence == "SA" and record.warnings[0].startswith("1 heterogeneous positions")
+    both = [line[:16] + "A" + line[17:] for line in serine[:3]]
+    assert read(text(proline, both, chain([("ALA", 2)])))[0].sequence == "PSA", "conformer A of two residues"
+
+
 def test_equal_numbers_without_altloc_are_two_residues(read):
     (record,) = read(text(chain([("GLY", 1), ("SER", 1), ("ALA", 2)])))
     assert record.sequence == "GSA" and "residues with one number" in record.warnings[0]
@@ -318,6 +328,17 @@ def test_the_observed_residue_overrules_seqres(read):
     seen = [("GLY", 1), ("ALA", 2), ("CYS", 3), ("THR", 4), ("VAL", 5)]
     (record,) = read(text(seqres(names), chain(seen)))
     assert record.sequence == "GACTV" and "S3C" in record.warnings[0]
+
+
+def test_seqres_that_lacks_residues_of_the_chain_is_not_believed(read):
+    """A residue between two others cannot be left out; one that stands apart is no part of the chain."""
+    names = [("GLY", 1), ("ALA", 2), ("SER", 3), ("TRP", 4), ("LYS", 5)]
+    (record,) = read(text(seqres(["GLY", "ALA", "TRP", "LYS"]), chain(names)))
+    assert record.sequence == "GASWK" and record.observed.all()
+    assert record.warnings == ("SEQRES lacks 1 residues of the chain: SER A3; observed sequence used",)
+    apart = [*chain(names), *residue("GLU", 90, 200)]
+    (record,) = read(text(seqres([name for name, _ in names]), apart))
+    assert record.sequence == "GASWK" and record.warnings == ("1 residues that are not in SEQRES dropped: GLU A90",)
 
 
 def test_seqres_of_another_protein_is_not_believed(read):
