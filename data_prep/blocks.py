@@ -73,8 +73,7 @@ class Blocks:
 
     def fingerprint(self) -> str:
         """Hash of what the results depend on: program, settings, files with size and time."""
-        stats = [(file, os.stat(self.root / file)) for file in self.files]
-        listing = [(file, entry.st_size, entry.st_mtime_ns) for file, entry in stats]
+        listing = [(file, *_size_and_time(self.root / file)) for file in self.files]
         content = [release(), FILES_PER_BLOCK, asdict(self.settings), listing]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -143,6 +142,15 @@ class Blocks:
                 records.append(ProteinRecord(**header | {"warnings": tuple(header["warnings"])}, **arrays))
             rows = tuple(LedgerRow(*row) for row in entry["rows"])
             yield Ingested(entry["file"], entry["sha256"], tuple(records), rows, entry["left_out"])
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | tuple[None, None]:
+    """None of a file that has gone since it was found; reading it will say so."""
+    try:
+        entry = os.stat(path)
+    except OSError:
+        return None, None
+    return entry.st_size, entry.st_mtime_ns
 
 
 def _make_block(blocks: Blocks, number: int) -> int:

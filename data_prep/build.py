@@ -17,6 +17,7 @@ from data_prep.inputs import find_structures
 from data_prep.ledger import LedgerRow
 from data_prep.report import report_page
 from data_prep.splits import SplitSettings, split_by_cluster
+from data_prep.structure_bytes import is_structure_name
 
 MIN_CHAINS_PER_PROCESS = 200
 """Below this many chains, starting a process takes longer than comparing the sequences."""
@@ -184,7 +185,7 @@ def build_dataset(
         ledger += [LedgerRow("", name, "rejected", "asked for, but no file has such a chain") for name in absent]
         if not sequences:
             blocks.remove()
-            raise BuildError(f"{root}: {_why_nothing(source)}; nothing written", ledger)
+            raise BuildError(f"{root}: {_why_nothing(source, ledger)}", ledger)
         ids, letters = list(sequences), list(sequences.values())
         different = list(dict.fromkeys(letters))
         method = _clustering_method(clustering, len(different))
@@ -205,11 +206,13 @@ def build_dataset(
     return BuildReport(source.n_read, tuple(ledger), placements, method)
 
 
-def _why_nothing(source: Input) -> str:
-    if source.n_read:
-        return f"no usable protein chain in {source.n_read} structure files"
-    row = min(source.rows, key=lambda row: (row.status != "unreadable", row.file))
-    return f"no structure files among {len(source.rows)} entries, as {row.file}: {row.reason}"
+def _why_nothing(source: Input, ledger: Sequence[LedgerRow]) -> str:
+    if not source.n_read:
+        row = min(source.rows, key=lambda row: (row.status != "unreadable", row.file))
+        return f"no structure files among {len(source.rows)} entries, as {row.file}: {row.reason}; nothing written"
+    row = min(ledger, key=lambda row: (not is_structure_name(row.file), row.file))
+    name = f"{row.file} {row.chain}".strip()
+    return f"no usable protein chain in {source.n_read} structure files; nothing written ({name}: {row.reason})"
 
 
 def _check_complete(source: Input, out: str | os.PathLike, reading: IngestSettings) -> None:

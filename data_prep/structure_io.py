@@ -67,7 +67,8 @@ def read_structure_file(
         records += found
         skipped += others
     if not records:
-        raise StructureError(path, f"no protein residues ({content or 'no residues'})")
+        without = ", ".join(chain.reason for chain in skipped if chain.reason.startswith("none of the atoms"))
+        raise StructureError(path, f"no protein residues ({without or content or 'no residues'})")
     return StructureFile(str(path), text.format, text.sha256, tuple(records), tuple(skipped))
 
 

@@ -65,6 +65,8 @@ def _run(args: argparse.Namespace) -> int:
         raise BuildError(f"--pdb-dir {args.pdb_dir}: no such directory")
     if not (args.pdb_dir.is_dir() or is_structure_name(args.pdb_dir)):
         raise BuildError(f"--pdb-dir {args.pdb_dir}: is not a directory, and not named like a structure file")
+    if args.list is not None and not args.pdb_dir.is_dir():
+        raise BuildError(f"--list names files of a directory, and --pdb-dir {args.pdb_dir} is a file")
     if args.jobs < 1:
         raise BuildError(f"--jobs {args.jobs}: expected 1 or more")
     if args.merge and args.shard:
@@ -109,8 +111,12 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if args.strict and any(map(_is_unusable, report.ledger)) else 0
 
 
+_UNUSABLE = ("duplicate stem", "id taken", "id cannot be", "asked for,")
+"""How the reasons begin that are no decision about a chain."""
+
+
 def _is_unusable(row: LedgerRow) -> bool:
-    return row.status == "unreadable" or row.reason.startswith(("duplicate stem", "id taken"))
+    return row.status == "unreadable" or row.reason.startswith(_UNUSABLE)
 
 
 if __name__ == "__main__":
