@@ -15,6 +15,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MAX_THREADS = 1024
+"""A hundred thousand end the process in the threads' own library."""
+Threads = Annotated[int, Field(ge=0, le=MAX_THREADS)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -274,7 +277,7 @@ class TrainingConfig(Strict):
     """Compile the blocks of the trunk with torch.compile."""
     deterministic: bool = False
     """Only operators that repeat to the bit on a GPU too (slower; an operator without such a form is an error)."""
-    cpu_threads: NonNegativeInt = 0
+    cpu_threads: Threads = 0
     """Threads of torch's operators on a CPU; 0: as many as torch finds cores. Part of what makes runs repeatable."""
 
 

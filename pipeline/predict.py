@@ -19,7 +19,7 @@ from rich.table import Table
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, release
 from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, pick_device, run_command
-from pipeline.config import ConfigError, Kernels
+from pipeline.config import MAX_THREADS, ConfigError, Kernels
 from pipeline.folding.kernel_choice import KernelError, require
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
@@ -150,8 +150,12 @@ def main(argv: list[str] | None = None) -> int:
             require(arguments.kernels, device)
         devices = tuple(map(str, picked))
         memory = parse_size(arguments.max_memory) if arguments.max_memory else None
-        if arguments.batch_residues < 1 or (arguments.recycles or 0) < 0 or arguments.cpu_threads < 0:
-            raise ConfigError("--batch-residues must be above 0, --recycles and --cpu-threads not below")
+        if arguments.batch_residues < 1:
+            raise ConfigError("--batch-residues must be above 0")
+        if arguments.recycles is not None and arguments.recycles < 0:
+            raise ConfigError("--recycles must not be below 0")
+        if not 0 <= arguments.cpu_threads <= MAX_THREADS:
+            raise ConfigError(f"--cpu-threads must be from 0 to {MAX_THREADS}")
         if arguments.relax:
             require_openmm()
         records = read_fasta(arguments.fasta) if arguments.fasta else None

@@ -21,6 +21,7 @@ from pipeline.config import (
     PositiveFloat,
     PositiveInt,
     Strict,
+    Threads,
 )
 
 WITHOUT_ADAPTER = ("full", "head")
@@ -131,7 +132,7 @@ class TrainingSettings(Strict):
     seed: Seed = 0
     device: str = "auto"
     """auto: cuda, else mps, else cpu."""
-    cpu_threads: NonNegativeInt = 0
+    cpu_threads: Threads = 0
     """Threads of torch's operators on a CPU; 0: as many as torch finds cores. Part of what makes runs repeatable."""
 
     def __post_init__(self) -> None:

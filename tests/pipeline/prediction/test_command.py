@@ -202,6 +202,8 @@ def test_published_weights_as_a_run(predict, fasta, weights_path, capsys):
         (("--max-memory", "lots"), "--max-memory lots: a size such as"),
         (("--batch-residues", "0"), "--batch-residues must be above 0"),
         (("--overwrite", "--shard", "1/2"), "--overwrite with --shard"),
+        (("--cpu-threads", "100000"), "--cpu-threads must be from 0 to 1024"),
+        (("--recycles", "-1"), "--recycles must not be below 0"),
         (("--weights", "x.pt"), "is a run, which has its weights"),
         (("--device", "cpu,tpu9"), "device 'tpu9' cannot be used here"),
         (("--device", "meta"), "device 'meta' cannot be used here"),
