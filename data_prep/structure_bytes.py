@@ -201,8 +201,7 @@ def atomic_write(path: str | os.PathLike, data: bytes) -> None:
         temporary.write_bytes(data)
         os.replace(temporary, target)
     except OSError as error:
-        if error.filename is None:  # of a write, as to a full disk
-            error.filename = str(target)
-        raise
+        # Its own names the temporary file, or none where a disk is full.
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -713,3 +713,6 @@ def test_a_write_that_fails_names_the_file_and_leaves_the_one_before(tmp_path, s
     with small_files(1000), pytest.raises(OSError, match=rf"File too large: '{path}'"):
         structure_bytes.atomic_write(path, b"x" * 2000)
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    for wrong, reason in ((tmp_path / "none" / "x.pdb", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(OSError, match=rf"{reason}: '{wrong}'$"):
+            structure_bytes.atomic_write(wrong, b"x")
