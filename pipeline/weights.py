@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from data_prep.bounded_reading import read_json
 from data_prep.release import add_version_option
+from data_prep.residues import RESTYPES_WITH_X
 from pipeline.command import make_console, run_command
 from pipeline.config import RunConfig
 from pipeline.config_layers import config_file_text, file_layer, resolve
@@ -260,13 +261,20 @@ def _written(path: Path) -> Iterator[Path]:
 
 
 def write_hugging_face(model: Converted, out: Path) -> None:
-    """A directory that ``EsmForProteinFolding.from_pretrained`` takes. Raises WeightsError."""
+    """A directory for ``from_pretrained`` of ``EsmForProteinFolding`` and ``AutoTokenizer``. Raises WeightsError.
+
+    As with the published files, tokens are residue types, without special ones, and padding is alanine, which the
+    attention mask leaves out.
+    """
     half = all(value.dtype == torch.float16 for name, value in model.state.items() if name.startswith("stem."))
     config = hugging_face_config(model.config, half_stem=half)
     with _written(out) as folder:
         folder.mkdir()
         write_tensors(folder / "model.safetensors", to_hugging_face(model.state), {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "vocab.txt").write_text("\n".join(RESTYPES_WITH_X) + "\n")
+        tokenizer = {"tokenizer_class": "EsmTokenizer", "pad_token": RESTYPES_WITH_X[0]}
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
 
 
 def write_fair_esm(model: Converted, out: Path) -> None:

@@ -65,10 +65,14 @@ def test_hugging_face_directory(adapted, tmp_path):
     ours = model.fold(SEQUENCE)
     same(load_run(tmp_path / "hf", device="cpu").fold(SEQUENCE), ours)
     port = transformers.EsmForProteinFolding.from_pretrained(tmp_path / "hf").eval()
-    aatype = torch.from_numpy(ours.prediction.aatype)[None]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    tokens = tokenizer([SEQUENCE, "AX"], return_tensors="pt", padding=True, add_special_tokens=False)
+    assert tokens["input_ids"][0].tolist() == ours.prediction.aatype.tolist()
+    assert (
+        tokens["input_ids"][1].tolist() == [0, 20] + [0] * (len(SEQUENCE) - 2) and tokens["attention_mask"].sum() == 24
+    )
     with torch.no_grad():
-        passes = model.loaded.model.config.data.max_recycles
-        theirs = port(aatype, attention_mask=torch.ones_like(aatype), num_recycles=passes)
+        theirs = port(**tokens, num_recycles=model.loaded.model.config.data.max_recycles)
     np.testing.assert_allclose(theirs["positions"][-1, 0].numpy()[:, :4], ours.prediction.atom14[:, :4], atol=1e-3)
     np.testing.assert_allclose(100 * theirs["plddt"][0, :, 1].numpy(), ours.plddt, atol=1e-2)
 
