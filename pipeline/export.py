@@ -17,7 +17,7 @@ from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.prediction.loading import Source, load
 from pipeline.run import RunError
-from pipeline.weights import Converted, write_hugging_face, write_ours
+from pipeline.weights import Converted, write_hugging_face, write_ours, written_whole
 
 MERGED_FILE = "model.safetensors"
 _TIED = "stem.esm.lm_head.weight"  # the token embedding
@@ -102,8 +102,10 @@ def main(argv: list[str] | None = None) -> int:
         loaded = load(Source(arguments.run, arguments.checkpoint, arguments.weights, arguments.esm_weights))
         console = make_console()
         if arguments.to == "lora":
-            for folder in export_adapters(loaded.model, out):
-                console.print(f"Wrote {folder}: adapter_model.safetensors, adapter_config.json", markup=False)
+            with written_whole(out) as folder:
+                names = [written.name for written in export_adapters(loaded.model, folder)]
+            for name in names:
+                console.print(f"Wrote {out / name}: adapter_model.safetensors, adapter_config.json", markup=False)
             console.print("It holds the adapters alone: what else was trained is in --to merged.")
             return 0
         converted = without_adapters(loaded.model)
@@ -112,9 +114,10 @@ def main(argv: list[str] | None = None) -> int:
             console.print(f"Wrote {out}: {loaded.description}, for transformers' EsmForProteinFolding", markup=False)
             run = out
         else:
-            out.mkdir(parents=True)
+            with written_whole(out) as folder:
+                folder.mkdir()
+                write_ours(converted, folder / MERGED_FILE)
             run = out / MERGED_FILE
-            write_ours(converted, run)
             console.print(f"Wrote {run} and {out / 'model.toml'}: {loaded.description}", markup=False)
         console.print(f"Next: python -m pipeline.predict --run {run} --fasta SEQS.fasta --out PREDS", markup=False)
         return 0

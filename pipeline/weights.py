@@ -246,7 +246,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes it when the block ends well, and goes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -268,7 +268,7 @@ def write_hugging_face(model: Converted, out: Path) -> None:
     """
     half = all(value.dtype == torch.float16 for name, value in model.state.items() if name.startswith("stem."))
     config = hugging_face_config(model.config, half_stem=half)
-    with _written(out) as folder:
+    with written_whole(out) as folder:
         folder.mkdir()
         write_tensors(folder / "model.safetensors", to_hugging_face(model.state), {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -287,13 +287,13 @@ def write_fair_esm(model: Converted, out: Path) -> None:
             "--to fair-esm needs omegaconf, whose objects fair-esm's ESMFold reads its configuration from: "
             "pip install omegaconf"
         ) from None
-    with _written(out) as file:
+    with written_whole(out) as file:
         torch.save({"cfg": OmegaConf.create({"model": described}), "model": to_fair_esm(model.state)}, file)
 
 
 def write_ours(model: Converted, out: Path) -> None:
     """Our safetensors file, and the configuration as TOML beside it."""
-    with _written(out) as file, _written(out.with_suffix(".toml")) as toml:
+    with written_whole(out) as file, written_whole(out.with_suffix(".toml")) as toml:
         write_tensors(file, model.state, {"format": "pt"})
         toml.write_text(config_file_text(model.config))
 

@@ -110,6 +110,13 @@ def test_biases_are_merged_and_bottlenecks_are_refused(run_with, tmp_path, capsy
         assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.parametrize("to", ["hf", "lora", "merged"])
+def test_what_cannot_be_written_leaves_nothing(adapted, tmp_path, capsys, small_files, to):
+    with small_files(500):
+        assert main(["--run", str(adapted), "--to", to, "--out", str(tmp_path / "out")]) != 0
+    assert "File too large" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_refusals_are_one_line(run_path, tmp_path, capsys, weights_path):
     def error(*arguments):
         export(*arguments, 2)
