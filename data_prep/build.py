@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from data_prep import mmseqs
-from data_prep.blocks import FILES_PER_BLOCK, Blocks
+from data_prep.blocks import FILES_PER_BLOCK, Blocks, WorkError
 from data_prep.bounded_reading import read_table
 from data_prep.clusters import similarities
 from data_prep.dataset import DatasetError, DatasetWriter, Placement, check_target
 from data_prep.duplicates import ChainQuality, repeated_sequences
+from data_prep.file_lock import locked
 from data_prep.file_names import is_file_name
 from data_prep.ingest import Ingested, IngestSettings, ingest_file
 from data_prep.inputs import find_structures
@@ -144,66 +145,95 @@ def build_dataset(
     The dataset depends on the files and the settings alone, not on ``jobs``, the order of the file system, or how
     often the work was interrupted. ``merge`` demands that all files were read before, by ``read_blocks``.
     ``clustering`` is 'exhaustive', 'mmseqs' or 'auto' (see ``MAX_EXHAUSTIVE``). ``progress(what, done, total)`` is
-    called as the work goes on. Raises ``BuildError`` where there is no usable chain, and what ``read_blocks`` and
-    ``split_by_cluster`` raise.
+    called as the work goes on. Raises ``BuildError`` where there is no usable chain, ``WorkError`` where another
+    process is making this dataset, and what ``read_blocks`` and ``split_by_cluster`` raise.
     """
     reading, split = reading or IngestSettings(), split or SplitSettings()
+    _check_clustering(clustering)
     source = find_input(root, reading, only_files=only_files, out=out)
     if merge:
         _check_complete(source, out, reading)
     blocks = read_blocks(source, out, reading, jobs=jobs, overwrite=overwrite, progress=progress)
-    repeated = _repeated(blocks) if reading.filters.unique_sequences else {}
-    ledger = list(source.rows)
-    with DatasetWriter(out, overwrite=overwrite, work=blocks.path / "dataset") as writer:
-        results: list[Ingested] = []
-        sequences: dict[str, str] = {}
-        dates: list[str | None] = []
-        lower_ids: set[str] = set()
-        of_chain: dict[tuple[str, str], str] = {}
-        same_chain: list[tuple[str, str]] = []
-        left_out_ids: dict[str, str] = {}
-        for result in blocks.results():
-            left_out = {record.id: _repeats(repeated[record.id]) for record in result.records if record.id in repeated}
-            for record in result.records:
-                if record.id.lower() in lower_ids:
-                    left_out[record.id] = f"id taken: {record.id} is a chain of another file; rename it"
-                elif not is_file_name(record.id):
-                    left_out[record.id] = f"id cannot be the name of a file: {record.id[:40]}...; rename the file"
-                elif record.id not in left_out:
-                    writer.add(record)
-                    sequences[record.id] = record.sequence
-                    dates.append(record.release_date)
-                    lower_ids.add(record.id.lower())
-                    if reading.model == "all":
-                        first = of_chain.setdefault((result.file, record.chain_id), record.id)
-                        same_chain.append((first, record.id))
-            left_out_ids |= result.left_out | left_out
-            results.append(replace(result, records=(), rows=tuple(_left_out(row, left_out) for row in result.rows)))
-        twins = _twins(results)
-        ledger += [_with_warnings(row, twins) for result in results for row in result.rows]
-        absent = sorted((reading.wanted_ids or frozenset()) - sequences.keys() - left_out_ids.keys())
-        ledger += [LedgerRow("", name, "rejected", "asked for, but no file has such a chain") for name in absent]
-        if not sequences:
-            blocks.remove()
-            raise BuildError(f"{root}: {_why_nothing(source, ledger)}", ledger)
-        ids, letters = list(sequences), list(sequences.values())
-        different = list(dict.fromkeys(letters))
-        method = _clustering_method(clustering, len(different))
-        pairs = similarities(
-            different,
-            jobs=jobs if method == "mmseqs" else min(jobs, len(different) // MIN_CHAINS_PER_PROCESS),
-            keep=blocks.path,
-            method=method,
-            progress=lambda done, total: progress("comparing", done, total),
-        )
-        placements = split_by_cluster(
-            ids, letters, pairs, split, release_dates=dates, together=same_chain, left_out=left_out_ids
-        )
-        program = f"MMseqs2 {mmseqs.version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
-        settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
-        writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
-    blocks.remove()
+    with locked(blocks.path / "lock") as is_alone:
+        if not is_alone:
+            raise WorkError(f"{blocks.path}: another run is making this dataset")
+        with DatasetWriter(out, overwrite=overwrite, work=blocks.path / "dataset") as writer:
+            gathered = _gather(blocks, reading, writer)
+            twins = _twins(gathered.results)
+            ledger = [*source.rows, *gathered.absent(reading)]
+            ledger += [_with_warnings(row, twins) for result in gathered.results for row in result.rows]
+            if not gathered.sequences:
+                blocks.remove()
+                raise BuildError(f"{root}: {_why_nothing(source, ledger)}", ledger)
+            letters = list(gathered.sequences.values())
+            different = list(dict.fromkeys(letters))
+            method = _clustering_method(clustering, len(different))
+            pairs = similarities(
+                different,
+                jobs=jobs if method == "mmseqs" else min(jobs, len(different) // MIN_CHAINS_PER_PROCESS),
+                keep=blocks.path,
+                method=method,
+                progress=lambda done, total: progress("comparing", done, total),
+            )
+            placements = split_by_cluster(
+                list(gathered.sequences), letters, pairs, split,
+                release_dates=gathered.dates, together=gathered.same_chain, left_out=gathered.left_out,
+            )  # fmt: skip
+            program = f"MMseqs2 {mmseqs.version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
+            settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
+            writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
+        blocks.remove()
     return BuildReport(source.n_read, tuple(ledger), placements, method)
+
+
+@dataclass
+class _Gathered:
+    """What all files gave, without the arrays, which the writer has."""
+
+    results: list[Ingested] = field(default_factory=list)
+    """With the rows as they are when all files are known, and no records."""
+    sequences: dict[str, str] = field(default_factory=dict)
+    """By id of each chain of the dataset."""
+    dates: list[str | None] = field(default_factory=list)
+    """Of first release, in the order of ``sequences``."""
+    same_chain: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of ids that are models of one chain."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why, by id."""
+
+    def absent(self, reading: IngestSettings) -> list[LedgerRow]:
+        """A row for each id that was asked for and is in no file."""
+        names = (reading.wanted_ids or frozenset()) - self.sequences.keys() - self.left_out.keys()
+        return [LedgerRow("", name, "rejected", "asked for, but no file has such a chain") for name in sorted(names)]
+
+
+def _gather(blocks: Blocks, reading: IngestSettings, writer: DatasetWriter) -> _Gathered:
+    """Hand the chains of all files to the ``writer``, but those that cannot be beside another one."""
+    repeated = _repeated(blocks) if reading.filters.unique_sequences else {}
+    gathered = _Gathered()
+    lower_ids: set[str] = set()
+    first_model: dict[tuple[str, str], str] = {}
+    for result in blocks.results():
+        left_out: dict[str, str] = {}
+        for record in result.records:
+            if record.id in repeated:
+                left_out[record.id] = _repeats(repeated[record.id])
+            elif record.id.lower() in lower_ids:
+                left_out[record.id] = f"id taken: {record.id} is a chain of another file; rename it"
+            elif not is_file_name(record.id):
+                left_out[record.id] = f"id cannot be the name of a file: {record.id[:40]}...; rename the file"
+            else:
+                writer.add(record)
+                gathered.sequences[record.id] = record.sequence
+                gathered.dates.append(record.release_date)
+                lower_ids.add(record.id.lower())
+                if reading.model == "all":
+                    first = first_model.setdefault((result.file, record.chain_id), record.id)
+                    gathered.same_chain.append((first, record.id))
+        gathered.left_out |= result.left_out | left_out
+        rows = tuple(_left_out(row, left_out) for row in result.rows)
+        gathered.results.append(replace(result, records=(), rows=rows))
+    return gathered
 
 
 def _why_nothing(source: Input, ledger: Sequence[LedgerRow]) -> str:
@@ -228,13 +258,16 @@ def _check_complete(source: Input, out: str | os.PathLike, reading: IngestSettin
         )
 
 
-def _clustering_method(wanted: str, n_different: int) -> str:
-    if wanted == "auto":
-        return "mmseqs" if n_different > MAX_EXHAUSTIVE and mmseqs.is_installed() else "exhaustive"
+def _check_clustering(wanted: str) -> None:
     if wanted == "mmseqs" and not mmseqs.is_installed():
         raise BuildError(
             "--clustering mmseqs: the program mmseqs is not on the PATH; install MMseqs2 or leave this out"
         )
+
+
+def _clustering_method(wanted: str, n_different: int) -> str:
+    if wanted == "auto":
+        return "mmseqs" if n_different > MAX_EXHAUSTIVE and mmseqs.is_installed() else "exhaustive"
     return wanted
 
 

@@ -30,12 +30,12 @@ from safetensors.torch import load_file
 
 import lorta
 from data_prep.bounded_reading import read_json
+from data_prep.file_lock import locked
 from data_prep.release import release
 from data_prep.structure_bytes import atomic_write
 from lorta.storage import TENSOR_FILE
 from pipeline.config import RunConfig
 from pipeline.config_layers import config_file_text, file_layer, merge, resolve
-from pipeline.file_lock import locked
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import parameter_hash
 from pipeline.folding.weights import UNUSED, State, check_state

@@ -9,6 +9,7 @@ import pytest
 
 from data_prep import blocks, clusters
 from data_prep.dataset import StructureDataset
+from data_prep.file_lock import locked
 from pipeline.prepare import main
 from tests.pipeline.prepare_demo import demo_arguments, files_of
 
@@ -68,6 +69,7 @@ def test_what_a_killed_run_leaves_is_no_hindrance(demo, tmp_path, small_blocks):
     work = tmp_path / ".data.work"
     (work / "000001.4711.partial").write_bytes(b"half a sha")
     (work / "000001.safetensors").write_bytes(b"a shard without its JSON file")
+    (work / "lock").touch()
     (work / "dataset/shards").mkdir(parents=True)
     (work / "dataset/shards/00007.safetensors").write_bytes(b"of a dataset never finished")
     assert main(demo_arguments(out)) == 0
@@ -99,6 +101,17 @@ def test_a_killed_process_is_told_and_the_work_goes_on(demo, tmp_path, small_blo
     assert last.startswith("error: a worker process was killed") and "the same command goes on" in last
     monkeypatch.undo()
     assert main(demo_arguments(out, "--overwrite")) == 0
+    assert files_of(out) == files_of(demo)
+
+
+def test_the_same_command_twice_at_once(demo, tmp_path, capsys):
+    """The second must not take away what the first writes."""
+    out = tmp_path / "data"
+    assert main(demo_arguments(out, "--shard", "1/1")) == 0
+    with locked(tmp_path / ".data.work/lock") as is_alone:
+        assert is_alone and main(demo_arguments(out)) == 2
+    assert capsys.readouterr().err.endswith("/.data.work: another run is making this dataset\n")
+    assert main(demo_arguments(out)) == 0
     assert files_of(out) == files_of(demo)
 
 
