@@ -32,16 +32,18 @@ def with_confidence(record: ProteinRecord, settings: ConfidenceSettings) -> tupl
     """The record with pLDDT from 0 to 100 as B-factors and doubtful residues masked, and why to leave it out, if so.
 
     A residue's pLDDT is that of its alpha carbon, or the mean of its atoms without one. Values that never exceed 1 are
-    taken for the scale 0 to 1 (which is said in the warnings); values outside 0 to 100 are no pLDDT, nor is one value
-    throughout.
+    taken for the scale 0 to 1 (which is said in the warnings); values outside 0 to 100 are no pLDDT, nor is 0
+    throughout; another value throughout is remarked on.
     """
     values = record.b_factors[record.atom37_mask]
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 100:
         return record, f"no pLDDT: B-factor column holds {low:g} to {high:g} (expected 0 to 100)"
-    if low == high and len(record) > 1:
-        return record, f"no pLDDT: B-factor column holds {low:g} throughout (expected a value for each residue)"
+    if high == 0:
+        return record, "no pLDDT: B-factor column holds 0 throughout"
     warnings = list(record.warnings)
+    if low == high and len(record) > 1:
+        warnings.append(f"B-factor column holds {low:g} throughout, a doubtful pLDDT")
     plddt = record.b_factors
     if high <= 1:
         plddt = (plddt.astype(np.float64) * 100).round(4).astype(np.float32)  # 0.7 is 70, not 69.99999
@@ -55,6 +57,9 @@ def with_confidence(record: ProteinRecord, settings: ConfidenceSettings) -> tupl
     if settings.min_mean_plddt is not None and mean < settings.min_mean_plddt:
         return record, f"mean pLDDT: {mean:.1f} (minimum {settings.min_mean_plddt:g})"
     keep = observed & (per_residue >= settings.min_plddt)
+    if not keep.any():
+        stated = f", though the file states {record.method}" if methods_of(record) - {"other"} else ""
+        return record, f"pLDDT: {per_residue[observed].max():.1f} at most (minimum {settings.min_plddt:g}){stated}"
     if keep.sum() < observed.sum():
         warnings.append(f"{observed.sum() - keep.sum()} residues with pLDDT below {settings.min_plddt:g} masked")
     mask = record.atom37_mask & keep[:, None]

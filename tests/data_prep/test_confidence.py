@@ -40,16 +40,24 @@ def test_decimals_from_0_to_1_are_the_decimals_from_0_to_100(prediction):
         assert (record.b_factors[1:] == hundredths).all() and record.observed.all()
 
 
-@pytest.mark.parametrize("value", [0, 1, 20, 100])
-def test_one_value_throughout_is_no_confidence(prediction, value):
-    constant = replace(prediction, b_factors=np.full((10, 37), value, dtype=np.float32))
-    reason = with_confidence(constant, ConfidenceSettings())[1]
-    assert reason == f"no pLDDT: B-factor column holds {value} throughout (expected a value for each residue)"
+def test_one_value_throughout(prediction):
+    def constant(value):
+        return replace(prediction, b_factors=np.full((10, 37), value, dtype=np.float32))
+
+    assert with_confidence(constant(0), ConfidenceSettings())[1] == "no pLDDT: B-factor column holds 0 throughout"
+    record, reason = with_confidence(constant(0.93), ConfidenceSettings())
+    assert reason is None and (record.b_factors == 93).all()
+    assert record.warnings == (
+        "B-factor column holds 0.93 throughout, a doubtful pLDDT", "pLDDT from 0 to 1: multiplied by 100"
+    )  # fmt: skip
 
 
 def test_an_experiment_that_is_said_to_be_a_prediction_is_remarked_on(prediction):
     record, reason = with_confidence(replace(prediction, method="X-RAY DIFFRACTION"), ConfidenceSettings(min_plddt=0))
     assert reason is None and record.warnings == ("B-factors read as pLDDT, though the file states X-RAY DIFFRACTION",)
+    low = replace(prediction, b_factors=prediction.b_factors / np.float32(4), method="X-RAY DIFFRACTION")
+    reason = with_confidence(low, ConfidenceSettings())[1]
+    assert reason == "pLDDT: 23.8 at most (minimum 50), though the file states X-RAY DIFFRACTION"
     model, _ = with_confidence(replace(prediction, method="THEORETICAL MODEL"), ConfidenceSettings(min_plddt=0))
     assert model.warnings == ()
 
