@@ -198,6 +198,8 @@ def main(argv: list[str] | None = None) -> int:
             )
         if code == EXIT_INTERRUPTED:
             print("interrupted: the same command goes on", file=sys.stderr)
+        elif shard is not None:
+            console.print("Next, when all parts are done: the same command without --shard, for one table of all")
         else:
             truth = arguments.data or "TRUTH"
             console.print(f"Next: python -m evaluation.lddt {arguments.out} {truth} --out SCORES", markup=False)

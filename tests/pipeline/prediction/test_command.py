@@ -140,7 +140,7 @@ def test_parts_of_an_array_of_jobs(predict, fasta, capsys):
         out = predict(path, "--shard", f"{part}/3", code=1 if part == 1 else 0)
         names += [row["name"] for row in rows(out, f"predictions.{part}-of-3.csv")]
     assert sorted(names) == ["a", "b", "bad", "c", "d"]
-    capsys.readouterr()
+    assert "Next, when all parts are done: the same command without --shard" in capsys.readouterr().out
     predict(path, code=1)
     assert "Folding 4 sequences, 4 of them are done" in capsys.readouterr().out
     assert [row["name"] for row in rows(out)] == [*SEQUENCES, "bad"]
