@@ -185,8 +185,8 @@ def dry_run(config: RunConfig) -> int:
         expected = estimate(config)
         report(expected, config, console)
         reason = why_not(expected, processes.device)
-        if reason:
-            console.print(f"Not measured here: {reason}.")
+        if processes.any(bool(reason)):  # all or none: the steps are taken together
+            console.print(f"Not measured here: {reason or 'another process has no room for it'}.")
             return 0
         trial = try_steps(config, processes)
     finally:
