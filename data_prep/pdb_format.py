@@ -21,6 +21,10 @@ from data_prep.words import Words
 _READ = 66
 """Columns of an ATOM record that are read, up to the B-factor."""
 
+_LEAST_MEAN_WIDTH, _ANY_LINES = 20, 10_000_000
+"""Characters of a line in the mean, in texts of more bytes than the latter: each line takes some sixty bytes more, so
+that a text of line breaks would fill the memory."""
+
 _LAST_COORDINATE = (46, 54)
 """Where z begins and ends."""
 
@@ -102,6 +106,8 @@ def parse_pdb(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedS
     Raises ``StructureError`` without ATOM records, for a model that is not there, for text in other than fixed
     columns, and where more than ``MAX_DAMAGED_FRACTION`` of the ATOM records of a model are damaged.
     """
+    if len(data) > _ANY_LINES and data.count(b"\n") + data.count(b"\r") > len(data) // _LEAST_MEAN_WIDTH:
+        raise StructureError(path, f"lines of fewer than {_LEAST_MEAN_WIDTH} characters in the mean: no PDB file")
     lines = _Lines(data)
     models = _models(lines)
     if not models:

@@ -46,7 +46,7 @@ RECIPES: dict[str, Recipe] = {
             "max_length": 5000,
             "min_observed": 4,
             "min_ca_fraction": 0.0,
-            "max_unknown_fraction": 0.999,
+            "max_unknown_fraction": 0.9999,  # one residue of 5,000 may be known
             "released_before": "2021-10-01",
             "max_ca_jump": 10.0,
             "max_clash_fraction": 0.3,

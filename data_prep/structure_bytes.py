@@ -105,17 +105,16 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_TEXT_BYTES) -> St
 
 def _contents(path: str | os.PathLike, file: BinaryIO, max_bytes: int) -> tuple[bytes, str]:
     """The decompressed content of an open file and the hash of the file as it lies on disk."""
-    wanted = min(os.fstat(file.fileno()).st_size + 1, _PIECE_BYTES)  # a buffer of the right size: clearing one costs
+    size = os.fstat(file.fileno()).st_size
+    wanted = min(size + 1, _PIECE_BYTES)  # a buffer of the right size: clearing one costs
     first = file.read(wanted)
     if not first:
         raise StructureError(path, "empty file (0 bytes)")
     if first[:2] == b"\x1f\x8b":
         return _gunzip(path, first, file, max_bytes)
-    if os.fstat(file.fileno()).st_size > max_bytes:
+    if size > max_bytes:
         raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
-    data = first + file.read(max_bytes + 1 - len(first)) if len(first) == wanted else first
-    if len(data) > max_bytes:
-        raise StructureError(path, f"larger than the limit of {max_bytes} bytes")
+    data = first + file.read(size + 1 - len(first)) if len(first) == wanted else first
     return data, hashlib.sha256(data).hexdigest()
 
 

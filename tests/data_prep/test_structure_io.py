@@ -485,6 +485,19 @@ def test_the_largest_text_is_read_and_one_byte_more_is_not(tmp_path, monkeypatch
         read_text(path, max_bytes=len(data) - 1)
 
 
+def test_a_text_of_line_breaks_is_refused_before_its_lines_are_cut(read):
+    """It compresses to a thousandth, within what is allowed, and would take sixty times its size."""
+    atoms = text(chain([("GLY", 1), ("ALA", 2)]))
+    tracemalloc.start()
+    for padding in (b"\n", b"\r\n", b"\r", b"TER\n"):
+        data = atoms + padding * (12_000_000 // len(padding))
+        with pytest.raises(StructureError, match="lines of fewer than 20 characters in the mean"):
+            read(data)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(data)
+    tracemalloc.stop()
+    assert read(atoms + b"\n" * 1_000_000)[0].sequence == "GA"
+
+
 def test_a_compression_bomb_takes_little_memory(tmp_path, monkeypatch):
     """40 MB of one ATOM record in less than 1% of that: refused long before all of it is there."""
     path = tmp_path / "bomb.pdb.gz"
