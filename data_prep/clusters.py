@@ -55,6 +55,8 @@ def similarities(
     same sequences goes on from there. ``progress(done, total)`` counts pairs.
     """
     total, done = len(sequences) * (len(sequences) - 1) // 2, 0
+    if progress is not None:
+        progress(done, total)
     if method == "mmseqs":
         candidates = mmseqs.candidate_pairs(sequences, jobs=jobs, work=keep)
         near = [(i, j) for i, j in candidates if reaching(sequences[i], [sequences[j]], MIN_SCORE)]

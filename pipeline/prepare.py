@@ -19,7 +19,7 @@ from data_prep.splits import SplitError
 from data_prep.structure_bytes import is_structure_name
 from data_prep.verify import problems
 from pipeline.preparation.options import build_parser, reading_settings, shard_of, split_settings
-from pipeline.preparation.summary import print_estimate, print_left_out, print_report
+from pipeline.preparation.summary import RateColumn, print_estimate, print_left_out, print_report
 
 PROGRESS = {"reading": "reading files", "comparing": "comparing sequence pairs"}
 
@@ -83,14 +83,14 @@ def _run(args: argparse.Namespace) -> int:
         source = find_input(args.pdb_dir, reading, only_files=only_files, out=args.out)
         print_estimate(Console(), estimate(source, reading), args.jobs)
         return 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, *times, console=Console(stderr=True)) as bars:
         tasks = {}
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(PROGRESS[what])
+                tasks[what] = bars.add_task(PROGRESS[what], kept=done)
             bars.update(tasks[what], completed=done, total=total)
 
         common = {"jobs": args.jobs, "overwrite": args.overwrite, "progress": progress}

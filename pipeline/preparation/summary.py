@@ -1,15 +1,26 @@
-"""What ``pipeline.prepare`` prints: the estimate, what came of a run, what was left out and why."""
+"""What ``pipeline.prepare`` prints: progress, the estimate, what came of a run, what was left out and why."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import ProgressColumn, Task
 from rich.table import Table
+from rich.text import Text
 
 from data_prep.build import BuildReport
 from data_prep.estimate import Estimate
 from data_prep.ledger import LedgerRow, reasons
+
+
+class RateColumn(ProgressColumn):
+    """How many a second since the task began, of which its field ``kept`` were done before."""
+
+    def render(self, task: Task) -> Text:
+        """'380/s', and nothing where nothing had to be done."""
+        done, seconds = task.completed - task.fields["kept"], task.finished_time or task.elapsed
+        return Text(f"{done / seconds:,.0f}/s" if done and seconds else "", style="progress.data.speed")
 
 
 def print_left_out(console: Console, ledger: Sequence[LedgerRow]) -> None:

@@ -155,7 +155,8 @@ def test_summary_and_next_step(tmp_path, capsys):
     (tmp_path / "empty.pdb").touch()
     out = tmp_path / "out"
     assert main(["--pdb-dir", str(tmp_path), "--out", str(out)]) == 0
-    shown = capsys.readouterr().out
+    shown, progress = capsys.readouterr()
+    assert re.search(r"reading files .* 2/2 +[0-9,]+/s 0:00:0\d left 0:00:00", progress)
     assert f"next: python -m pipeline.train --data {out} --out RUN" in shown
     assert re.search(r"chains accepted +│ 1 ", shown) and re.search(r"unreadable │ empty file +│ 1 +│ empty.pdb", shown)
     assert "No validation chains" in shown
