@@ -20,6 +20,9 @@ _MOST_STRETCHES = 16
 _NARROWEST = 67
 """Bytes of a line that holds an ATOM record up to its B-factor."""
 
+_NOT_AFTER_A_MODEL = (b"\nMODEL", b"\nATOM", b"\nHETATM", b"\nSEQRES", b"\nEXPDTA")
+"""What makes a file unusual behind its first ENDMDL."""
+
 _MANY = (b"ATOM", b"HETATM", b"ANISOU")
 """Records that come many at a time, read a stretch at once."""
 
@@ -93,7 +96,7 @@ def polymer_records(data: bytes, start: int) -> AtomRecords | None:
         if not (line.isascii() and line.decode("ascii").isprintable()):
             return None
         if line.startswith(b"ENDMDL"):
-            if any(record in data[start:] for record in (b"\nMODEL", b"\nSEQRES", b"\nEXPDTA")):
+            if any(data.find(record, start) >= 0 for record in _NOT_AFTER_A_MODEL):
                 return None
             break
         if line.startswith(b"TER") and not line[3:6].strip() and (n_records or len(line) > 21):

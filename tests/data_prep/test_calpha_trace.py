@@ -143,6 +143,7 @@ UNUSUAL = {
     "windows lines": [one.replace("\n", "\r\n") for one in peptide()],
     "other records": [*peptide(), peptide()[-1].replace("ATOM  ", "HETACM")],
     "cut off": [*peptide(), peptide()[-1][:45]],
+    "end of a model that did not begin": [*peptide()[:9], "ENDMDL\n", *peptide()[9:]],
     "chain ids of two letters": [one[:20] + "B" + one[21:] for one in peptide()],
 }
 
