@@ -1,5 +1,6 @@
 """Options for the directories of reference cases, so that another set of cases runs the same way."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,11 @@ CASE_DIRS = {
     "--structures-dir": ("structures", "experimental structure files"),
     "--lddt-pairs-dir": ("lddt_pairs", "prediction/truth pairs with a published lDDT-Calpha"),
 }
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # some tests interrupt themselves or their processes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
