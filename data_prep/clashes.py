@@ -6,11 +6,12 @@ from itertools import combinations
 import numpy as np
 
 from data_prep.record import ProteinRecord
+from data_prep.thousandths import PER_ANGSTROM, thousandths
 
 CLASH_DISTANCE = 1.7
 """angstrom between atoms of different chains (Abramson et al. 2024, AlphaFold 3, suppl. 2.5.4)."""
 
-PER_ANGSTROM = 1000
+_CLASH_UNITS = CLASH_DISTANCE * PER_ANGSTROM
 """Distances are compared in thousandths, whole numbers: what is at the threshold is not moved by rounding."""
 
 _BLOCK = 512
@@ -21,9 +22,7 @@ def clashing_fractions(records: Sequence[ProteinRecord]) -> list[float]:
     """For each chain of a file the share of its atoms nearer than ``CLASH_DISTANCE`` to an atom of another chain of the
     same model.
     """
-    atoms = [
-        np.rint(record.atom37_positions[record.atom37_mask].astype(np.float64) * PER_ANGSTROM) for record in records
-    ]
+    atoms = [thousandths(record.atom37_positions[record.atom37_mask]) for record in records]
     clashing = [np.zeros(len(xyz), dtype=bool) for xyz in atoms]
     for i, j in combinations(range(len(atoms)), 2):
         if records[i].model_number != records[j].model_number:
@@ -34,7 +33,7 @@ def clashing_fractions(records: Sequence[ProteinRecord]) -> list[float]:
         for start in range(0, len(near_i), _BLOCK):
             block = near_i[start : start + _BLOCK]
             squared = ((atoms[i][block][:, None] - atoms[j][near_j][None]) ** 2).sum(axis=-1)  # [block, near_j]
-            hit = squared < (CLASH_DISTANCE * PER_ANGSTROM) ** 2
+            hit = squared < _CLASH_UNITS**2
             clashing[i][block] |= hit.any(axis=1)
             clashing[j][near_j] |= hit.any(axis=0)
     return [float(hits.mean()) if len(hits) else 0.0 for hits in clashing]
@@ -44,6 +43,5 @@ def _near_box(xyz: np.ndarray, other: np.ndarray) -> np.ndarray:
     """int [n]: atoms of ``xyz`` inside the box around ``other``, which is the only place where they can clash."""
     if not len(other):
         return np.zeros(0, dtype=np.int64)
-    reach = CLASH_DISTANCE * PER_ANGSTROM
-    low, high = other.min(axis=0) - reach, other.max(axis=0) + reach
+    low, high = other.min(axis=0) - _CLASH_UNITS, other.max(axis=0) + _CLASH_UNITS
     return np.flatnonzero(((xyz >= low) & (xyz <= high)).all(axis=1))

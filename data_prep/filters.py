@@ -9,6 +9,7 @@ import numpy as np
 from data_prep.dates import is_date
 from data_prep.record import ProteinRecord
 from data_prep.residues import ATOM37_INDEX
+from data_prep.thousandths import PER_ANGSTROM, thousandths
 
 METHODS = ("x-ray", "em", "nmr", "neutron", "other")
 """Kinds of experiment that ``FilterSettings.methods`` can name."""
@@ -188,8 +189,8 @@ def _jumps(record: ProteinRecord, settings: FilterSettings) -> str | None:
     if settings.max_ca_jump is None:
         return None
     consecutive = record.ca_mask[1:] & record.ca_mask[:-1] & (np.diff(record.residue_index) == 1)
-    steps = np.diff(np.rint(record.ca_positions.astype(np.float64) * 1000), axis=0)  # whole thousandths
-    longest = float(np.sqrt((steps**2).sum(axis=1))[consecutive].max(initial=0.0)) / 1000
+    steps = np.diff(thousandths(record.ca_positions), axis=0)
+    longest = float(np.sqrt((steps**2).sum(axis=1))[consecutive].max(initial=0.0)) / PER_ANGSTROM
     if longest > settings.max_ca_jump:
         return f"jump between consecutive alpha carbons: {longest:.1f} A (maximum {settings.max_ca_jump:g} A)"
     return None

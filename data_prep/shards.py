@@ -22,10 +22,9 @@ from safetensors.numpy import save
 from data_prep.record import ProteinRecord
 from data_prep.release import program
 from data_prep.structure_bytes import atomic_write
+from data_prep.thousandths import PER_ANGSTROM, thousandths
 
 RECORDS_PER_SHARD = 256
-SCALE = 1000
-"""Units per angstrom of the stored positions: the formats' own precision, so nothing is lost."""
 
 N_ATOMS = 37
 
@@ -63,12 +62,12 @@ def save_shard(path: str | os.PathLike, records: Sequence[ProteinRecord]) -> Non
 
 def to_thousandths(positions: np.ndarray) -> np.ndarray:
     """angstrom float32 to thousandths int32."""
-    return np.rint(positions.astype(np.float64) * SCALE).astype(np.int32)
+    return thousandths(positions).astype(np.int32)
 
 
-def from_thousandths(thousandths: np.ndarray) -> np.ndarray:
+def from_thousandths(stored: np.ndarray) -> np.ndarray:
     """Thousandths int32 to angstrom float32, the inverse of ``to_thousandths`` for what the reader gives."""
-    return (thousandths / SCALE).astype(np.float32)
+    return (stored / PER_ANGSTROM).astype(np.float32)
 
 
 def check_storable(record: ProteinRecord) -> None:
