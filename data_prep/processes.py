@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TypeVar
+
+from data_prep.signals import handled_by
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,7 +41,8 @@ def in_processes(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(items)), context, _begin, (prepare, prepare_with))
     try:
-        with _interrupts_ignored():  # processes inherit that: an interrupt of the whole group is the parent's affair
+        # Processes inherit what is ignored: an interrupt of the whole group is the parent's affair.
+        with handled_by(signal.SIG_IGN, signal.SIGINT):
             begun: list[Future[Result]] = [pool.submit(work, item) for item in items]
         for done in as_completed(begun):
             yield done.result()
@@ -48,18 +50,6 @@ def in_processes(
         raise ProcessKilledError("a worker process was killed, for want of memory perhaps") from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 def _begin(prepare: Callable[..., None] | None, prepare_with: tuple) -> None:

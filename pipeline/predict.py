@@ -7,17 +7,16 @@ import argparse
 import re
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, release
+from data_prep.signals import handled_by
 from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, pick_device, run_command
 from pipeline.config import MAX_THREADS, ConfigError, Kernels
 from pipeline.folding.kernel_choice import KernelError, require
@@ -242,7 +241,7 @@ def fold_all(
         for record in records:
             if isinstance(record, Rejected):
                 directory.add(rejected_row(record))
-        with _termination_as_interrupt(), FoldingProgress(console, waiting) as progress:
+        with handled_by(interrupt, signal.SIGTERM), FoldingProgress(console, waiting) as progress:
             for event in run(plan, loaded, waiting) if waiting else ():
                 if isinstance(event, str):
                     progress.say(event)
@@ -262,21 +261,9 @@ def fold_all(
     return rows, code
 
 
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM, with which batch systems announce the end of a job, is Ctrl-C here: the table is put in order."""
-    if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def interrupt(*_: object) -> NoReturn:
+    """What SIGTERM does, with which batch systems announce the end of a job: as Ctrl-C, the table is put in order."""
+    raise KeyboardInterrupt
 
 
 def relaxations(rows: Sequence[PredictionRow], out: Path) -> str:

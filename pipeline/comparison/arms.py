@@ -12,6 +12,7 @@ from pathlib import Path
 import lorta.config
 from data_prep.bounded_reading import read_json
 from data_prep.dataset import DatasetError, StructureDataset
+from data_prep.signals import handled_by
 from data_prep.structure_bytes import atomic_write
 from pipeline.command import EXIT_INTERRUPTED, pick_device
 from pipeline.config import ADAPTER_METHODS
@@ -174,13 +175,12 @@ def _run(command: Sequence[str], log: Path) -> int:
         stopped = True
         process.terminate()
 
-    with log.open("a") as stream, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT) as process:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            code = process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    with (
+        log.open("a") as stream,
+        subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT) as process,
+        handled_by(stop, signal.SIGINT, signal.SIGTERM),
+    ):
+        code = process.wait()
     if stopped or code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return code

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from data_prep.signals import handled_by
 from pipeline.training.proof import FactorProof, PartCount
 
 PLAIN_PROGRESS_SECONDS = 20.0
@@ -62,12 +63,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
                 os.write(2, STOPPING)  # in a handler the streams of Python may be in the middle of something
         received.append(number)
 
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled_by(handler, signal.SIGINT, signal.SIGTERM):
         yield lambda: bool(received)
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 class ProgressOfSteps:
