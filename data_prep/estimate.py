@@ -3,9 +3,8 @@
 import time
 from dataclasses import dataclass
 
-from data_prep.alignment import identity, reaching
 from data_prep.build import Input
-from data_prep.clusters import MIN_SCORE
+from data_prep.clusters import similarities
 from data_prep.ingest import IngestSettings, ingest_file
 
 SAMPLE = 100
@@ -45,10 +44,7 @@ def estimate(source: Input, reading: IngestSettings, *, clock=time.perf_counter)
     n_chains = len(records) * scale
     different = list(dict.fromkeys(record.sequence for record in records))
     start = clock()
-    for i, sequence in enumerate(different):  # as the run will do it, so that similar pairs have their share
-        rest = different[i + 1 :]
-        for j in reaching(sequence, rest, MIN_SCORE):
-            identity(sequence, rest[j])
+    similarities(different)
     per_pair = (clock() - start) / max(_pairs(len(different)), 1)
     n_bytes = sum(
         BYTES_PER_ATOM * int(record.atom37_mask.sum()) + BYTES_PER_RESIDUE * len(record) + BYTES_PER_CHAIN

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data_prep.record import ProteinRecord
-from data_prep.residues import RESTYPE_ATOM37_MASK, RESTYPES
+from data_prep.residues import RESTYPE_ATOM37_MASK, RESTYPES, sequence_to_aatype
 from pipeline.config import RunConfig
 from pipeline.estimate import Estimate
 from pipeline.folding.model import FoldingModel
@@ -61,18 +61,17 @@ class MadeUpChains:
         """The chain of this number."""
         rng, n = np.random.default_rng(int(name)), self.length
         sequence = "".join(rng.choice(list(RESTYPES), n))
-        record = ProteinRecord(
+        return ProteinRecord(
             id=name,
             chain_id="A",
             sequence=sequence,
             residue_index=np.arange(n, dtype=np.int32),
             atom37_positions=(SPREAD * rng.standard_normal((n, 37, 3))).astype(np.float32),
-            atom37_mask=np.ones((n, 37), dtype=bool),
+            atom37_mask=RESTYPE_ATOM37_MASK[sequence_to_aatype(sequence)].astype(bool),
             b_factors=np.zeros((n, 37), dtype=np.float32),
             auth_seq_id=np.arange(n, dtype=np.int32),
             insertion_code=np.full(n, ""),
         )
-        return replace(record, atom37_mask=RESTYPE_ATOM37_MASK[record.aatype].astype(bool))
 
 
 def why_not(estimate: Estimate, device: torch.device) -> str:
