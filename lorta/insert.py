@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lorta.insert_config import InsertConfig
+from lorta.merging import Merging
 from lorta.sites import base_linear
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Insert(nn.Module, ABC):
         return f"{self.config.method}, {len(self.places())} places, {self.num_parameters()} parameters"
 
 
-class Behind(nn.Module):
+class Behind(Merging, nn.Module):
     """y = base(x), then every active adapter that has a place here, in the order in which they are active.
 
     It refers to the ``AdapterSet`` without registering it, as ``AdaptedLinear`` does and for the same reasons, and has
@@ -93,38 +94,14 @@ class Behind(nn.Module):
         self.base_layer = base_layer
         self.name = name
         self.__dict__["adapters"] = adapters  # past nn.Module.__setattr__, which would register it
-        self._unmerged: Tensor | None = None
         self.train(base_layer.training)
 
-    @property
-    def merged(self) -> bool:
-        """Whether the base layer's bias holds what the adapters add now."""
-        return self._unmerged is not None
+    def _parameter(self) -> Tensor:
+        return base_linear(self.base_layer).bias
 
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add to the bias what the active adapters, all ``Insert.constant``, add to the output; ``unmerge`` undoes it.
-
-        In float32 at least.
-        """
-        if self.merged:
-            raise ValueError(f"{self.name} is merged already; unmerge first")
-        bias = base_linear(self.base_layer).bias
-        merged = bias.to(torch.promote_types(bias.dtype, torch.float32))
-        for adapter in self.adapters.active_adapters():
-            merged = adapter.follow(self.name, merged)
-        if not torch.isfinite(merged).all():
-            raise ValueError(f"{self.name}: the update is not finite; nothing was merged here")
-        self._unmerged = bias.detach().clone()
-        bias.copy_(merged)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Put back the very bias that ``merge`` found."""
-        if self._unmerged is None:
-            raise ValueError(f"{self.name} is not merged")
-        base_linear(self.base_layer).bias.copy_(self._unmerged)
-        self._unmerged = None
+    def _added(self, parameter: Tensor, adapter: "Insert") -> Tensor:
+        """Of an adapter that is ``constant``: what it makes of an output, it makes of the bias."""
+        return adapter.follow(self.name, parameter)
 
     def forward(self, *args, **kwargs) -> Tensor:
         """Arguments are the base layer's."""

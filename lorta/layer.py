@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lorta.factors import SiteUpdate
+from lorta.merging import Merging
 from lorta.sites import features, is_conv1d
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def apply_update(update: SiteUpdate, x: Tensor) -> Tensor:
     return (inner.T @ update.up.to(x.dtype).T.contiguous()).view(*x.shape[:-1], update.up.shape[0])
 
 
-class AdaptedLinear(nn.Module):
+class AdaptedLinear(Merging, nn.Module):
     """y = base(x) + (alpha/r) up(core(down(x))) for every active adapter that has a site here.
 
     The factors belong to the ``AdapterSet`` at the root of the model. The layer refers to it without registering
@@ -43,13 +43,7 @@ class AdaptedLinear(nn.Module):
         self._transposed = is_conv1d(base_layer)  # its weight is [in, out]
         self.name = name
         self.__dict__["adapters"] = adapters  # past nn.Module.__setattr__, which would register it
-        self._unmerged: Tensor | None = None
         self.train(base_layer.training)
-
-    @property
-    def merged(self) -> bool:
-        """Whether the base weight holds the update now."""
-        return self._unmerged is not None
 
     def base_weight(self) -> Tensor:
         """The frozen weight, [out, in] or a Conv1D's [in, out], without any update, merged or not."""
@@ -67,36 +61,18 @@ class AdaptedLinear(nn.Module):
                 y = y + apply_update(update, dropped)
         return y
 
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add the active updates to the base weight, in float32 at least. The old weight is kept for ``unmerge``."""
-        if self.merged:
-            raise ValueError(f"{self.name} is merged already; unmerge first")
-        self._add_to_weight(self.adapters.active_adapters())
-
-    def _add_to_weight(self, adapters: "list[Adapter]") -> None:
+    def _parameter(self) -> Tensor:
         weight = self.base_layer.weight
         if not weight.is_floating_point():
             raise ValueError(f"{self.name} is quantised ({weight.dtype}); its adapter cannot be merged")
-        merged = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        for adapter in adapters:
-            update = adapter.module_update(self.name, self.out_features)
-            if update is not None:
-                delta = update.dense().to(merged)
-                merged = merged + (delta.T if self._transposed else delta)
-        if not torch.isfinite(merged).all():
-            raise ValueError(f"{self.name}: the update is not finite; nothing was merged here")
-        if self._unmerged is None:
-            self._unmerged = weight.detach().clone()
-        weight.copy_(merged)
+        return weight
 
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Put back the very weight that ``merge`` found, bit by bit."""
-        if self._unmerged is None:
-            raise ValueError(f"{self.name} is not merged")
-        self.base_layer.weight.copy_(self._unmerged)
-        self._unmerged = None
+    def _added(self, parameter: Tensor, adapter: "Adapter") -> Tensor:
+        update = adapter.module_update(self.name, self.out_features)
+        if update is None:
+            return parameter
+        delta = update.dense().to(parameter)
+        return parameter + (delta.T if self._transposed else delta)
 
     def __getattr__(self, name: str) -> Tensor | nn.Module:
         if name == "weight":

@@ -69,7 +69,7 @@ class LortaLayer(AdaptedLinear, SharedSwitches):
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.adapters]
         names = [name for name in names if self.name in self.adapters[name].modules_adapted]
         if names:
-            self._add_to_weight([self.adapters[name] for name in names])
+            self._add_to_base([self.adapters[name] for name in names])
             self.merged_adapters.extend(names)
 
     def unmerge(self) -> None:
