@@ -25,7 +25,7 @@ class Random:
 
     def normal(self, *shape: int) -> Tensor:
         """Normal numbers."""
-        numbers = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+        numbers = torch.randn(shape, generator=self.generator, dtype=torch.float64)
         return numbers.to(torch.get_default_dtype())
 
     def unit(self, *shape: int) -> Tensor:
@@ -35,7 +35,7 @@ class Random:
 
     def chance(self, probability: float, *shape: int) -> Tensor:
         """1.0 with the probability, else 0.0."""
-        numbers = torch.rand(*shape, generator=self.generator, dtype=torch.float64)
+        numbers = torch.rand(shape, generator=self.generator, dtype=torch.float64)
         return (numbers < probability).to(torch.get_default_dtype())
 
     def aatype(self, *shape: int) -> Tensor:

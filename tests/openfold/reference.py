@@ -6,8 +6,6 @@ sample.
 """
 # ruff: noqa: E402  # the skip comes before the imports that need it
 
-from collections.abc import Iterable
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,13 @@ INSTALL = (
 )
 pytest.importorskip("openfold", reason=f"openfold is not installed (README, Installation): {INSTALL}")
 
+from openfold.config import model_config as model_config
 from openfold.data import data_transforms
+from openfold.model import outer_product_mean as outer_product_mean
+from openfold.model import pair_transition as pair_transition
+from openfold.model import structure_module as structure_module
+from openfold.model import triangular_attention as triangular_attention
+from openfold.model import triangular_multiplicative_update as triangular_multiplicative_update
 from openfold.np import residue_constants as residue_constants
 from openfold.utils import feats as feats
 from openfold.utils import loss as loss
@@ -52,16 +56,16 @@ def assert_agree(ours: Tensor, theirs: Tensor, mask: Tensor | None = None, loose
 
 
 def assert_same_gradients(
-    ours: Tensor, theirs: Tensor, leaves: Iterable[Tensor], mask: Tensor | None = None, looser: float = 1.0
+    ours: Tensor, theirs: Tensor, leaves: list[Tensor], mask: Tensor | None = None, looser: float = 1.0
 ) -> None:
     """Assert that a random combination of the elements has the same gradient with respect to each of ``leaves``.
 
     ``mask`` as in ``assert_agree``. A leaf without any gradient is an error.
     """
-    leaves, cotangent = list(leaves), Random(0).normal(*theirs.shape)
+    cotangent = Random(0).normal(*theirs.shape)
     if mask is not None:
         cotangent = cotangent * mask.reshape(*mask.shape, *(1,) * (theirs.dim() - mask.dim()))
-    gradients = [torch.autograd.grad((x * cotangent).sum(), leaves) for x in (ours, theirs)]
+    gradients = [torch.autograd.grad((x * cotangent).sum(), leaves, retain_graph=True) for x in (ours, theirs)]
     for mine, reference in zip(*gradients, strict=True):
         assert reference.abs().max() > 0
         assert_agree(mine, reference, looser=looser)
@@ -99,7 +103,7 @@ def sample(features: Features, index: int) -> Features:
 
 
 def with_derived_features(protein: Features) -> Features:
-    """What OpenFold's pipeline derives from the atoms of one sample, under its names."""
+    """What OpenFold's pipeline derives from the atoms of one sample, under its names; some masks are float32 there."""
     protein = dict(protein)
     for transform in (
         data_transforms.make_atom14_masks,
@@ -111,16 +115,23 @@ def with_derived_features(protein: Features) -> Features:
         data_transforms.get_chi_angles,
     ):
         protein = transform(protein)
-    return protein
+    dtype = torch.get_default_dtype()
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in protein.items()}
 
 
-def copy_weights(ours: nn.Module, theirs: nn.Module, renamed: dict[str, str] | None = None) -> None:
-    """Give both modules the same random weights, by name; ``renamed`` maps prefixes of ours to theirs."""
-    for parameter in ours.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    weights = {}
-    for name, value in ours.state_dict().items():
-        prefix, _, last = name.rpartition(".")
-        weights[f"{renamed[prefix]}.{last}" if renamed else name] = value
-    theirs.load_state_dict(weights)
+def share_weights(ours: nn.Module, theirs: nn.Module, rng: Random, renamed: dict[str, str] | None = None) -> None:
+    """Give both modules the same random parameters, by name; ``renamed`` maps our names of layers to theirs.
+
+    They are the same tensors, so that gradients of both can be taken with respect to them.
+    """
+    parameters = {}
+    for name, parameter in ours.named_parameters():
+        parameter.data = 0.3 * rng.normal(*parameter.shape)
+        layer, _, last = name.rpartition(".")
+        parameters[f"{renamed[layer]}.{last}" if renamed else name] = parameter
+    shapes = {name: parameter.shape for name, parameter in theirs.named_parameters()}
+    assert {name: parameter.shape for name, parameter in parameters.items()} == shapes
+    for name, parameter in parameters.items():
+        layer, _, last = name.rpartition(".")
+        theirs.get_submodule(layer).register_parameter(last, parameter)
     ours.eval(), theirs.eval()
