@@ -247,6 +247,22 @@ def verdict(scores: Mapping[str, float], rows: Sequence[Baseline]) -> str:
     return "" if found is None else str(found)
 
 
+def means_in_words(rows: Sequence[Baseline]) -> str:
+    """Say what the baselines score in the mean."""
+    found = standing({row.target: row.helix for row in rows}, rows)
+    if found is None:
+        return "no chain can be scored"
+    words = f"one straight helix {found.helix:.3f}"
+    if not found.copies:
+        return f"{words}; no training chain is similar enough to be copied"
+    remarks = [f"{found.identity:.0%} identical on average"]
+    if found.copies < found.targets:
+        remarks.append(f"over the {found.copies} of {found.targets} chains that have one")
+    if found.copy_common - found.copy >= NEGLIGIBLE:
+        remarks.append(f"{found.copy_common:.3f} over the residues that it has")
+    return f"{words}, copy of the nearest training chain {found.copy:.3f} ({'; '.join(remarks)})"
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
