@@ -98,6 +98,8 @@ def sample_in_words(rows: Sequence[Baseline], held_out: int, *, overfit: bool) -
     if overfit:
         return f"{count} of the training chains"
     of_clusters = f"{clusters} cluster{'s' * (clusters > 1)}"
+    if count == held_out == 1:
+        return "the only validation chain"
     if count >= held_out:
         return f"all {count} validation chains, of {of_clusters}"
     spread = "one from each of" if clusters == count else "spread over"

@@ -134,7 +134,7 @@ def test_validation_is_spread_over_clusters(tmp_path):
     rows = save_baselines(tmp_path / "baselines.csv", data, validation_records(data, DataConfig(), 5), training(data))
     assert sample_in_words(rows, 6, overfit=False) == "5 of 6 validation chains, spread over 3 clusters"
     assert sample_in_words(rows, 5, overfit=False) == "all 5 validation chains, of 3 clusters"
-    assert sample_in_words(rows[:1], 1, overfit=False) == "all 1 validation chains, of 1 cluster"
+    assert sample_in_words(rows[:1], 1, overfit=False) == "the only validation chain"
     assert sample_in_words(rows, 9, overfit=True) == "5 of the training chains"
 
 
