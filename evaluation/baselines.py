@@ -165,23 +165,25 @@ def _nearer(one: _Nearest | None, other: _Nearest | None) -> _Nearest | None:
 def _nearest_of(dataset: StructureDataset, targets: Sequence[str], chains: Chains) -> list[_Nearest | None]:
     """The nearest one of ``chains`` for each target; None where none aligns.
 
-    The index of the dataset is asked where it knows, which is of held-out chains against all of its training chains.
+    The index of the dataset is asked where it knows, which is of held-out chains against all of its training chains: the
+    nearest of all is the nearest of any part that it is in.
     """
     source, ids = chains
     index = dataset.table["nearest_train_id"]
     searched = index.null_count < len(index)  # not so in a dataset that was written without looking for them
-    indexed = searched and source is dataset and list(ids) == dataset.ids("train")
+    chosen = set(ids)
+    indexed = searched and source is dataset and chosen <= set(dataset.ids("train"))
     names: dict[str, str] = {}  # by sequence, the first chain that has it
     computed: dict[str, _Nearest | None] = {}
     found = []
     for row in map(dataset.row, targets):
-        if indexed and row["split"] in HELD_OUT:
-            name, value = row["nearest_train_id"], row["nearest_train_identity"]
+        name, value = row["nearest_train_id"], row["nearest_train_identity"]
+        if indexed and row["split"] in HELD_OUT and (name is None or name in chosen):
             found.append(_Nearest(source, name, float(value)) if name else None)
             continue
         if not names:
-            for name, sequence in zip(ids, source.column("sequence", ids), strict=True):
-                names.setdefault(sequence, name)
+            for chain, sequence in zip(ids, source.column("sequence", ids), strict=True):
+                names.setdefault(sequence, chain)
         sequence = row["sequence"]
         if sequence not in computed:
             computed[sequence] = _search(source, sequence, names)

@@ -188,6 +188,9 @@ def test_the_search_finds_what_the_index_says(globins):
     rest = [name for name in globins.ids("train") if name not in best]
     fewer = score_baselines(globins, names, [(globins, rest)])
     assert all(a.identity <= b.identity and a.nearest_train in rest for a, b in zip(fewer, indexed, strict=True))
+    for part in (globins.ids("train")[:14], globins.ids("train")[14:]):  # one of them has the nearest of most
+        quick, slow = (score_baselines(globins, names, [(source, part)]) for source in (globins, reopened))
+        assert [row.nearest_train for row in quick] == [row.nearest_train for row in slow]
     both = score_baselines(globins, names, [(globins, rest), (reopened, sorted(best))])
     assert [row.nearest_train for row in both] == [row.nearest_train for row in indexed]
 
