@@ -165,8 +165,8 @@ def _nearer(one: _Nearest | None, other: _Nearest | None) -> _Nearest | None:
 def _nearest_of(dataset: StructureDataset, targets: Sequence[str], chains: Chains) -> list[_Nearest | None]:
     """The nearest one of ``chains`` for each target; None where none aligns.
 
-    The index of the dataset is asked where it knows, which is of held-out chains against all of its training chains: the
-    nearest of all is the nearest of any part that it is in.
+    The index of the dataset is asked where it knows, which is of held-out chains against all of its training chains:
+    the nearest of all is the nearest of any part that it is in.
     """
     source, ids = chains
     index = dataset.table["nearest_train_id"]

@@ -83,7 +83,8 @@ def train(
         if records and processes.is_main:
             session.baselines = save_baselines(run.baselines_file, dataset, records, chains)
             sample = sample_in_words(session.baselines, len(dataset.ids("val")), overfit=bool(config.data.overfit))
-            console.print(f"Validation on {sample}. Without a model: {means_in_words(session.baselines)}.")
+            known = " The copy is of this run's training chains." if config.init.weights else ""
+            console.print(f"Validation on {sample}. Without a model: {means_in_words(session.baselines)}.{known}")
         return session.run_to_the_end()
 
 
