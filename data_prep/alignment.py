@@ -1,9 +1,11 @@
-"""Local alignment of two sequences: its score and its identity (Smith & Waterman 1981, affine gaps after Gotoh 1982).
+"""Alignment of two sequences with BLOSUM62 and affine gaps (Gotoh 1982): how similar they are, which residues pair.
 
-BLOSUM62, a gap of k residues costs 11 + k. The identity is that of the best alignment with the most identical pairs:
-where every score counts 2^16 and every identical pair one more, the best score tells both, without a doubt about which
-of several alignments is meant. Scores come from parasail's vectorised kernels where they are installed (Daily 2016, BMC
-Bioinformatics 17, 81), else from Biopython: the same numbers, some forty times slower.
+How similar they are, a local alignment says by its score and its identity (Smith & Waterman 1981); a gap of k residues
+costs 11 + k. The identity is that of the best alignment with the most identical pairs: where every score counts 2^16
+and every identical pair one more, the best score tells both, without a doubt about which of several alignments is
+meant. Scores come from parasail's vectorised kernels where they are installed (Daily 2016, BMC Bioinformatics 17, 81),
+else from Biopython: the same numbers, some forty times slower. Which residues pair, an alignment of the whole sequences
+says (``aligned_positions``).
 """
 
 from collections.abc import Sequence
@@ -21,6 +23,9 @@ GAP_OPEN = 12
 """Cost of the first residue of a gap."""
 GAP_EXTEND = 1
 """Cost of each further residue."""
+
+WHOLE_GAP_OPEN = 10
+"""Cost of the first residue of a gap inside an alignment of whole sequences; each further one costs GAP_EXTEND."""
 
 
 _LETTERS = "ARNDCQEGHILKMFPSTWYVX"
@@ -81,3 +86,27 @@ def identity(a: str, b: str) -> float:
     else:
         score = parasail.sw_striped_32(a, b, GAP_OPEN * _UNIT, GAP_EXTEND * _UNIT, _counting_matrix()).score
     return score % _UNIT / shorter
+
+
+def aligned_positions(a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of residues of an alignment of two whole sequences, one letter each, BLOSUM62.
+
+    A gap of k residues costs 9 + k, one at an end nothing. Of several optimal alignments Biopython's first one counts.
+
+    Returns:
+        int64 [M] and int64 [M]: positions in ``a`` and in ``b``, both increasing; none where nothing aligns.
+    """
+    blocks = _whole_aligner().align(a, b)[0].aligned if a and b else ((), ())
+    none = np.zeros(0, dtype=np.int64)
+    first, second = (np.concatenate([none, *(np.arange(*block) for block in side)]) for side in blocks)
+    return first, second
+
+
+@lru_cache(maxsize=1)
+def _whole_aligner() -> PairwiseAligner:
+    aligner = PairwiseAligner()
+    aligner.mode = "global"
+    aligner.substitution_matrix = substitution_matrices.Array(_LETTERS, dims=2, data=_scores().astype(np.float64))
+    aligner.open_gap_score, aligner.extend_gap_score = -float(WHOLE_GAP_OPEN), -float(GAP_EXTEND)
+    aligner.end_gap_score = 0.0
+    return aligner

@@ -270,7 +270,8 @@ class StructureDataset:
 
     def column(self, name: str, ids: Sequence[str]) -> list[Any]:
         """A column of the index (see ``INDEX_SCHEMA``) for these records. Raises ``KeyError`` for an unknown id."""
-        return self.table[name].take([self._place(record_id) for record_id in ids]).to_pylist()
+        places = pa.array([self._place(record_id) for record_id in ids], pa.int64())  # typed, for no ids too
+        return self.table[name].take(places).to_pylist()
 
     def row(self, record_id: str) -> dict[str, Any]:
         """The index row of a record, by column name. Raises ``KeyError`` for an unknown id."""

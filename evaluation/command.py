@@ -10,6 +10,7 @@ from data_prep.release import add_version_option
 from evaluation.match import MIN_IDENTITY, MODES
 
 if TYPE_CHECKING:
+    from evaluation.baselines import Baseline
     from evaluation.evaluate import Row
 
 _DESCRIPTION = """\
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
         return 1
     if options.resume:
         console.print(f"resumed: {taken} of {len(rows)} targets were scored before", highlight=False)
-    summary = output.summarise(rows, settings, options.seed, pairing.notes)
+    summary = output.summarise(rows, settings, options.seed, pairing.notes, _baselines(options.truth, rows))
     screen.show(console, rows, summary)
     if options.out is None:
         console.print("nothing written: add --out DIR to keep the scores")
@@ -104,6 +105,16 @@ def _run(options: argparse.Namespace) -> int:
         for path in written:
             console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     return _exit_status(rows, options.strict)
+
+
+def _baselines(truth: Path, rows: "Sequence[Row]") -> "list[Baseline]":
+    """The baselines of all scored targets where the truth is a dataset; its training chains are there to copy."""
+    if not (truth / "dataset.json").is_file():
+        return []
+    from data_prep.dataset import StructureDataset  # loads file formats that no other truth needs
+    from evaluation.baselines import score_baselines
+
+    return score_baselines(StructureDataset(truth), [row.target for row in rows if row.score is not None])
 
 
 def _plots(options: argparse.Namespace, rows: "Sequence[Row]", summary: dict) -> list[Path]:

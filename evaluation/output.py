@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.release import release
 from data_prep.structure_bytes import atomic_write
@@ -20,6 +21,9 @@ from evaluation.lddt import DEFINITION, INCLUSION_RADIUS, THRESHOLDS
 from evaluation.residue_table import RESIDUE_COLUMNS
 from evaluation.score import DEFINITIONS, PairScore, residue_calibration
 from evaluation.statistics import CONFIDENCE, RESAMPLES, estimate
+
+if TYPE_CHECKING:
+    from evaluation.baselines import Baseline
 
 SCORE_COLUMNS: tuple[str, ...] = (
     "lddt_ca", "lddt_ca_common", "lddt_ca_mean_per_residue", "lddt_ca_intra", "lddt_ca_strict", "coverage",
@@ -35,6 +39,15 @@ SUMMARISED: tuple[str, ...] = (
 )  # fmt: skip
 """Columns of which summary.json has mean, median and interval, those that were not asked for left out."""
 
+BASELINE_COLUMNS: Mapping[str, str] = {
+    "nearest_train": "nearest_train",
+    "nearest_train_identity": "identity",
+    "lddt_ca_helix": "helix",
+    "lddt_ca_copy": "copy",
+    "lddt_ca_copy_common": "copy_common",
+}
+"""Last columns of scores.csv, blank where the truth is not a dataset -> fields of ``Baseline``."""
+
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "all_atom": ("lddt_all",),
     "superposition": ("tm_score", "gdt_ts", "gdt_ha", "rmsd_common"),
@@ -42,8 +55,10 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
 """Setting -> columns that are blank without it."""
 
 
-def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequence[str]) -> dict:
-    """The content of summary.json: definition, settings, counts, means both ways, file hashes."""
+def summarise(
+    rows: Sequence[Row], settings: Settings, seed: int, notes: Sequence[str], baselines: "Sequence[Baseline]" = ()
+) -> dict:
+    """The content of summary.json: definition, settings, counts, means both ways, baselines, file hashes."""
     scores = [row.score for row in rows if row.score is not None]
     with_zeros = [0.0 if row.score is None else row.score.lddt_ca for row in rows if row.counts]
     counts = Counter(row.status for row in rows)
@@ -68,8 +83,34 @@ def summarise(rows: Sequence[Row], settings: Settings, seed: int, notes: Sequenc
             "per_target": asdict(calibrate([s.mean_plddt for s in confident], [s.lddt_ca for s in confident])),
         },
         "missing_as_0": {"lddt_ca": _estimate(with_zeros, seed)},
+        "baselines": _baselines(rows, baselines),
         "sha256": {path: digest for path, digest in sorted(hashes.items()) if path and digest},
     }
+
+
+def _baselines(rows: Sequence[Row], baselines: "Sequence[Baseline]") -> dict | None:
+    """What the baselines score, in the mean and for each target; None without any."""
+    if not baselines:
+        return None
+    from evaluation.baselines import means_in_words, standing  # loads file formats that files as truth do not need
+
+    found = standing({row.target: row.score.lddt_ca for row in rows if row.score is not None}, baselines)
+    if found is None:
+        return None
+    targets = {
+        one.target: {column: _none_for_nan(getattr(one, name)) for column, name in BASELINE_COLUMNS.items()}
+        for one in baselines
+    }
+    return {
+        "words": str(found),
+        "means": means_in_words(baselines),
+        "standing": {name: _none_for_nan(value) for name, value in asdict(found).items()},
+        "targets": targets,
+    }
+
+
+def _none_for_nan(value: float | int | str) -> float | int | str | None:
+    return None if value != value else value
 
 
 def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list[Path]:
@@ -77,8 +118,12 @@ def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list
     directory.mkdir(parents=True, exist_ok=True)
     header = ["target", "status", "reason", *SCORE_COLUMNS, "notes", "warnings"]
     sources = ["prediction", "truth", "prediction_sha256", "truth_sha256"]
+    baselines = (summary["baselines"] or {}).get("targets", {})
     table = [
-        [row.target, row.status, row.reason, *_score_cells(row.score), *(getattr(row, name) for name in sources)]
+        [
+            *(row.target, row.status, row.reason, *_score_cells(row.score), *(getattr(row, name) for name in sources)),
+            *(_cell(baselines.get(row.target, {}).get(name)) for name in BASELINE_COLUMNS),
+        ]
         for row in rows
     ]
     residues = [
@@ -88,7 +133,7 @@ def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list
         for residue in zip(*row.score.residues.columns().values(), strict=True)
     ]
     contents = {
-        "scores.csv": _csv([*header, *sources], table),
+        "scores.csv": _csv([*header, *sources, *BASELINE_COLUMNS], table),
         "per_residue.csv": _csv(["target", *RESIDUE_COLUMNS], residues),
         "summary.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
     }

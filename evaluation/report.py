@@ -75,6 +75,7 @@ def write_report(directory: Path, rows: Sequence[Row], summary: Mapping) -> Path
         rows=ranked,
         place={row.target: i for i, row in enumerate(scored[:DETAILED])},
         optional=[name for names in OPTIONAL.values() for name in names if name in summary["scored"]],
+        base=(summary["baselines"] or {}).get("targets"),
         summary=summary,
         lines=summary_lines(summary),
         drawings=drawings,

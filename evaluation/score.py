@@ -41,6 +41,13 @@ DEFINITIONS: Mapping[str, str] = {
     "plddt_spearman": "the same of their ranks",
     "plddt_ece": "expected calibration error: mean distance between pLDDT / 100 and lddt_ca over ten bins of pLDDT, "
     "weighted by their residues",
+    "nearest_train": "where the truth is a dataset: its training chain of highest sequence identity, blank where none "
+    "aligns",
+    "nearest_train_identity": "identical pairs of the best local alignment with that chain / length of the shorter one",
+    "lddt_ca_helix": "lddt_ca of one straight alpha helix, where the truth is a dataset",
+    "lddt_ca_copy": "lddt_ca of the alpha carbons of that training chain, aligned by BLOSUM62 and copied; residues "
+    "without a counterpart are missing",
+    "lddt_ca_copy_common": "the same over the pairs that the copy has",
     "plddt_scale": "scale of the confidence in the prediction's file, 0-1 or 0-100; blank: its B-factors are no pLDDT",
 }
 """Column of scores.csv -> what it is, for the summary."""

@@ -46,6 +46,9 @@ def summary_lines(summary: Mapping) -> list[str]:
         numbers = summary["scored"].get(name)
         if numbers is not None and numbers["n"]:
             lines.append(f"{label}, over scored: {in_words(numbers)}")
+    baselines = summary["baselines"]
+    if baselines is not None:
+        lines += [f"without a model: {baselines['means']}", f"the predictions: {baselines['words']}"]
     if summary["plddt"]["scales"]:
         lines.append(_confidence_in_words(summary["plddt"]))
     return lines

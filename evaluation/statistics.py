@@ -56,3 +56,35 @@ def _bootstrap_means(scores: np.ndarray, seed: int, resamples: int) -> np.ndarra
         for done in range(0, resamples, at_once)
     ]
     return np.concatenate(means)
+
+
+def crossed_interval(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """Return the ends of the 95% bootstrap interval of a mean over seeds and targets, both drawn with replacement.
+
+    The mean is that over targets of each target's mean over seeds. Of the seeds and of the targets as many are drawn
+    as there are, apart from each other, so that the interval says how the mean would vary with other seeds and other
+    targets. With few seeds it is rather too narrow: it knows no seed but these.
+
+    Args:
+        values: float64 [S, T], a row per seed; nan where a seed has no value for a target. Every target has one.
+        seed: of the draws; the same interval for the same seed.
+        resamples: draws.
+    """
+    seeds, targets = values.shape
+    there = np.isfinite(values)
+    zeros = np.where(there, values, 0.0)
+    generator = np.random.default_rng(seed)
+    means = []
+    at_once = max(1, _BLOCK // targets)
+    for done in range(0, resamples, at_once):
+        size = min(at_once, resamples - done)
+        of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size)
+        of_targets = generator.multinomial(targets, np.full(targets, 1 / targets), size)
+        counts = of_seeds @ there
+        target_means = (of_seeds @ zeros) / np.maximum(counts, 1)
+        weights = of_targets * (counts > 0)  # a target that no drawn seed has is left out
+        total = weights.sum(axis=1)
+        means.append(((weights * target_means).sum(axis=1) / np.maximum(total, 1))[total > 0])
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
+    return float(low), float(high)

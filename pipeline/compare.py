@@ -11,6 +11,7 @@ from pathlib import Path
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, program
 from data_prep.structure_bytes import atomic_write
+from evaluation.baselines import verdict, write_baselines
 from pipeline.command import EXIT_FAILED, make_console, run_command
 from pipeline.comparison.arms import USAGE_ERRORS, Arm, ArmError, parse_adapters
 from pipeline.comparison.directory import open_directory
@@ -18,6 +19,7 @@ from pipeline.comparison.results import (
     ArmResult,
     PairedDifference,
     arm_result,
+    copy_differences,
     curve,
     markdown_table,
     paired_differences,
@@ -97,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
                 continue
             arm.score_training_chains(dataset, arguments.train_chains, arguments.device)
             result = arm_result(arm)
-            console.print(f"{label}: validation lDDT-Calpha {result.val_lddt_ca:.4f}")
+            words = verdict(target_scores(arm), arm.baselines())
+            console.print(f"{label}: validation lDDT-Calpha {result.val_lddt_ca:.4f}" + (f": {words}" if words else ""))
         done = [arm for arm in arms if arm.is_done()]
         if not done:
             print("error: no arm was trained to its end", file=sys.stderr)
@@ -119,10 +122,14 @@ def write_comparison(out: Path, arms: Sequence[Arm], reference: str, failed: dic
     for arm in arms:
         scores.setdefault(arm.adapter.name, {})[arm.seed] = target_scores(arm)
         lines.setdefault(arm.adapter.name, []).append(list(curve(arm).items()))
+    baselines = arms[0].baselines()  # those of all arms: they share dataset and options
     differences = paired_differences(scores, reference) if reference in scores else []
+    differences += copy_differences(scores, baselines)
+    if baselines:
+        write_baselines(out / "baselines.csv", baselines)
     write_csv(out / "arms.csv", ArmResult, results)
     write_csv(out / "differences.csv", PairedDifference, differences)
-    table = markdown_table(results, differences)
+    table = markdown_table(results, differences, baselines)
     text = table + "".join(f"\nFailed: {name}: {problem}\n" for name, problem in failed.items())
     text += f"\nWritten by {program()}.\n"
     atomic_write(out / "comparison.md", text.encode())

@@ -243,7 +243,7 @@ class TrainingConfig(Strict):
     max_steps: NonNegativeInt = 5_000
     validate_every: PositiveInt = 500
     validation_limit: NonNegativeInt = 20
-    """Validation chains per round, the first in the order of their ids; 0: all."""
+    """Validation chains per round, spread over their clusters: one of each before a second one of any; 0: all."""
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
     seed: Seed = 0

@@ -8,24 +8,22 @@ Runs the same commands that a user runs, each in its own process, and shows them
 import argparse
 import csv
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from data_prep.dataset import StructureDataset
-from data_prep.record import ProteinRecord
 from data_prep.release import add_version_option, program
-from data_prep.residues import ATOM37_INDEX
-from data_prep.structure_io import write_pdb
+from evaluation.baselines import Baseline, read_baselines, verdict
 from pipeline.command import make_console
 
 MARKER = "demo.txt"
@@ -33,11 +31,6 @@ MARKER = "demo.txt"
 
 IDENTITY = 0.4
 VAL_FRACTION = 0.2
-
-HELIX_RISE = 1.5
-HELIX_TURN = np.deg2rad(100.0)
-HELIX_RADIUS = 2.3
-"""angstrom, degrees per residue, angstrom: alpha carbons of an ideal alpha helix."""
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -49,40 +42,6 @@ ALLOCATOR = {
 
 class DemoError(RuntimeError):
     """A command of the demo failed."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Scores of one set of predictions, by target."""
-
-    name: str
-    scores: dict[str, float]
-
-    @property
-    def mean(self) -> float:
-        """Mean lDDT-Calpha over the targets."""
-        return float(np.mean(list(self.scores.values())))
-
-
-def ideal_helix(record: ProteinRecord) -> ProteinRecord:
-    """One straight alpha helix of the length of ``record``: alpha carbons alone, angstrom."""
-    n = len(record)
-    angle = HELIX_TURN * np.arange(n)
-    ca = np.stack([HELIX_RADIUS * np.cos(angle), HELIX_RADIUS * np.sin(angle), HELIX_RISE * np.arange(n)], axis=-1)
-    index = ATOM37_INDEX["CA"]
-    positions, mask = np.zeros((n, 37, 3), dtype=np.float32), np.zeros((n, 37), dtype=bool)
-    positions[:, index], mask[:, index] = ca, True
-    return ProteinRecord(
-        id=record.id,
-        chain_id="A",
-        sequence=record.sequence,
-        residue_index=record.residue_index,
-        atom37_positions=positions,
-        atom37_mask=mask,
-        b_factors=np.zeros((n, 37), dtype=np.float32),
-        auth_seq_id=record.residue_index + 1,
-        insertion_code=np.full(n, "", dtype="<U1"),
-    )
 
 
 def run(console: Console, module: str, *arguments: object) -> None:
@@ -105,20 +64,41 @@ def scores_of(folder: Path) -> dict[str, float]:
     return {row["target"]: float(row["lddt_ca"]) for row in rows}
 
 
-def summary_table(dataset: StructureDataset, arms: list[Arm]) -> Table:
-    """Held-out chains and their scores."""
+def columns(
+    baselines: Sequence[Baseline], untrained: Mapping[str, float], trained: Mapping[str, float]
+) -> dict[str, list[float]]:
+    """Scores of the table by its columns, in the order of the baselines; nan where there is nothing to copy."""
+    return {
+        "straight helix": [row.helix for row in baselines],
+        "copy of the nearest training chain": [row.copy for row in baselines],
+        "untrained": [untrained[row.target] for row in baselines],
+        "trained": [trained[row.target] for row in baselines],
+    }
+
+
+def summary_table(baselines: Sequence[Baseline], scores: Mapping[str, Sequence[float]]) -> Table:
+    """Held-out chains and their scores, by ``columns``."""
     table = Table(title="lDDT-Calpha of held-out chains", show_footer=True)
     table.add_column("chain", footer="mean")
     table.add_column("residues", justify="right")
     table.add_column("identity to nearest\ntraining chain", justify="right")
-    for arm in arms:
-        table.add_column(arm.name, justify="right", footer=f"{arm.mean:.3f}")
-    for name in dataset.ids("val"):
-        row = dataset.row(name)
-        identity = row["nearest_train_identity"]
-        scores = [f"{arm.scores[name]:.3f}" for arm in arms]
-        table.add_row(name, str(row["length"]), "-" if identity is None else f"{identity:.0%}", *scores)
+    for name, values in scores.items():
+        heading = name.replace(" nearest training", "\nnearest training")
+        table.add_column(heading, justify="right", footer=_cell(mean(values)))
+    for number, row in enumerate(baselines):
+        identity = f"{row.identity:.0%}" if row.nearest_train else "-"
+        table.add_row(row.target, str(row.length), identity, *(_cell(values[number]) for values in scores.values()))
     return table
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of the defined ones; nan without any."""
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def report(out: Path, seed: int, max_steps: int | None, console: Console) -> None:
     """All commands of the demo, and the table."""
-    data, trained_run, baselines = out / "dataset", out / "run", out / "baselines"
+    data, trained_run, untrained = out / "dataset", out / "run", out / "untrained"
     structures = resources.files("pipeline") / "demo_structures"
     run(
         console, "pipeline.prepare", "--pdb-dir", structures, "--out", data,
@@ -164,27 +144,18 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
         console, "pipeline.train", "--data", data, "--out", trained_run, "--preset", "tiny",
         "--adapter", "lorta", "--rank", 8, "--seed", seed, *steps,
     )  # fmt: skip
-    dataset = StructureDataset(data)
-    helices = baselines / "helix"
-    helices.mkdir(parents=True)
-    for name in dataset.ids("val"):
-        write_pdb(helices / f"{name}.pdb", [ideal_helix(dataset.load(name))])
     split = ("--data", data, "--split", "val")
-    run(console, "pipeline.predict", "--run", trained_run, "--checkpoint", 0, *split, "--out", baselines / "untrained")
+    run(console, "pipeline.predict", "--run", trained_run, "--checkpoint", 0, *split, "--out", untrained / "preds")
     run(console, "pipeline.predict", "--run", trained_run, *split, "--out", out / "preds")
-    folders = {
-        "straight helix": (helices, baselines / "helix_scores"),
-        "untrained": (baselines / "untrained", baselines / "untrained_scores"),
-        "trained": (out / "preds", out / "scores"),
-    }
-    for name, (predictions, scores) in folders.items():
-        extra = ["--report"] if name == "trained" else []
-        run(console, "evaluation.lddt", predictions, data, "--split", "val", "--out", scores, *extra)
-    arms = [Arm(name, scores_of(scores)) for name, (_, scores) in folders.items()]
+    run(console, "evaluation.lddt", untrained / "preds", data, "--split", "val", "--out", untrained / "scores")
+    run(console, "evaluation.lddt", out / "preds", data, "--split", "val", "--out", out / "scores", "--report")
+    dataset, trained = StructureDataset(data), scores_of(out / "scores")
+    baselines = read_baselines(trained_run / "baselines.csv")
+    scores = columns(baselines, scores_of(untrained / "scores"), trained)
     info = json.loads((trained_run / "run.json").read_text())
     parts = info["parameters"]
     console.print()
-    console.print(summary_table(dataset, arms))
+    console.print(summary_table(baselines, scores))
     console.print(
         f"Training chains: {len(dataset.ids('train'))}. Adapter: LoRTA rank 8, {parts['adapter']['trainable']:,} "
         f"parameters on a stem of {parts['stem']['total']:,}; "
@@ -194,18 +165,21 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
         "The stem is a small ESM-2 with random weights, never pretrained: what the model knows about proteins it "
         "learned here, from these chains. With real ESM-2 weights use --esm and --esm-weights.",
     )
-    lines = [f"lDDT-Calpha of held-out chains, mean over {len(dataset.ids('val'))}; {program()}", ""]
-    lines += [f"{arm.name}: {arm.mean:.4f}" for arm in arms]
+    standing = f"The trained model is {verdict(trained, baselines)}."
+    lines = [f"lDDT-Calpha of held-out chains, mean over {len(baselines)}; {program()}", ""]
+    lines += [f"{name}: {mean(values):.4f}" for name, values in scores.items()]
+    lines += ["", standing]
     (out / "summary.txt").write_text("\n".join(lines) + "\n")
     console.print("Files:")
     for path, text in (
         (data, "dataset, with the ledger of what was accepted and why not"),
-        (trained_run, "config, checkpoints, adapter, metrics.csv, validation.csv"),
+        (trained_run, "config, checkpoints, adapter, metrics.csv, validation.csv, baselines.csv"),
         (out / "preds", "predicted structures, pLDDT in the B-factors"),
         (out / "scores", "scores.csv, per_residue.csv, summary.json, report.html"),
         (out / "summary.txt", "the means above"),
     ):
         console.print(f"  {path}: {text}")
+    console.print(standing)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ RUN/metrics.csv          a row per optimizer step: the same again for the same c
 RUN/summary.json         at the end: steps, speed, memory, the best round of validation
 RUN/timing.csv           a row per optimizer step: what depends on the machine
 RUN/validation.csv       a row per validation chain and round
+RUN/baselines.csv        a row per validation chain: a straight helix, a copy of the nearest training chain
 RUN/panel.csv            scores of the forgetting check, before and after
 RUN/report.html          curves and scores, written again while the run goes on; one file, no network
 RUN/README.md            model card
@@ -64,6 +65,7 @@ class RunDirectory:
         self.metrics_file = path / "metrics.csv"
         self.timing_file = path / "timing.csv"
         self.validation_file = path / "validation.csv"
+        self.baselines_file = path / "baselines.csv"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.trunk_adapter = path / "trunk_adapter"

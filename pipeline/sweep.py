@@ -13,10 +13,11 @@ from pathlib import Path
 
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option
+from evaluation.baselines import standing
 from pipeline.command import EXIT_FAILED, make_console, run_command
 from pipeline.comparison.arms import USAGE_ERRORS, Adapter, Arm, ArmError
 from pipeline.comparison.directory import open_directory
-from pipeline.comparison.results import write_csv
+from pipeline.comparison.results import target_scores, write_csv
 from pipeline.run import RunDirectory
 from pipeline.training.tables import read_rows
 from pipeline.training.validation import validation_history
@@ -38,6 +39,12 @@ class Trial:
     """Why it did not converge; empty if it did."""
     lddt_ca: float
     """Validation at the end; nan where it did not get there."""
+    helix: float = math.nan
+    """Mean lDDT-Calpha of a straight helix on the same chains; nan where it is not known."""
+    copy: float = math.nan
+    """The same of a copy of the nearest training chain."""
+    words: str = ""
+    """On which side of the two it is."""
 
 
 def search(trial: Callable[[float], Trial], rank: int, pairs: int) -> list[Trial]:
@@ -62,7 +69,9 @@ def judge(arm: Arm, alpha: float, problem: str) -> Trial:
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
     if last >= first:
         return Trial(alpha, False, f"loss from {first:.3g} to {last:.3g}", math.nan)
-    return Trial(alpha, True, "", validation_history(run.validation_file, step).get(step, math.nan))
+    found = standing(target_scores(arm), arm.baselines())
+    beside = () if found is None else (found.helix, found.copy, str(found))
+    return Trial(alpha, True, "", validation_history(run.validation_file, step).get(step, math.nan), *beside)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,7 +126,8 @@ def main(argv: list[str] | None = None) -> int:
                 console.print(f"alpha {alpha:g}: training, see {arm.log}")
                 problem = arm.train(arguments.data, options)
             result = judge(arm, alpha, problem)
-            console.print(f"alpha {alpha:g}: {result.reason or f'validation lDDT-Calpha {result.lddt_ca:.4f}'}")
+            reached = f"validation lDDT-Calpha {result.lddt_ca:.4f}" + (f": {result.words}" if result.words else "")
+            console.print(f"alpha {alpha:g}: {result.reason or reached}")
             return result
 
         trials = search(trial, arguments.rank, arguments.pairs)

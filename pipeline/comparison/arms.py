@@ -14,6 +14,7 @@ from data_prep.bounded_reading import read_json
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.signals import handled_by
 from data_prep.structure_bytes import atomic_write
+from evaluation.baselines import Baseline, read_baselines
 from pipeline.command import EXIT_INTERRUPTED, pick_device
 from pipeline.config import ADAPTER_METHODS
 from pipeline.folding.stem import StemError
@@ -151,6 +152,16 @@ class Arm:
     def adapter_bytes(self) -> int:
         """Size of the adapter alone on disk; 0 without one."""
         return sum(file.stat().st_size for file in RunDirectory(self.path).adapter.glob("*.safetensors"))
+
+    def baselines(self) -> list[Baseline]:
+        """What a helix and a copy score on its validation chains; nothing of an arm of an earlier version.
+
+        Raises ArmError: the table is damaged.
+        """
+        try:
+            return read_baselines(RunDirectory(self.path).baselines_file)
+        except ValueError as error:
+            raise ArmError(str(error)) from None
 
     def alpha(self) -> float | None:
         """The scale of its adapter; None without one."""

@@ -1,5 +1,8 @@
 """The chains that a run draws from: a dataset, and beside it, if asked, one of predicted structures."""
 
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,9 +66,32 @@ def training_chains(dataset: StructureDataset, config: DataConfig) -> TrainingCh
 
 
 def validation_records(dataset: StructureDataset, config: DataConfig, limit: int) -> list[ProteinRecord]:
-    """Chains to validate on: the first ``limit`` held-out ones (0: all), or the training chains of an overfit run."""
-    names = _train_ids(dataset)[: config.overfit] if config.overfit else dataset.ids("val")
-    return [dataset.load(name) for name in (names[:limit] if limit else names)]
+    """Return the chains to validate on, at most ``limit`` (0: all): held-out ones spread over their clusters
+    (``spread_over_clusters``), or the first training chains of an overfit run."""
+    if config.overfit:
+        names = list(_train_ids(dataset)[: config.overfit])
+        names = names[:limit] if limit else names
+    else:
+        names = spread_over_clusters(dataset, dataset.ids("val"), limit)
+    return [dataset.load(name) for name in names]
+
+
+def spread_over_clusters(dataset: StructureDataset, names: Sequence[str], limit: int) -> list[str]:
+    """Return ``limit`` of the chains (0: all) in their order, one of each cluster before a second one of any.
+
+    Which clusters, and which of their chains, hashes of the sequences decide: neither names nor order matter, and a
+    smaller sample is a part of a larger one.
+    """
+    if not limit or limit >= len(names):
+        return list(names)
+    sequences, clusters = dataset.column("sequence", names), dataset.column("cluster", names)
+    places = [(hashlib.sha256(sequence.encode()).hexdigest(), i) for i, sequence in enumerate(sequences)]
+    taken: Counter[int] = Counter()
+    order = []
+    for digest, i in sorted(places):
+        order.append((taken[clusters[i]], digest, i))
+        taken[clusters[i]] += 1
+    return [names[i] for i in sorted(i for *_, i in sorted(order)[:limit])]
 
 
 def panel_records(path: str) -> list[ProteinRecord]:

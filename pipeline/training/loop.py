@@ -13,6 +13,7 @@ from rich.console import Console
 
 from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
+from evaluation.baselines import Baseline, means_in_words, verdict
 from pipeline.config import ConfigError, RunConfig
 from pipeline.run import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, stem_hash
 from pipeline.training.chains import panel_records, training_chains, validation_records
@@ -33,7 +34,14 @@ from pipeline.training.proof import count_parts, frozen_checksums, prove_gradien
 from pipeline.training.report import write_pages
 from pipeline.training.tables import CsvLog, read_columns, read_rows
 from pipeline.training.trainer import StepResult, Trainer
-from pipeline.training.validation import best_step, mean_score, validate, validation_history
+from pipeline.training.validation import (
+    best_step,
+    mean_score,
+    sample_in_words,
+    save_baselines,
+    validate,
+    validation_history,
+)
 
 VALIDATION = ("step", "target", "length", "lddt_ca", "mean_plddt")
 TIMING = ("step", "seconds", "waiting", "samples", "memory_mb")
@@ -67,10 +75,16 @@ def train(
     panel = panel_records(config.training.panel)
     if config.training.patience and not records:
         raise ConfigError("configuration: training.patience waits for validation, and the dataset has no chains for it")
-    trainer = Trainer(config, training_chains(dataset, config.data), processes)
+    chains = training_chains(dataset, config.data)
+    trainer = Trainer(config, chains, processes)
     freeze(trainer.model, config.training.freeze)
     mine = run.being_trained() if processes.is_main else nullcontext()
     with mine, closing(_session(trainer, records, panel, run, info, console)) as session:
+        if records and processes.is_main:
+            session.baselines = save_baselines(run.baselines_file, dataset, records, chains)
+            sample = sample_in_words(session.baselines, len(dataset.ids("val")), overfit=bool(config.data.overfit))
+            known = " The copy is of this run's training chains." if config.init.weights else ""
+            console.print(f"Validation on {sample}. Without a model: {means_in_words(session.baselines)}.{known}")
         return session.run_to_the_end()
 
 
@@ -134,6 +148,8 @@ class Session:
     ) -> None:
         self.trainer = trainer
         self.run = run
+        self.baselines: list[Baseline] = []
+        """Of the validation chains, on the first process."""
         self.records = records
         self.panel = panel
         self.console = console
@@ -272,6 +288,9 @@ class Session:
         self.history[trainer.step] = self.progress.score = mean
         self.processes.track({"validation lDDT-Calpha": mean}, trainer.step)
         self.console.print(f"step {trainer.step}: validation lDDT-Calpha {mean:.4f} over {len(scores)} chains")
+        words = verdict({score.target: score.lddt_ca for score in scores}, self.baselines)
+        if words:
+            self.console.print(f"  {words}")
         return better
 
     def score_panel(self) -> None:

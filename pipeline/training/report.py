@@ -12,10 +12,12 @@ from jinja2 import Environment, StrictUndefined
 
 from data_prep.bounded_reading import read_document
 from data_prep.structure_bytes import atomic_write
+from evaluation.baselines import Baseline, Standing, means_in_words, read_baselines, standing
 from evaluation.statistics import Estimate, estimate
 from pipeline.figures import curves, scatter
 from pipeline.run import RunDirectory
 from pipeline.training.tables import read_columns, read_rows
+from pipeline.training.validation import sample_in_words
 
 LAST_STEP = 2**62
 SMOOTHING = 50
@@ -61,6 +63,12 @@ class RunPage:
     """Worst first."""
     panel: list[TargetChange]
     """Of the forgetting check."""
+    baselines: dict[str, Baseline]
+    """By validation chain; none in a run of an earlier version."""
+    sample: str
+    """Which chains are validated on, in words."""
+    standing: Standing | None
+    """The last round beside the baselines; None without them."""
 
     @property
     def change(self) -> Estimate:
@@ -79,11 +87,15 @@ def read_page(run: RunDirectory) -> RunPage:
     validation = read_rows(run.validation_file, LAST_STEP)
     none = np.empty(0)
     steps, seconds = metrics.get("step", none), timing.get("seconds", none)[-RECENT:].sum()
+    baselines, config = read_baselines(run.baselines_file), run.config()
+    held_out = run.info()["dataset_chains"]["val"]
+    last_round = validation[-1]["step"] if validation else ""
+    scores = {row["target"]: float(row["lddt_ca"] or "nan") for row in validation if row["step"] == last_round}
     return RunPage(
         run=run,
         finished=run.summary_file.is_file(),
         step=int(steps[-1]) if len(steps) else 0,
-        total=run.config().training.max_steps,
+        total=config.training.max_steps,
         skipped=int(metrics.get("skipped", none).sum()),
         samples_per_second=float(timing["samples"][-RECENT:].sum() / seconds) if seconds else 0.0,
         memory_mb=float(timing.get("memory_mb", none).max(initial=0.0)),
@@ -94,6 +106,9 @@ def read_page(run: RunDirectory) -> RunPage:
         rounds=_rounds(validation),
         targets=changes(validation),
         panel=changes(read_rows(run.panel_file, LAST_STEP)),
+        baselines={row.target: row for row in baselines},
+        sample=sample_in_words(baselines, held_out, overfit=bool(config.data.overfit)),
+        standing=standing(scores, baselines),
     )
 
 
@@ -142,7 +157,12 @@ def write_pages(run: RunDirectory) -> None:
         figures.append(("Loss", curves(smooth, "step", "loss")))
         figures.append((f"Loss terms, unweighted, mean of {SMOOTHING} steps", curves(page.terms, "step", "term")))
     if len(page.rounds):
-        figures.append(("Validation, mean over chains", curves({"": page.rounds}, "step", "lDDT-Cα")))
+        lines = {"model": page.rounds}
+        if page.standing is not None:
+            levels = {"straight helix": page.standing.helix, "copy of the nearest training chain": page.standing.copy}
+            ends = page.rounds[[0, -1], 0]
+            lines |= {name: [(x, y) for x in ends] for name, y in levels.items() if np.isfinite(y)}
+        figures.append(("Validation, mean over chains", curves(lines, "step", "lDDT-Cα")))
     if page.targets:
         points = [(target.before, target.after) for target in page.targets]
         figures.append(("Each chain before and after", scatter(points, "before", "now", unit_square=True)))
@@ -163,6 +183,7 @@ def write_pages(run: RunDirectory) -> None:
         text = template.render(
             page=page,
             figures=figures,
+            means=means_in_words(list(page.baselines.values())),
             info=info,
             config=run.config(),
             settings=read_document(run.config_file),

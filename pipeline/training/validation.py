@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 
+from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
+from evaluation.baselines import Baseline, score_baselines, write_baselines
 from evaluation.lddt import lddt_ca
 from pipeline.folding.model import FoldingModel
 from pipeline.losses.plddt import predicted_plddt
+from pipeline.training.chains import TrainingChains
 from pipeline.training.data import Crop, collate
 from pipeline.training.objective import CA_IN_ATOM14
 from pipeline.training.processes import Processes
@@ -74,6 +77,33 @@ def mean_score(scores: Sequence[TargetScore]) -> float:
     """Mean lDDT-Calpha over the chains for which it is defined; nan without any."""
     defined = [score.lddt_ca for score in scores if not math.isnan(score.lddt_ca)]
     return sum(defined) / len(defined) if defined else math.nan
+
+
+def save_baselines(
+    path: Path, dataset: StructureDataset, records: Sequence[ProteinRecord], chains: TrainingChains
+) -> list[Baseline]:
+    """Write ``baselines.csv`` of a run: scores of a helix and of a copy of the nearest one of ``chains``, by record.
+
+    Raises OSError, DatasetError.
+    """
+    training = [(source.dataset, source.ids) for source in chains.sources]
+    rows = score_baselines(dataset, [record.id for record in records], training)
+    write_baselines(path, rows)
+    return rows
+
+
+def sample_in_words(rows: Sequence[Baseline], held_out: int, *, overfit: bool) -> str:
+    """Say which chains are validated on, of ``held_out`` in the dataset: ``20 of 132 validation chains, ...``."""
+    count, clusters = len(rows), len({row.cluster for row in rows})
+    if overfit:
+        return f"{count} of the training chains"
+    of_clusters = f"{clusters} cluster{'s' * (clusters > 1)}"
+    if count == held_out == 1:
+        return "the only validation chain"
+    if count >= held_out:
+        return f"all {count} validation chains, of {of_clusters}"
+    spread = "one from each of" if clusters == count else "spread over"
+    return f"{count} of {held_out} validation chains, {spread} {of_clusters}"
 
 
 def best_step(history: Mapping[int, float]) -> int | None:

@@ -1,11 +1,15 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from data_prep.dataset import Placement, write_dataset
 from data_prep.structure_io import write_mmcif, write_pdb
+from evaluation.baselines import helix_ca
+from evaluation.lddt import lddt_ca
 
 
 @pytest.fixture
@@ -209,3 +213,40 @@ def test_help_has_an_example(run):
     done = run("--help")
     assert done.status == 0
     assert "python -m evaluation.lddt preds/ truth/ --out scores --report" in done.out
+
+
+def test_a_dataset_as_truth_puts_the_baselines_beside_every_score(tmp_path, run, record, walk, sequence):
+    """The target's twin is in training, so that the copy has 1.0; the prediction is the truth stretched by 2."""
+    letters, shape = sequence(40, 1), walk(40, 1)
+    chains = [replace(record(letters, shape), id=name) for name in ("t", "twin")]
+    placements = {"t": Placement("val", 1), "twin": Placement("train", 0)}
+    write_dataset(tmp_path / "data", chains, placements=placements)
+    (tmp_path / "preds").mkdir()
+    write_pdb(tmp_path / "preds" / "t.pdb", [record(letters, 2 * shape)])
+    words = (tmp_path / "preds", tmp_path / "data", "--split", "val")
+    done = run(*words, "--out", tmp_path / "s", "--report")
+    assert done.status == 0
+    (row,) = table(tmp_path / "s" / "scores.csv")
+    found = [row[name] for name in ("nearest_train", "nearest_train_identity", "lddt_ca_copy", "lddt_ca_copy_common")]
+    assert found == ["twin", "1.000000", "1.000000", "1.000000"]
+    helix = lddt_ca(helix_ca(40), shape).score
+    assert float(row["lddt_ca_helix"]) == pytest.approx(helix, abs=1e-6)
+    summary = json.loads((tmp_path / "s" / "summary.json").read_text())["baselines"]
+    gap = f"{1 - float(row['lddt_ca']):.2f}"
+    assert f"below the copy of the nearest training chain by {gap} (better on 0 of 1 chains" in summary["words"]
+    assert summary["standing"]["copy"] == 1.0 and summary["targets"]["t"]["nearest_train"] == "twin"
+    assert f"one straight helix {helix:.3f}, copy of the nearest training chain 1.000" in summary["means"]
+    page = (tmp_path / "s" / "report.html").read_text()
+    for line in (f"without a model: {summary['means']}", f"the predictions: {summary['words']}"):
+        assert line in done.out and line in page
+    assert '<td class="text">twin</td><td>1.0000</td>' in page
+    assert run(*words, "--out", tmp_path / "s", "--resume").status == 0
+    assert table(tmp_path / "s" / "scores.csv") == [row]
+
+
+def test_files_as_truth_have_no_baselines(case, run, tmp_path):
+    """Nothing is known of training chains: the columns are there and blank."""
+    run(*case, "--out", tmp_path / "s")
+    for row in table(tmp_path / "s" / "scores.csv"):
+        assert row["nearest_train"] == row["lddt_ca_helix"] == row["lddt_ca_copy"] == ""
+    assert json.loads((tmp_path / "s" / "summary.json").read_text())["baselines"] is None

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.statistics import estimate
+from evaluation.statistics import crossed_interval, estimate
 
 
 def test_same_seed_same_interval():
@@ -44,3 +44,32 @@ def test_few_values():
 def test_undefined_values_are_refused():
     with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
         estimate([0.5, float("nan")])
+
+
+def test_a_crossed_interval_has_the_variance_of_seeds_and_of_targets():
+    """Of a sum of an effect of 40 seeds and one of 50 targets: var / 40 + var / 50, within a tenth."""
+    generator = np.random.default_rng(3)
+    seeds, targets = generator.normal(0, 0.2, 40), generator.normal(0.5, 0.1, 50)
+    values = seeds[:, None] + targets
+    low, high = crossed_interval(values)
+    error = 1.96 * np.sqrt(seeds.var() / 40 + targets.var() / 50)
+    assert (low, high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.1 * error)
+    assert crossed_interval(values, seed=1) == crossed_interval(values, seed=1) != crossed_interval(values, seed=2)
+
+
+def test_a_crossed_interval_is_that_of_drawing_rows_and_columns():
+    """Against one draw after the other, with values that are missing; a target that no drawn seed has is left out."""
+    values = np.random.default_rng(4).random((4, 6))
+    values[0, 1] = values[2, 3] = values[3, 3] = values[1:, 5] = np.nan
+    generator, means = np.random.default_rng(5), []
+    for _ in range(20_000):
+        drawn = values[generator.integers(0, 4, 4)][:, generator.integers(0, 6, 6)]
+        drawn = drawn[:, np.isfinite(drawn).any(axis=0)]
+        if drawn.size:
+            means.append(np.nanmean(drawn, axis=0).mean())
+    assert crossed_interval(values) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.01)
+
+
+def test_a_crossed_interval_of_equal_targets_is_that_of_the_seeds():
+    """Of three seeds all are the lowest in one of 27 draws, more than 2.5%."""
+    assert crossed_interval(np.array([[0.0] * 5, [0.3] * 5, [0.6] * 5])) == pytest.approx((0.0, 0.6))

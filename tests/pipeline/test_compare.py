@@ -15,12 +15,21 @@ import pytest
 from data_prep.dataset import Placement, write_dataset
 from data_prep.release import program
 from data_prep.structure_io import read_structure
+from evaluation.baselines import Baseline
 from pipeline import sweep
 from pipeline.compare import main
 from pipeline.comparison import arms as arms_module
 from pipeline.comparison.arms import Adapter, ArmError, parse_adapters
 from pipeline.comparison.directory import open_directory
-from pipeline.comparison.results import paired_differences
+from pipeline.comparison.results import (
+    COPY,
+    ArmResult,
+    PairedDifference,
+    copy_differences,
+    markdown_table,
+    paired_differences,
+    plateau_end,
+)
 from pipeline.sweep import Trial, search
 from tests.pipeline.training.small import ROOT, SMALL
 
@@ -46,7 +55,7 @@ def test_adapters_of_the_command_line():
 def test_differences_are_paired_by_seed_and_target():
     """Seed 0: +0.1 on a, +0.3 on b; seed 1: +0.3 on a. Means by target 0.2 and 0.3, over both 0.25.
 
-    Seed 2 has no reference, target c none either. With two targets the bootstrap's ends are their means.
+    Seed 2 has no reference, target c none either. Two seeds that both have are too few for an interval.
     """
     scores = {
         "none": {0: {"a": 0.5, "b": 0.2}, 1: {"a": 0.4}},
@@ -54,7 +63,73 @@ def test_differences_are_paired_by_seed_and_target():
     }
     (row,) = paired_differences(scores, "none")
     assert (row.adapter, row.reference, row.targets, row.seeds, row.better) == ("lorta:8", "none", 2, 2, 2)
-    assert (row.mean, row.low, row.high) == pytest.approx((0.25, 0.2, 0.3))
+    assert row.mean == pytest.approx(0.25)
+    assert math.isnan(row.low) and math.isnan(row.high)
+    assert "No intervals: fewer than 3 seeds" in markdown_table([], [row], [])
+
+
+def test_intervals_know_how_far_apart_seeds_lie():
+    """All targets gain 0 with seed 0, 0.3 with seed 1, 0.6 with seed 2: over targets alone there would be no doubt.
+
+    Of three seeds drawn with replacement all are the lowest in one of 27 draws, more than 2.5%: the interval is that
+    of the seeds, 0 to 0.6.
+    """
+    targets = "abcdef"
+    scores = {
+        "none": {seed: dict.fromkeys(targets, 0.2) for seed in range(3)},
+        "lorta:8": {seed: dict.fromkeys(targets, 0.2 + 0.3 * seed) for seed in range(3)},
+    }
+    (row,) = paired_differences(scores, "none")
+    assert (row.seeds, row.targets, row.better) == (3, 6, 6)
+    assert (row.mean, row.low, row.high) == pytest.approx((0.3, 0.0, 0.6))
+    (row,) = paired_differences(
+        {name: {s: {"a": v["a"]} for s, v in own.items()} for name, own in scores.items()}, "none"
+    )
+    assert row.mean == pytest.approx(0.3) and math.isnan(row.low)
+    assert "a single target" in markdown_table([], [row], [])
+
+
+def baseline(target: str, copy: float = math.nan) -> Baseline:
+    return Baseline(target, 50, "" if math.isnan(copy) else "t", copy, 0.3, copy, copy, 0)
+
+
+def test_differences_to_the_copy_are_over_the_targets_that_have_one():
+    """+0.1 and +0.3 on a, over seeds 0.2; b and c have nothing to copy."""
+    scores = {"none": {0: {"a": 0.6, "b": 0.9}, 1: {"a": 0.8}}}
+    (row,) = copy_differences(scores, [baseline("a", 0.5), baseline("b"), baseline("c")])
+    assert (row.adapter, row.reference) == ("none", "copy of the nearest training chain")
+    assert (row.targets, row.seeds, row.better, row.mean) == (1, 2, 1, pytest.approx(0.2))
+    assert copy_differences(scores, [baseline("b")]) == copy_differences(scores, []) == []
+
+
+def test_the_plateau_ends_when_the_mean_leaves_the_helix_behind():
+    """The helix has 0.3: the first round above 0.4, whatever comes after."""
+    baselines = [baseline("a", 0.5), baseline("b")]
+    assert plateau_end({0: 0.01, 100: 0.39, 200: 0.41, 300: 0.35}, baselines) == 200
+    assert math.isnan(plateau_end({0: 0.01, 100: 0.4}, baselines))
+    assert math.isnan(plateau_end({0: 0.9}, []))
+
+
+def test_the_table_has_the_baselines_and_the_ends_of_the_plateaus():
+    def arm(adapter, seed, score, end):
+        return ArmResult(adapter, seed, 8.0, 10, 5, 100, 400, 0.5, 300, score, 0.9, end)
+
+    results = [arm("none", 0, 0.4, math.nan), arm("none", 1, 0.6, 1500.0), arm("lorta:8", 0, 0.7, 500.0)]
+    differences = [
+        PairedDifference("lorta:8", "none", 6, 3, 0.2, 0.1, 0.3, 6),
+        PairedDifference("none", COPY, 6, 3, -0.25, -0.4, -0.1, 0),
+    ]
+    lines = markdown_table(results, differences, [baseline("a", 0.75)]).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:6]]
+    assert len({len(row) for row in cells}) == 1
+    named = {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+    assert named["none"]["plateau ended at step (by seed)"] == "never, 1,500"
+    assert (named["none"]["less reference"], named["none"]["less copy"]) == ("reference", "-0.250 (-0.400 to -0.100)")
+    assert named["lorta:8"]["less reference"] == "+0.200 (+0.100 to +0.300)" and named["lorta:8"]["less copy"] == "-"
+    score = "val lDDT-Cα (sd over seeds)"
+    assert named["straight helix"][score] == "0.300" and named["copy of the nearest training chain"][score] == "0.750"
+    assert "over seeds and targets, both resampled" in lines[7]
+    assert "straight helix" not in markdown_table(results, differences, [])  # arms of an earlier version
 
 
 def test_alpha_is_halved_in_pairs_until_one_converges():
@@ -96,8 +171,14 @@ def test_a_comparison_end_to_end(dataset, tmp_path, capsys):
     assert all(0 < float(row[name]) < 1 for row in arms.values() for name in ("val_lddt_ca", "train_lddt_ca"))
     with (tmp_path / "out" / "differences.csv").open(newline="") as stream:
         (difference,) = csv.DictReader(stream)
+    assert difference["low"] == difference["high"] == ""  # of one seed
     expected = float(arms["lorta:2"]["val_lddt_ca"]) - float(arms["none"]["val_lddt_ca"])
     assert float(difference["mean"]) == pytest.approx(expected, abs=2e-6)
+    comparison = (tmp_path / "out" / "comparison.md").read_text()
+    helix = float((tmp_path / "out" / "baselines.csv").read_text().splitlines()[1].split(",")[4])
+    assert f"| straight helix | - | 0 | 0 | - | - | - | - | {helix:.3f} |" in comparison
+    assert "no training chain is similar enough to be copied" in comparison and "No intervals" in comparison
+    assert all(row["plateau_end"] == "" for row in arms.values())
     assert (tmp_path / "out" / "curves.svg").read_text().startswith("<svg")
     assert (tmp_path / "out" / "comparison.md").read_text().endswith(f"\nWritten by {program()}.\n")
     capsys.readouterr()
@@ -199,6 +280,7 @@ def test_a_sweep_end_to_end(dataset, tmp_path, capsys):
             first, last = (float(step["loss"]) for step in csv.DictReader(stream))
         assert row["converged"] == str(last < first)
         assert row["lddt_ca"] == "" if last >= first else float(row["lddt_ca"]) == run["validation"]["2"]
+        assert row["words"] == "" if last >= first else row["words"].startswith("no better than a straight helix;")
     converged = [row for row in rows if row["converged"] == "True"]
     assert code == (0 if converged else 1)
     output = capsys.readouterr()

@@ -1,29 +1,12 @@
-"""The demo's baseline is an alpha helix, its table says what was scored, and it deletes nothing but its own."""
+"""The demo's table has the baselines beside the scores, and it deletes nothing but its own."""
 
 import csv
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_prep.release import program
-from data_prep.structure_io import read_structure
-from pipeline.demo import DemoError, ideal_helix, main, scores_of
-
-STRUCTURES = Path(__file__).resolve().parents[2] / "pipeline" / "demo_structures"
-
-
-def test_ideal_helix():
-    """Alpha carbons of an alpha helix: 3.8 angstrom to the next, 5.0 to the third, 6.2 to the fourth, right-handed."""
-    record = read_structure(STRUCTURES / "d1ecaa_.pdb.gz")[0]
-    helix = ideal_helix(record)
-    assert len(helix) == len(record)
-    assert helix.ca_mask.all()
-    ca = helix.ca_positions
-    for offset, distance in ((1, 3.8), (3, 5.0), (4, 6.2)):
-        assert np.linalg.norm(ca[offset:] - ca[:-offset], axis=1) == pytest.approx(distance, abs=0.1)
-    a, b, c = ca[1] - ca[0], ca[2] - ca[1], ca[3] - ca[2]
-    assert np.dot(np.cross(a, b), c) > 0
+from pipeline.demo import DemoError, main, scores_of
 
 
 def test_a_target_without_a_score_ends_the_demo(tmp_path):
@@ -38,17 +21,27 @@ def test_the_demo_in_two_steps(tmp_path, capfd):
     """All commands, with a model that has learned nothing yet; then again in the same place."""
     out = tmp_path / "out"
     assert main(["--out", str(out), "--max-steps", "2"]) == 0
-    title, _, *lines = (out / "summary.txt").read_text().splitlines()
+    title, _, *lines, _, standing = (out / "summary.txt").read_text().splitlines()
     assert title == f"lDDT-Calpha of held-out chains, mean over 6; {program()}"
     means = {name: float(value) for name, value in (line.split(": ") for line in lines)}
-    assert list(means) == ["straight helix", "untrained", "trained"]
+    assert list(means) == ["straight helix", "copy of the nearest training chain", "untrained", "trained"]
     assert means["straight helix"] == pytest.approx(0.313, abs=5e-4)  # as in the README
+    assert means["copy of the nearest training chain"] == pytest.approx(0.692, abs=5e-4)
+    by = f"{0.6915 - means['trained']:.2f}"
+    assert standing == (
+        "The trained model is no better than a straight helix, below the copy of the nearest training chain by "
+        f"{by} (better on 0 of 6 chains, 35% identical on average)."
+    )
     assert means["untrained"] == pytest.approx(0.011, abs=2e-3)
     with (out / "scores" / "scores.csv").open(newline="") as stream:
         trained = [float(row["lddt_ca"]) for row in csv.DictReader(stream)]
     assert len(trained) == 6 and means["trained"] == pytest.approx(np.mean(trained), abs=1e-4)
     assert (out / "scores" / "report.html").is_file() and (out / "run" / "report.html").is_file()
-    assert "Training chains: 28. Adapter: LoRTA rank 8, 728 parameters" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "Training chains: 28. Adapter: LoRTA rank 8, 728 parameters" in printed
+    assert " ".join(printed.split()).rpartition(" The demo took")[0].endswith(standing)
+    row = next(line for line in printed.splitlines() if "d1cg5a__A" in line and "35%" in line)
+    assert [cell.strip() for cell in row.strip("│ ").split("│")][:5] == ["d1cg5a__A", "141", "35%", "0.316", "0.672"]
     (out / "run" / "config.toml").write_text("")  # whatever became of it, a demo's directory is made anew
     assert main(["--out", str(out), "--max-steps", "-1"]) == 1
     assert "max_steps" in capfd.readouterr().err and not (out / "run").exists()

@@ -5,10 +5,14 @@ import pytest
 import torch
 
 from data_prep.dataset import DatasetError, Placement, StructureDataset, write_dataset
+from data_prep.record import ProteinRecord
+from data_prep.residues import ATOM37_INDEX
+from evaluation.baselines import read_baselines
 from pipeline.config import DataConfig
 from pipeline.training.chains import ChainSource, TrainingChains, training_chains, validation_records
 from pipeline.training.feed import Feed
 from pipeline.training.sampler import CropSchedule, StepSampler
+from pipeline.training.validation import sample_in_words, save_baselines
 
 
 @pytest.fixture
@@ -100,3 +104,68 @@ def test_long_runs_of_cluster_sampling_follow_the_weights(dataset):
     drawn = np.bincount([c for step in range(1, 801) for c in source.sampler.plan(step).chains]) / 3200
     assert drawn == pytest.approx([1 / 3] * 3, abs=0.03)
     assert torch.is_tensor(source.first_sample(1).shown_aatype)
+
+
+def test_validation_is_spread_over_clusters(tmp_path):
+    """Six chains of three clusters of 3, 2 and 1: three are one of each; five add one of each that has a second."""
+    names = [f"c{i}" for i in range(6)]
+    sequences = ["ACDE" + letter * (3 + i) for i, letter in enumerate("FGHIKL")]
+    placements = {name: Placement("val", cluster) for name, cluster in zip(names, (0, 0, 0, 1, 1, 2), strict=True)}
+
+    def stored(path, order):
+        chains = [a_chain(names[i], sequences[i]) for i in order]
+        write_dataset(path, [a_chain("t", "W" * 9), *chains], placements=placements | {"t": Placement("train", 9)})
+        return StructureDataset(path)
+
+    data, reversed_data = stored(tmp_path / "a", range(6)), stored(tmp_path / "b", reversed(range(6)))
+
+    def chosen(dataset, limit):
+        return [record.id for record in validation_records(dataset, DataConfig(), limit)]
+
+    assert chosen(data, 0) == chosen(data, 6) == chosen(data, 7) == names
+    three, five = chosen(data, 3), chosen(data, 5)
+    assert sorted(placements[name].cluster for name in three) == [0, 1, 2]
+    assert sorted(placements[name].cluster for name in five) == [0, 0, 1, 1, 2]
+    assert set(chosen(data, 2)) < set(three) < set(chosen(data, 4)) < set(five)
+    assert three == sorted(three) and chosen(reversed_data, 3) == three[::-1]
+    rows = save_baselines(tmp_path / "baselines.csv", data, validation_records(data, DataConfig(), 3), training(data))
+    assert sample_in_words(rows, 6, overfit=False) == "3 of 6 validation chains, one from each of 3 clusters"
+    assert [row.target for row in read_baselines(tmp_path / "baselines.csv")] == three
+    rows = save_baselines(tmp_path / "baselines.csv", data, validation_records(data, DataConfig(), 5), training(data))
+    assert sample_in_words(rows, 6, overfit=False) == "5 of 6 validation chains, spread over 3 clusters"
+    assert sample_in_words(rows, 5, overfit=False) == "all 5 validation chains, of 3 clusters"
+    assert sample_in_words(rows[:1], 1, overfit=False) == "the only validation chain"
+    assert sample_in_words(rows, 9, overfit=True) == "5 of the training chains"
+
+
+def test_copies_are_of_the_chains_that_a_run_trains_on(tmp_path):
+    """Its second dataset among them; of an overfit run the few that it has, which are their own copies."""
+    sequence = "MKTAYIAKQRQISFVKSHFSRQ"
+    chains = [a_chain("far", "GDWPCNEHLTVMKYARSGPLEDWQ"), a_chain("near", "W" + sequence[1:]), a_chain("v", sequence)]
+    write_dataset(
+        tmp_path / "d", chains, placements={c.id: Placement("val" if c.id == "v" else "train", 0) for c in chains}
+    )
+    write_dataset(tmp_path / "extra", [a_chain("twin", sequence)])
+    data = StructureDataset(tmp_path / "d")
+    for config, nearest, target in (
+        (DataConfig(), "near", "v"),
+        (DataConfig(extra=str(tmp_path / "extra")), "twin", "v"),
+        (DataConfig(overfit=1), "far", "far"),
+    ):
+        records = validation_records(data, config, 0)
+        rows = save_baselines(tmp_path / "baselines.csv", data, records, training_chains(data, config))
+        assert [(row.target, row.nearest_train) for row in rows] == [(target, nearest)]
+
+
+def training(dataset):
+    return training_chains(dataset, DataConfig())
+
+
+def a_chain(name: str, sequence: str) -> ProteinRecord:
+    """Alpha carbons on a line."""
+    n, ca = len(sequence), ATOM37_INDEX["CA"]
+    atoms, mask = np.zeros((n, 37, 3), dtype=np.float32), np.zeros((n, 37), dtype=bool)
+    atoms[:, ca, 0], mask[:, ca] = np.arange(n) * 3.5, True
+    numbers = np.arange(n, dtype=np.int32)
+    nothing, no_code = np.zeros((n, 37), dtype=np.float32), np.full(n, "", dtype="<U1")
+    return ProteinRecord(name, "A", sequence, numbers, atoms, mask, nothing, numbers + 1, no_code)

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data_prep.dataset import StructureDataset, write_dataset
+from evaluation.baselines import read_baselines, score_baselines
 from pipeline.config import ConfigError, OptimizerConfig
 from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding import trunk
@@ -166,6 +167,23 @@ def test_early_stopping_keeps_the_best(train_here, tmp_path, monkeypatch):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000002", "step_00000006"]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["step"], summary["best_step"], summary["stopped_early"]) == (6, 2, True)
+
+
+def test_validation_is_shown_beside_the_baselines(train_here, small_dataset, tmp_path, capsys):
+    """One globin, with which none of the three training chains aligns."""
+    run = tmp_path / "run"
+    assert train_here(run, *SMALL, "--max-steps", "2") == 0
+    (row,) = read_baselines(run / "baselines.csv")
+    (expected,) = score_baselines(StructureDataset(small_dataset), ["d1ecaa__A"])
+    assert (row.target, row.nearest_train) == ("d1ecaa__A", "") and math.isnan(row.copy)
+    assert row.helix == pytest.approx(expected.helix, abs=1e-6)
+    printed = " ".join(capsys.readouterr().out.split())
+    words = "no training chain is similar enough to be copied"
+    assert f"Validation on the only validation chain. Without a model: one straight helix 0.340; {words}." in printed
+    assert printed.count(f"over 1 chains no better than a straight helix; {words}") == 2
+    (run / "baselines.csv").write_text("damaged")  # written again as the run goes on
+    assert train_here(run, "--resume", "--max-steps", "3") == 0
+    assert repr(read_baselines(run / "baselines.csv")) == repr([row])
 
 
 def test_patience_needs_chains_to_validate_on(train_here, small_dataset, tmp_path, capsys):

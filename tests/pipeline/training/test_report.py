@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from evaluation.baselines import Baseline, write_baselines
 from pipeline.config_layers import preset_layer, resolve, to_toml
 from pipeline.run import RunDirectory
 from pipeline.training import report
@@ -68,12 +69,64 @@ def test_report_stands_alone(run):
     assert "train &lt;it&gt;" in text
     assert not re.search(r'(src|href)="(?!#)', text.replace("xlink:", ""))  # nothing is fetched
     assert "1 step(s) skipped" in text
-    assert "+0.250" in text
+    assert text.index("a copy of the nearest training chain scores on the same chains is not known") < text.index(
+        "+0.250"
+    )
     run.summary_file.write_text("{}")
     write_pages(run)
     text = run.report_file.read_text()
     assert 'http-equiv="refresh"' not in text
     assert "Finished" in text
+
+
+def with_baselines(run, copy: float = 0.7) -> None:
+    """Both chains have a helix of 0.3; a has a copy."""
+    rows = [
+        Baseline("a", 50, "t1", 0.36, 0.3, copy, copy, 0),
+        Baseline("b", 50, "", math.nan, 0.3, math.nan, math.nan, 1),
+    ]
+    write_baselines(run.baselines_file, rows)
+
+
+def test_scores_have_the_baselines_beside_them(run):
+    """Last round: a 0.6, b 0.5; a's copy has 0.7."""
+    with_baselines(run)
+    write_pages(run)
+    words = (
+        "above the helix, below the copy of the nearest training chain by 0.10 (better on 0 of 1 chains, 36% identical "
+        "on average; 1 more has no training chain to copy)"
+    )
+    means = "one straight helix 0.300, copy of the nearest training chain 0.700 (36% identical on average; over the 1 "
+    for file in (run.report_file, run.card_file):
+        text = file.read_text()
+        assert words in text and means in text
+        assert "all 2 validation chains, of 2 clusters" in text
+    text = run.report_file.read_text()
+    assert "lDDT-Cα 0.550" in text and text.index(words) < text.index("+0.250")
+    row = text[text.index("<tr><td>a</td>") :]
+    row = row[: row.index("</tr>")]
+    assert re.findall(r"<td[^>]*>([^<]*)", row) == [
+        "a",
+        "50",
+        "t1",
+        "36%",
+        "0.300",
+        "0.700",
+        "0.200",
+        "0.600",
+        "+0.400",
+    ]
+    row = text[text.index("<tr><td>b</td>") :]
+    assert re.findall(r"<td[^>]*>([^<]*)", row)[:6] == ["b", "50", "none", "-", "0.300", "-"]
+
+
+def test_of_a_run_that_did_not_start_from_scratch_the_copy_is_of_its_own_chains(run):
+    with_baselines(run)
+    changes = {"init": {"weights": "esmfold_v1"}, "stem": {"init": "pretrained"}}
+    run.config_file.write_text(to_toml(resolve(preset_layer("tiny"), changes)))
+    write_pages(run)
+    for file in (run.report_file, run.card_file):
+        assert "The copy is of this run's training chains; which chains esmfold_v1 was trained on" in file.read_text()
 
 
 def test_card(run):
