@@ -17,7 +17,8 @@ from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.prediction.loading import Source, load
 from pipeline.run import RunError
-from pipeline.weights import Converted, write_hugging_face, write_ours, written_whole
+from pipeline.tensor_files import written_whole
+from pipeline.weights import Converted, write_hugging_face, write_ours
 
 MERGED_FILE = "model.safetensors"
 _TIED = "stem.esm.lm_head.weight"  # the token embedding

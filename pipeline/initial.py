@@ -3,14 +3,13 @@
 ``esmfold_v1`` is looked for where fair-esm and Hugging Face keep it, and downloaded if it is in neither place.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.folding.hub import DownloadError, cached_file, download
+from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_snapshot
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import canonical_name, pretrained_file
 from pipeline.folding.weights import UNUSED, WeightsError, config_from_folding, model_from_state
@@ -28,14 +27,6 @@ FREE_FIELDS = frozenset(
 """Fields of the sections that describe a model which its weights leave open."""
 
 
-def hugging_face_snapshot(name: str) -> Path | None:
-    """The newest snapshot of ``facebook/<name>`` in Hugging Face's cache that has a config.json."""
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    found = (cache / f"models--facebook--{name}" / "snapshots").glob("*/config.json")
-    return max((file.parent for file in found), key=lambda folder: folder.stat().st_mtime, default=None)
-
-
 def find(source: str) -> Path | None:
     """The file or directory behind ``source``, a path or a name in ``PUBLISHED``; None if it is not on this machine.
 
@@ -49,7 +40,7 @@ def find(source: str) -> Path | None:
         names = ", ".join(PUBLISHED)
         raise WeightsError(f"{source}: no such file or directory, and not the name of a published model ({names})")
     cached = cached_file(PUBLISHED[source])
-    return cached if cached.is_file() else hugging_face_snapshot(source)
+    return cached if cached.is_file() else hugging_face_snapshot(f"facebook/{source}")
 
 
 def locate(source: str) -> Path:

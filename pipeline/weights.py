@@ -8,12 +8,9 @@ its configuration as omegaconf objects; inert classes stand in for these, and om
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +42,7 @@ from pipeline.folding.weights import (
     to_fair_esm,
     to_hugging_face,
 )
-from pipeline.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors
+from pipeline.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors, written_whole
 
 NEITHER = "neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)"
 
@@ -243,21 +240,6 @@ def read_config(path: Path) -> RunConfig:
     if path.suffix == ".safetensors":
         return resolve(file_layer(path.with_suffix(".toml")))
     raise WeightsError(f"{path}: {NEITHER}")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes it when the block ends well, and goes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.rename(path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
 
 
 def write_hugging_face(model: Converted, out: Path) -> None:

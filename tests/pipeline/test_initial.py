@@ -2,6 +2,7 @@
 
 import json
 import urllib.error
+import urllib.request
 
 import pytest
 import torch
@@ -27,10 +28,10 @@ def caches(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
 
-    def offline(url, *_):
+    def offline(url, **_):
         raise urllib.error.URLError(f"no network for {url}")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(hub, "urlopen", offline)
     (tmp_path / "torch" / "checkpoints").mkdir(parents=True)
     return tmp_path
 
@@ -96,16 +97,19 @@ def test_a_published_name_is_found_where_its_owners_keep_it(caches, model, monke
 
 
 def test_a_download_is_kept_where_it_is_looked_for(caches, model, monkeypatch):
+    (caches / "served").mkdir()
+    served = fair_esm_file(caches / "served" / "esmfold_3B_v1.pt", model.state_dict(), model.config)
     asked = []
 
-    def download(url, file):
+    def answer(url, **options):
         asked.append(url)
-        fair_esm_file(file, model.state_dict(), model.config)
+        return urllib.request.urlopen(url, **options)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(hub, "DOWNLOAD_URL", f"{served.parent.as_uri()}/{{file}}")
+    monkeypatch.setattr(hub, "urlopen", answer)
     for _ in range(2):
         assert_same_prediction(model, load_published("esmfold_v1")[0])
-    assert asked == [hub.DOWNLOAD_URL.format(file="esmfold_3B_v1.pt")]
+    assert asked == [served.as_uri()]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import lorta
 from data_prep.residues import RESTYPES, sequence_to_aatype
 from pipeline.config import StemConfig
-from pipeline.folding import esm2_names
+from pipeline.folding import esm2_names, hub
 from pipeline.folding.stem import DEMO_STEM, FusedAttention, StemError, build_stem, canonical_name, parameter_hash
 
 SEQUENCE = "MKTAYIAKQRX"
@@ -265,10 +265,10 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, published, capsys):
 def test_missing_pretrained_weights_name_the_three_ways_out(tmp_path, monkeypatch, failure):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
-    def no_network(url, target, **_):
+    def no_network(url, **_):
         raise failure
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setattr(hub, "urlopen", no_network)
     with pytest.raises(StemError) as error:
         build_stem(StemConfig("esm2_t12_35M"), seed=0)
     message = str(error.value)
