@@ -21,7 +21,6 @@ from pipeline.tensor_files import written_whole
 from pipeline.weights import Converted, write_hugging_face, write_ours
 
 MERGED_FILE = "model.safetensors"
-_TIED = "stem.esm.lm_head.weight"  # the token embedding
 
 
 class ExportError(ValueError):
@@ -38,7 +37,7 @@ def without_adapters(model: FoldingModel) -> Converted:
         model.merge_adapters()
     except ValueError as error:
         raise ExportError(str(error)) from error
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name != _TIED}
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return Converted(plain_config(model.config), state)
 
 

@@ -18,6 +18,7 @@ RUN/stem.safetensors     the stem's weights, only where they are random
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,6 +45,10 @@ from pipeline.tensor_files import write_tensors
 from pipeline.training.checkpoint import latest_checkpoint
 from pipeline.training.freezing import freeze
 from pipeline.training.sharding import like, local, whole
+
+HASHES = 2
+"""``hash_version`` of run.json. The hashes of version 1, which has no such field, counted ESM-2's masked-LM head, which
+was random where the file of the weights had none."""
 
 
 class RunError(ValueError):
@@ -147,6 +152,18 @@ class RunDirectory:
             raise RunError(f"{self.path}: not a run directory (no config.toml): give the --out of pipeline.train")
         return resolve(file_layer(self.config_file))
 
+    def trained_with(self, **hashes: str) -> bool:
+        """Whether these are the hashes of ``run.json``. Raises RunError: it cannot be read.
+
+        Those of an earlier version cannot be compared: it is taken to be so, with a warning.
+        """
+        recorded = self.info()
+        if recorded.get("hash_version") != HASHES:
+            text = "was made by an earlier version: whether its frozen weights are still the same is not checked"
+            warnings.warn(f"{self.path}: {text}", stacklevel=3)
+            return True
+        return all(recorded[name] == value for name, value in hashes.items())
+
     def info(self) -> dict[str, Any]:
         """Content of ``run.json``. Raises RunError when there is none, or it lacks the hashes of the weights."""
         try:
@@ -174,6 +191,11 @@ def stem_hash(model: FoldingModel) -> str:
 def frozen_hash(model: FoldingModel) -> str:
     """Hash of all parameters on this process that do not train; it must never change during a run."""
     return parameter_hash((name, local(p)) for name, p in model.named_parameters() if not p.requires_grad)
+
+
+def weight_hashes(model: FoldingModel) -> dict[str, str | int]:
+    """Return what ``run.json`` says of the weights that a run does not store."""
+    return {"hash_version": HASHES, "stem_sha256": stem_hash(model), "frozen_sha256": frozen_hash(model)}
 
 
 def trained_parameters(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
@@ -301,10 +323,9 @@ def load_run(
     freeze(model, config.training.freeze)
     if config.stem.init == "random":
         load_stem(model, run)
-    recorded = run.info()
-    if config.adapter.method != "full" and stem_hash(model) != recorded["stem_sha256"]:
+    if config.adapter.method != "full" and not run.trained_with(stem_sha256=stem_hash(model)):
         raise RunError(f"{path}: the stem's weights are not those that the run was trained with: see --esm-weights")
-    if config.init.weights and frozen_hash(model) != recorded["frozen_sha256"]:
+    if config.init.weights and not run.trained_with(frozen_sha256=frozen_hash(model)):
         raise RunError(
             f"{path}: the weights of {config.init.weights} are not those that the run started from: see --init-from"
         )
@@ -325,6 +346,7 @@ def load_stem(model: FoldingModel, run: RunDirectory) -> None:
     except (OSError, SafetensorError) as error:
         raise RunError(f"{run.stem_file}: cannot be read: {error}") from error
     own = base_stem_parameters(model)
+    stored = {name: tensor for name, tensor in stored.items() if not name.startswith("esm.lm_head.")}  # version 1's
     if {name: p.shape for name, p in own.items()} != {name: tensor.shape for name, tensor in stored.items()}:
         raise RunError(f"{run.stem_file}: its tensors are not those of this stem: was config.toml edited?")
     for name, parameter in own.items():

@@ -203,7 +203,9 @@ def _hugging_face_config(path: Path) -> dict[str, Any]:
 
 def read_ours(path: Path) -> Converted:
     """Our safetensors file and the TOML of the same name beside it. Raises WeightsError, ConfigError."""
-    return Converted(read_config(path), read_safetensors(path))
+    config, state = read_config(path), read_safetensors(path)
+    head = "stem.esm.lm_head."  # as an earlier version named what is not in the model
+    return Converted(config, {name.replace(head, f"{UNUSED}esm.lm_head."): value for name, value in state.items()})
 
 
 def read(path: Path, esm_weights: Path | None = None) -> Converted:

@@ -91,7 +91,7 @@ class FusedAttention(MultiheadAttention):
 
 
 class Stem(nn.Module):
-    """ESM-2 over aatype, all hidden representations.
+    """ESM-2 over aatype, all hidden representations; without its masked-LM head and contact head.
 
     Gradients flow through it: fair-esm's ESMFold detaches the stem's output, which would leave an adapter without
     gradient. Whether anything in it trains is decided by ``requires_grad`` of its parameters.
@@ -108,8 +108,9 @@ class Stem(nn.Module):
         self.esm = ESM2(layers, width, heads, alphabet=alphabet, token_dropout=True)
         for layer in self.esm.layers:
             layer.self_attn.__class__ = FusedAttention
-        # Parts of ESM-2 that nothing here reads: they get no gradient and are not in any run's checkpoint.
+        # The stem is what its representations depend on; what is in no parameter is in no hash and no checkpoint.
         del self.esm.contact_head
+        self.esm.lm_head = nn.Identity()  # fair-esm's forward pass calls it
         tokens = [alphabet.get_idx(letter) for letter in (*RESTYPES_WITH_X, "X", "<mask>")]
         self.register_buffer("aatype_to_token", torch.tensor(tokens), persistent=False)
 
@@ -181,15 +182,15 @@ def pretrained_file(name: str) -> Path:
 
 
 def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
-    """State dict in fair-esm's names from a local file, without running anything that the file holds.
+    """Return a state dict in fair-esm's names from a local file, without running anything that the file holds.
 
     Args:
-        path: fair-esm's ``esm2_*_UR50D.pt``; or a Hugging Face directory of an ``EsmModel`` or ``EsmForMaskedLM``,
-            whose weights may be in shards (those of 3B and 15B are), or its ``model.safetensors`` or
+        path: fair-esm's ``esm2_*_UR50D.pt``; or a Hugging Face directory of an ``EsmModel``, ``EsmForMaskedLM`` or a
+            classifier, whose weights may be in shards (those of 3B and 15B are), or its ``model.safetensors`` or
             ``pytorch_model.bin``.
 
     Raises:
-        StemError: no such file, not such a file, or a file that would need unsafe loading.
+        StemError: no such file, not such a file, one of an ESM-1, or one that would need unsafe loading.
     """
     state: dict[str, torch.Tensor] = {}
     try:
@@ -197,9 +198,15 @@ def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
             state |= _read_state(file)
     except UnreadableError as error:
         raise StemError(f"{error} (ESM-2 weights)") from error
+    if any(name.endswith(_ONLY_IN_ESM1) for name in state):
+        raise StemError(f"{path}: weights of an ESM-1, which has learned positions; an ESM-2 is needed")
     if any("attention.self.query." in name for name in state):
         return _from_hugging_face(state)
     return {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}
+
+
+_ONLY_IN_ESM1 = ("emb_layer_norm_before.weight", "embeddings.layer_norm.weight")
+"""In fair-esm's names and in Hugging Face's: all else of ESM-1b and ESM-1v has the names and shapes of ESM-2 650M."""
 
 
 def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
@@ -219,16 +226,9 @@ def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _from_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In fair-esm's names: of an ``EsmModel``, or one with a masked-LM head; what ESM-2 does not learn is left out."""
-    renamed = {}
-    for name, value in state.items():
-        if name.startswith("lm_head."):
-            ours: str | None = esm2_names.current(name).replace("lm_head.decoder.", "lm_head.")
-        else:
-            ours = esm2_names.from_hugging_face(name.removeprefix("esm."))
-        if ours is not None:
-            renamed[ours] = value
-    return renamed
+    """Return what of the state is ESM-2's, in fair-esm's names: without heads of any kind."""
+    renamed = ((esm2_names.from_hugging_face(name.removeprefix("esm.")), value) for name, value in state.items())
+    return {name: value for name, value in renamed if name is not None}
 
 
 def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -238,10 +238,8 @@ def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) 
         StemError: a missing tensor or another shape, with the first example.
     """
     own = stem.esm.state_dict()
-    # What the representations do not depend on may be absent (a file without LM head) or extra (contact head,
-    # rotary frequencies, position ids of the Hugging Face layout).
-    optional = {name for name in own if name.startswith("lm_head.") or name.endswith("rot_emb.inv_freq")}
-    missing = sorted(set(own) - set(state) - optional)
+    computed = {name for name in own if name.endswith("rot_emb.inv_freq")}
+    missing = sorted(set(own) - set(state) - computed)  # what is there beside it, such as heads, is not looked at
     if missing:
         raise StemError(
             f"{source}: {len(missing)} tensors of {stem.name} are missing, e.g. {missing[0]}: is this another model?"

@@ -5,9 +5,9 @@ The trunk has the same names everywhere but for the point projections of the inv
 names for ESM-2. Our layout is the middle of every conversion. Three kinds of tensors are treated apart:
 
 * what is computed and not learned (rotary frequencies, vocabulary and position indices) is dropped, and made anew;
-* what the published files hold and no prediction reads (the trunk's masked-LM head, the stem's contact head) is kept
-  under ``unused.``, so that a way there and back loses nothing; a model that never had it is written without;
-* the stem's own masked-LM head is written for fair-esm only: ``EsmForProteinFolding`` has no place for it.
+* what the published files hold and no prediction reads (the trunk's masked-LM head, the stem's contact head and, in
+  fair-esm's layout alone, its own masked-LM head) is kept under ``unused.``, so that a way there and back loses
+  nothing; a model that never had it is written without.
 """
 
 import re
@@ -231,12 +231,12 @@ def hugging_face_config(config: RunConfig, *, half_stem: bool = False) -> dict[s
 
 
 _COMPUTED = re.compile(
-    r"^af2_to_esm$|inv_freq$|position_ids$|^esm\.embeddings\.position_embeddings\.|^(stem\.)?esm\.lm_head\.weight$"
+    r"^af2_to_esm$|inv_freq$|position_ids$|^esm\.embeddings\.position_embeddings\.|^esm\.lm_head\.weight$"
 )
 """Not learned, not read with rotary positions, or tied (the stem's masked-LM head to its token embedding)."""
-_UNREAD = re.compile(r"^lm_head\.|^esm\.contact_head\.")
+_UNREAD = re.compile(r"^lm_head\.|^esm\.(contact_head|lm_head)\.")
 _POINTS = re.compile(r"(\.ipa\.linear_(?:q|kv)_points\.)(?:linear\.)?")
-_MADE_ANEW = re.compile(r"^(stem\.esm\.)?lm_head\.|rot_emb\.inv_freq$")
+_MADE_ANEW = re.compile(r"^lm_head\.|rot_emb\.inv_freq$")
 """Of our model; a state may be without."""
 
 
@@ -282,7 +282,7 @@ def from_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
 
 def to_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
     """State dict of an ``EsmForProteinFolding`` from our layout; the stem's masked-LM head has no place there."""
-    kept = {name: value for name, value in state.items() if not name.startswith("stem.esm.lm_head.")}
+    kept = {name: value for name, value in state.items() if not name.startswith(UNUSED + "esm.lm_head.")}
     return _from_ours(kept, lambda name: _renamed_stem(name, esm2_names.to_hugging_face))
 
 

@@ -44,8 +44,7 @@ def hugging_face(model, folder):
 
 
 def ours(model, file):
-    tensors = {n: v for n, v in model.state_dict().items() if n != "stem.esm.lm_head.weight"}  # tied
-    save_file(tensors, file)
+    save_file(model.state_dict(), file)
     file.with_suffix(".toml").write_text(to_toml(model.config))
     return file
 
@@ -85,7 +84,7 @@ def test_a_published_name_is_found_where_its_owners_keep_it(caches, model, monke
     published = caches / "torch" / "checkpoints" / "esmfold_3B_v1.pt"
     fair_esm_file(published, model.state_dict(), model.config, stem=False)
     assert locate("esmfold_v1") == published
-    esm2 = {n: v for n, v in model.stem.esm.state_dict().items() if "lm_head" not in n}
+    esm2 = model.stem.esm.state_dict()
     torch.save(esm2, caches / "torch" / "esm2.pt")
     assert_same_prediction(model, load_published("esmfold_v1", str(caches / "torch" / "esm2.pt"))[0])
     with pytest.raises(WeightsError, match=r"has no stem: add --esm-weights esm2_t3_demo_UR50D\.pt"):

@@ -107,10 +107,8 @@ def test_random_weights_depend_on_the_seed_alone():
 def fair_esm_file(path, state):
     """The upstream layout: a pickle with a Namespace beside the tensors, names under encoder.sentence_encoder."""
     namespace = argparse.Namespace(encoder_layers=6, encoder_embed_dim=320, encoder_attention_heads=20)
-    prefixed = {
-        ("encoder." if name.startswith("lm_head.") else "encoder.sentence_encoder.") + name: value
-        for name, value in state.items()
-    }
+    prefixed = {f"encoder.sentence_encoder.{name}": value for name, value in state.items()}
+    prefixed["encoder.lm_head.bias"] = torch.randn(33)
     torch.save({"cfg": {"model": namespace}, "model": prefixed}, path)
 
 
@@ -131,8 +129,6 @@ def hugging_face_names(state, prefix):
     )
     renamed = {}
     for name, value in state.items():
-        if name.startswith("lm_head."):
-            continue
         for ours, theirs in pairs:
             name = name.replace(ours, theirs)
         renamed[prefix + name] = value.clone()
@@ -201,7 +197,7 @@ def test_older_names_of_layer_norms_load(published, tmp_path):
 
 
 def test_names_there_and_back(random_stem):
-    learned = [name for name, _ in random_stem.esm.named_parameters() if not name.startswith("lm_head.")]
+    learned = [name for name, _ in random_stem.esm.named_parameters()]
     theirs = [esm2_names.to_hugging_face(name) for name in learned]
     assert len(set(theirs)) == len(learned) and None not in theirs
     assert [esm2_names.from_hugging_face(name) for name in theirs] == learned
@@ -210,21 +206,36 @@ def test_names_there_and_back(random_stem):
     assert esm2_names.to_hugging_face("layers.0.self_attn.q_proj.lorta.A") is None
 
 
-def test_hugging_face_layout_is_that_of_transformers(tmp_path):
-    """The names above are those that transformers itself writes."""
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_whatever_head_transformers_saves_with_it_the_stem_is_the_same(tmp_path, kind):
+    """Masked-LM head, contact head, classifiers, pooler, position embeddings: in no representation and no hash."""
     transformers = pytest.importorskip("transformers", reason="needs the extra lm")
     config = transformers.EsmConfig(
-        vocab_size=33, hidden_size=320, num_hidden_layers=6, num_attention_heads=20, intermediate_size=1280,
+        vocab_size=33, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256,
         position_embedding_type="rotary", token_dropout=True, pad_token_id=1, mask_token_id=32,
         layer_norm_eps=1e-5,  # as in the published configurations
     )  # fmt: skip
-    model = transformers.EsmForMaskedLM(config).eval()
-    model.save_pretrained(tmp_path)
-    stem = build_stem(StemConfig("esm2_t6_8M", "pretrained", str(tmp_path)), seed=0).eval()
+    base = transformers.EsmModel(config).eval()
     tokens = Alphabet.from_architecture("ESM-1b").get_batch_converter()([("x", SEQUENCE)])[2]
     with torch.no_grad():
-        expected = model.esm(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[:, 1:-1]
-        torch.testing.assert_close(stem(*inputs())[:, :, -1], expected, rtol=1e-4, atol=1e-4)
+        expected = base(tokens, attention_mask=torch.ones_like(tokens), output_hidden_states=True).hidden_states
+    hashes = set()
+    for head in ("", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"):
+        model = getattr(transformers, f"Esm{head or 'Model'}")(config)
+        (model.esm if head else model).load_state_dict(base.state_dict(), strict=False)
+        model.save_pretrained(tmp_path / head)
+        if kind == "bin":
+            (tmp_path / head / "model.safetensors").unlink()
+            extra = {"esm.embeddings.position_ids": torch.arange(1026)[None]}  # of older versions
+            torch.save(model.state_dict() | extra, tmp_path / head / "pytorch_model.bin")
+        torch.manual_seed(len(hashes))  # nothing may be left at a random value
+        stem = build_stem(StemConfig(DEMO_STEM, "pretrained", str(tmp_path / head)), seed=0).eval()
+        hashes.add(parameter_hash(stem.named_parameters()))
+        with torch.no_grad():
+            hidden = stem(*inputs())
+        for layer, theirs in enumerate(expected):
+            torch.testing.assert_close(hidden[:, :, layer], theirs[:, 1:-1], rtol=1e-4, atol=1e-4)
+    assert len(hashes) == 1
 
 
 def test_names():
@@ -258,6 +269,9 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, published, capsys):
     assert "bad.pt: cannot be read safely: " in error_of("esm2_t6_8M", tmp_path / "bad.pt")
     torch.save({"model": Harmful()}, tmp_path / "bad2.pt")
     assert "bad2.pt: cannot be read safely: " in error_of("esm2_t6_8M", tmp_path / "bad2.pt")
+    older = hugging_face_names(build_stem(StemConfig("esm2_t6_8M", "random"), 0).esm.state_dict(), "esm.")
+    torch.save(older | {"esm.embeddings.layer_norm.weight": torch.ones(320)}, tmp_path / "esm1b.bin")
+    assert "weights of an ESM-1, which has learned positions" in error_of("esm2_t6_8M", tmp_path / "esm1b.bin")
     assert "must not run" not in capsys.readouterr().out
 
 
