@@ -15,12 +15,11 @@ from pipeline.config import AdapterConfig, InitConfig, RunConfig, TrunkAdapterCo
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
+from pipeline.initial import MERGED_FILE
 from pipeline.prediction.loading import Source, load
 from pipeline.run import RunError
 from pipeline.tensor_files import written_whole
 from pipeline.weights import Converted, write_hugging_face, write_ours
-
-MERGED_FILE = "model.safetensors"
 
 
 class ExportError(ValueError):
@@ -43,7 +42,13 @@ def without_adapters(model: FoldingModel) -> Converted:
 
 def plain_config(config: RunConfig) -> RunConfig:
     """The configuration without adapters, and without the model that training started from."""
-    return replace(config, init=InitConfig(), adapter=AdapterConfig(method="none"), trunk_adapter=TrunkAdapterConfig())
+    return replace(
+        config,
+        init=InitConfig(),
+        stem=replace(config.stem, weights=""),
+        adapter=AdapterConfig(method="none"),
+        trunk_adapter=TrunkAdapterConfig(),
+    )
 
 
 def export_adapters(model: FoldingModel, out: Path) -> list[Path]:
@@ -79,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
             f"  merged  one file, adapters merged, with its configuration: DIR/{MERGED_FILE} and DIR/model.toml\n\n"
             "examples:\n"
             "  python -m pipeline.export --run RUN --to merged --out DIR\n"
-            f"  python -m pipeline.predict --run DIR/{MERGED_FILE} --fasta SEQS.fasta --out PREDS"
+            f"  python -m pipeline.predict --run DIR --fasta SEQS.fasta --out PREDS"
         ),
     )
     add_version_option(p)
@@ -112,14 +117,12 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.to == "hf":
             write_hugging_face(converted, out)
             console.print(f"Wrote {out}: {loaded.description}, for transformers' EsmForProteinFolding", markup=False)
-            run = out
         else:
             with written_whole(out) as folder:
                 folder.mkdir()
                 write_ours(converted, folder / MERGED_FILE)
-            run = out / MERGED_FILE
-            console.print(f"Wrote {run} and {out / 'model.toml'}: {loaded.description}", markup=False)
-        console.print(f"Next: python -m pipeline.predict --run {run} --fasta SEQS.fasta --out PREDS", markup=False)
+            console.print(f"Wrote {out / MERGED_FILE} and {out / 'model.toml'}: {loaded.description}", markup=False)
+        console.print(f"Next: python -m pipeline.predict --run {out} --fasta SEQS.fasta --out PREDS", markup=False)
         return 0
 
     return run_command(body, parser().parse_args(argv), usage_errors=(ExportError, RunError, StemError, WeightsError))

@@ -13,7 +13,7 @@ RUN/checkpoints/         step_*/ (see training/checkpoint.py)
 RUN/adapter/             the stem's adapter alone, with its averaged weights
 RUN/trunk_adapter/       sequence/ and triangle/: the adapters on the trunk's attention, where there are some
 RUN/bad_steps/           batches of steps that were not applied (see training/guard.py)
-RUN/stem.safetensors     the stem's weights, only where they are random
+RUN/stem.safetensors     the stem's weights, only where they were random to begin with
 """
 
 import json
@@ -38,9 +38,9 @@ from lorta.storage import TENSOR_FILE
 from pipeline.config import RunConfig
 from pipeline.config_layers import config_file_text, file_layer, merge, resolve
 from pipeline.folding.model import FoldingModel, build_model
-from pipeline.folding.stem import parameter_hash
+from pipeline.folding.stem import is_hub_name, parameter_hash
 from pipeline.folding.weights import UNUSED, State, check_state
-from pipeline.initial import check_agreement, read_source, shape_layer, source_config
+from pipeline.initial import PUBLISHED, check_agreement, read_source, shape_layer, source_config
 from pipeline.tensor_files import write_tensors
 from pipeline.training.checkpoint import latest_checkpoint
 from pipeline.training.freezing import freeze
@@ -319,15 +319,20 @@ def load_run(
         if not config.init.weights:
             raise RunError(f"{path}: did not start from a whole model: do not give --init-from")
         config = replace(config, init=replace(config.init, weights=init_from))
+    require_weights(run, config)
     model = initial_model(config)
     freeze(model, config.training.freeze)
     if config.stem.init == "random":
         load_stem(model, run)
     if config.adapter.method != "full" and not run.trained_with(stem_sha256=stem_hash(model)):
-        raise RunError(f"{path}: the stem's weights are not those that the run was trained with: see --esm-weights")
+        raise RunError(
+            f"{path}: the stem's weights, of {config.stem.weights or config.init.weights or config.stem.name}, are not "
+            "those that the run was trained with: say where those are with --esm-weights"
+        )
     if config.init.weights and not run.trained_with(frozen_sha256=frozen_hash(model)):
         raise RunError(
-            f"{path}: the weights of {config.init.weights} are not those that the run started from: see --init-from"
+            f"{path}: the weights of {config.init.weights} are not those that the run started from: say where those "
+            "are with --weights (--init-from for pipeline.train)"
         )
     if step != 0:
         checkpoint = latest_checkpoint(run.checkpoints, step)
@@ -336,6 +341,21 @@ def load_run(
         load_parameters(model, checkpoint.ema, run.checkpoints)
         step = checkpoint.step
     return model.eval(), step
+
+
+def require_weights(run: RunDirectory, config: RunConfig) -> None:
+    """Raise RunError, with the run and the option that helps, where weights that a run needs are no longer there.
+
+    Args:
+        run: the run.
+        config: its configuration, with what options put in place of it.
+    """
+    for value, what, option in (
+        (config.stem.weights, "its stem's weights were", "--esm-weights"),
+        (config.init.weights, "the model that it started from was", "--weights (--init-from for pipeline.train)"),
+    ):
+        if value and not (Path(value).exists() or is_hub_name(value) or value in PUBLISHED):
+            raise RunError(f"{run.path}: {what} {value}, which is not there: say where it is now with {option}")
 
 
 @torch.no_grad()

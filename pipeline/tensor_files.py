@@ -52,6 +52,13 @@ def read_pickle(path: Path, classes: Sequence[Any] = ()) -> Any:
         raise UnreadableError(f"{path}: cannot be read safely: {line[:200]}") from error
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; in one pass, without a copy."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The files with a model's weights in a Hugging Face directory: one, or the shards that an index names.
 

@@ -25,8 +25,7 @@ from data_prep.residues import RESTYPES_WITH_X
 from pipeline.command import make_console, run_command
 from pipeline.config import RunConfig
 from pipeline.config_layers import config_file_text, file_layer, resolve
-from pipeline.folding.hub import cached_file
-from pipeline.folding.stem import Stem, StemError, hub_name, read_esm2_weights
+from pipeline.folding.stem import Stem, StemError, cached_weights, hub_name, read_esm2_weights
 from pipeline.folding.weights import (
     UNUSED,
     State,
@@ -154,7 +153,7 @@ def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
 
     Args:
         path: the file.
-        esm_weights: ESM-2's own file, for a model without the stem, as the published one is; None: torch's hub cache.
+        esm_weights: ESM-2's own file, for a model without the stem, as the published one is; None: the caches.
 
     Raises:
         WeightsError, StemError: not such a file, or the stem is missing or there twice.
@@ -164,9 +163,8 @@ def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
     if file.has_stem and esm_weights is not None:
         raise WeightsError(f"{path}: has its own stem: do not give --esm-weights")
     if not file.has_stem:
-        if esm_weights is None:
-            esm_weights = cached_file(hub_name(file.stem))
-        if not esm_weights.exists():
+        esm_weights = esm_weights or cached_weights(file.stem)
+        if esm_weights is None or not esm_weights.exists():
             raise WeightsError(
                 f"{path}: has no stem: add --esm-weights {hub_name(file.stem)} (or its Hugging Face directory)"
             )

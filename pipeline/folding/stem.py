@@ -23,8 +23,8 @@ from torch import nn
 from data_prep.residues import RESTYPES_WITH_X
 from pipeline.config import StemConfig
 from pipeline.folding import esm2_names
-from pipeline.folding.hub import DownloadError, cached_file, download
-from pipeline.tensor_files import UnreadableError, read_pickle, weight_files
+from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_cache, hugging_face_snapshot
+from pipeline.tensor_files import UnreadableError, is_finite, read_pickle, weight_files
 
 ESM2_SHAPES: dict[str, tuple[int, int, int]] = {
     "esm2_t6_8M": (6, 320, 20),
@@ -144,18 +144,13 @@ def build_stem(config: StemConfig, seed: int) -> Stem:
     """
     name = canonical_name(config.name)
     if config.init == "random":
-        if config.weights:
-            raise StemError(f"stem weights {config.weights} were given together with init = random: choose one")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return Stem(name)
     stem = Stem(name)
-    load_esm2_state(stem, _pretrained_state(name, config.weights), config.weights or name)
+    path = locate_weights(config.weights) if config.weights else pretrained_file(name)
+    load_esm2_state(stem, read_esm2_weights(path), str(path))
     return stem
-
-
-def _pretrained_state(name: str, weights: str) -> Mapping[str, torch.Tensor]:
-    return read_esm2_weights(Path(weights) if weights else pretrained_file(name))
 
 
 def hub_name(name: str) -> str:
@@ -163,22 +158,62 @@ def hub_name(name: str) -> str:
     return f"{name}_UR50D.pt"
 
 
+def cached_weights(name: str) -> Path | None:
+    """Return a published ESM-2 in torch's hub cache (a file) or in Hugging Face's (a directory); None if in neither."""
+    cached = cached_file(hub_name(name))
+    return cached if cached.is_file() else hugging_face_snapshot(f"facebook/{name}_UR50D")
+
+
 def pretrained_file(name: str) -> Path:
-    """fair-esm's file of a published ESM-2 in torch's hub cache, downloaded if it is not there. Raises StemError."""
+    """Return what ``cached_weights`` does, downloaded to torch's hub cache if it is in neither. Raises StemError."""
     name = canonical_name(name)
     if name == DEMO_STEM:
         raise StemError(f"{name} has no pretrained weights: use --esm-init random, or the name of a published ESM-2")
+    found = cached_weights(name)
+    if found is not None:
+        return found
     cached = cached_file(hub_name(name))
-    if cached.is_file():
-        return cached
     try:
         return download(cached.name)
     except DownloadError as error:
         raise StemError(
-            f"pretrained weights of {name} cannot be had: no file {cached} and {error}. "
-            f"Three ways out: (1) copy {cached.name} to {cached.parent}, (2) --esm-weights FILE (fair-esm's .pt "
-            f"or a Hugging Face directory), (3) --esm-init random for an untrained stem"
+            f"pretrained weights of {name} were not found: no file {cached}, nothing in Hugging Face's cache "
+            f"({hugging_face_cache()}) and {error}. Three ways out: (1) copy {cached.name} to {cached.parent}, "
+            f"(2) --esm-weights FILE (fair-esm's .pt or a Hugging Face directory), (3) for a new run, "
+            f"--esm-init random: an untrained stem"
         ) from None
+
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def is_hub_name(weights: str) -> bool:
+    """Whether this could be the ``owner/name`` of a model on Hugging Face's hub."""
+    return _HUB_NAME.fullmatch(weights) is not None
+
+
+def locate_weights(weights: str) -> Path:
+    """Return the file or directory of ``stem.weights``: a path, or a name on the hub that is in Hugging Face's cache.
+
+    One of a published ESM-2 is looked for, and downloaded, as ``pretrained_file`` does.
+
+    Raises:
+        StemError: it is nowhere.
+    """
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    if not is_hub_name(weights):
+        raise StemError(f"{weights}: no such file or directory (ESM-2 weights, --esm-weights)")
+    snapshot = hugging_face_snapshot(weights)
+    if snapshot is not None:
+        return snapshot
+    if weights in {f"facebook/{name}_UR50D" for name in ESM2_SHAPES}:
+        return pretrained_file(weights)
+    raise StemError(
+        f"{weights}: no such file or directory, and no such model in Hugging Face's cache ({hugging_face_cache()}): "
+        f"give --esm-weights a path, or run: hf download {weights}"
+    )
 
 
 def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -235,7 +270,7 @@ def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) 
     """Copy ``state`` (fair-esm's names) into the stem; every tensor that the stem computes with must be there.
 
     Raises:
-        StemError: a missing tensor or another shape, with the first example.
+        StemError: a missing tensor, another shape, or a value that is not a finite number, with the first example.
     """
     own = stem.esm.state_dict()
     computed = {name for name in own if name.endswith("rot_emb.inv_freq")}
@@ -250,6 +285,8 @@ def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) 
                 f"{source}: {name} has shape {list(state[name].shape)}, {stem.name} needs {list(tensor.shape)}: "
                 f"is --esm right?"
             )
+        if name in state and not is_finite(state[name]):
+            raise StemError(f"{source}: {name} has values that are not finite (NaN or infinity): get the weights again")
     stem.esm.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
 
 

@@ -21,6 +21,7 @@ from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import DEMO_SHAPE, DEMO_STEM, ESM2_SHAPES, Stem
+from pipeline.tensor_files import is_finite
 
 State = dict[str, torch.Tensor]
 Layout = Literal["hf", "fair-esm"]
@@ -297,7 +298,7 @@ def to_fair_esm(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def check_state(config: RunConfig, state: Mapping[str, torch.Tensor], source: object) -> None:
-    """Raise WeightsError unless ``state`` (our layout) has the tensors of this configuration's model, and no others."""
+    """Raise WeightsError unless ``state`` (our layout) has this configuration's tensors alone, with finite values."""
     with torch.device("meta"):
         expected = {
             name: tensor.shape for name, tensor in FoldingModel(config, Stem(config.stem.name)).state_dict().items()
@@ -313,6 +314,8 @@ def check_state(config: RunConfig, state: Mapping[str, torch.Tensor], source: ob
         if state[name].shape != expected[name]:
             have, need = list(state[name].shape), list(expected[name])
             raise WeightsError(f"{source}: {name} has shape {have}, the configuration says {need}")
+        if not is_finite(state[name]):
+            raise WeightsError(f"{source}: {name} has values that are not finite (NaN or infinity)")
 
 
 def model_from_state(config: RunConfig, state: Mapping[str, torch.Tensor], source: object) -> FoldingModel:

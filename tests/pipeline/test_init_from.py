@@ -137,7 +137,7 @@ def test_a_moved_or_changed_source_is_noticed(folder, dataset, sources, trained,
     other = tiny_model()
     with torch.no_grad():
         other.trunk.blocks[0].mlp_pair.mlp[1].weight.add_(1.0)
-    with pytest.raises(RunError, match="not those that the run started from: see --init-from"):
+    with pytest.raises(RunError, match="not those that the run started from: say where those are with --weights"):
         load_run(trained, init_from=str(ours(other, folder / "other.safetensors")))
     with pytest.raises(RunError, match="did not start from a whole model: do not give --init-from"):
         plain = RunDirectory(folder / "plain")
@@ -151,7 +151,7 @@ def test_a_moved_or_changed_source_is_noticed(folder, dataset, sources, trained,
         (("--trunk.blocks", "4"), "trunk.blocks = 4, but the weights of"),
         (("--preset", "tiny"), "but the weights of"),
         (("--esm", "esm2_t6_8M"), "stem.name = 'esm2_t6_8M', but the weights of"),
-        (("--esm-init", "random"), "stem.init = 'random', but init.weights has a stem of its own"),
+        (("--esm-init", "random"), "stem.init = 'random', but the weights of"),
         (("--trunk-adapter", "houlsby"), "trunk_adapter.method = 'houlsby'"),
         (("--adapter.settings.axs", "1"), "adapter: 'axs' is no setting of 'lorta'"),
     ],

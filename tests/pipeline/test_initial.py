@@ -70,7 +70,7 @@ def test_each_layout_predicts_as_the_model_it_was_written_from(tmp_path, model, 
     assert line.startswith("2 blocks over esm2_t3_demo") and line.endswith(f"from {path}")
     assert ("never pretrained" in line) == (layout == "ours")  # the only one that says so
     assert source_config(str(path)).trunk == loaded.config.trunk
-    assert source_config(str(path)).stem.init == "pretrained"
+    assert source_config(str(path)).stem.init == ("random" if layout == "ours" else "pretrained")
 
 
 def test_a_published_name_is_found_where_its_owners_keep_it(caches, model, monkeypatch):

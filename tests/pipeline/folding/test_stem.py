@@ -4,6 +4,7 @@ import argparse
 import json
 import pickle
 import re
+import shutil
 from http.client import IncompleteRead
 
 import pytest
@@ -291,5 +292,38 @@ def test_missing_pretrained_weights_name_the_three_ways_out(tmp_path, monkeypatc
         assert way_out in message
     with pytest.raises(StemError, match="has no pretrained weights"):
         build_stem(StemConfig(DEMO_STEM), seed=0)
-    with pytest.raises(StemError, match="choose one"):
-        build_stem(StemConfig(DEMO_STEM, "random", "file.pt"), seed=0)
+    with pytest.raises(ValueError, match=r"file\.pt' \(--esm-weights\) .* \(--esm-init random\) .*: leave one"):
+        StemConfig(DEMO_STEM, "random", "file.pt")
+
+
+def test_weights_are_found_in_the_caches_and_by_their_name_on_the_hub(published, tmp_path, monkeypatch):
+    folder, stem = published
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(hub, "urlopen", None)
+    hub_cache = tmp_path / "hf" / "hub"
+    for repository, kind in (("facebook--esm2_t6_8M_UR50D", "masked_lm"), ("me--mine", "model")):
+        snapshot = hub_cache / f"models--{repository}" / "snapshots" / "abc"
+        shutil.copytree(folder / kind, snapshot)
+        (snapshot / "config.json").write_text("{}")
+    for weights in ("", "facebook/esm2_t6_8M_UR50D", "me/mine"):
+        loaded = build_stem(StemConfig("esm2_t6_8M", "pretrained", weights), seed=0).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(*inputs()), stem.eval()(*inputs()))
+    with pytest.raises(StemError, match=r"me/other: no such file .* in Hugging Face's cache .*: hf download me/other"):
+        build_stem(StemConfig("esm2_t6_8M", "pretrained", "me/other"), seed=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused_with_file_and_tensor(published, tmp_path, value):
+    folder, _ = published
+    state = load_file(folder / "model" / "model.safetensors")
+    state["encoder.layer.3.intermediate.dense.weight"][5, 7] = value
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(StemError, match=rf"{tmp_path}: layers\.3\.fc1\.weight has values that are not finite"):
+        build_stem(StemConfig("esm2_t6_8M", "pretrained", str(tmp_path)), seed=0)
+    state["contact_head.regression.weight"] = state.pop("encoder.layer.3.intermediate.dense.weight")
+    state["encoder.layer.3.intermediate.dense.weight"] = torch.zeros(1280, 320)
+    save_file(state, tmp_path / "model.safetensors")
+    build_stem(StemConfig("esm2_t6_8M", "pretrained", str(tmp_path)), seed=0)  # what is not read may be anything
