@@ -262,8 +262,12 @@ def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
 
 def _from_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return what of the state is ESM-2's, in fair-esm's names: without heads of any kind."""
-    renamed = ((esm2_names.from_hugging_face(name.removeprefix("esm.")), value) for name, value in state.items())
-    return {name: value for name, value in renamed if name is not None}
+    state = {name.removeprefix("esm."): value for name, value in state.items()}
+    renamed = {esm2_names.from_hugging_face(name): value for name, value in state.items()}
+    if esm2_names.SHARED_FREQUENCIES in state:
+        for layer in {name.split(".")[1] for name in renamed if name and name.startswith("layers.")}:
+            renamed[f"layers.{layer}.self_attn.rot_emb.inv_freq"] = state[esm2_names.SHARED_FREQUENCIES]
+    return {name: value for name, value in renamed.items() if name is not None}
 
 
 def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -273,7 +277,7 @@ def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) 
         StemError: a missing tensor, another shape, or a value that is not a finite number, with the first example.
     """
     own = stem.esm.state_dict()
-    computed = {name for name in own if name.endswith("rot_emb.inv_freq")}
+    computed = {name for name in own if name.endswith("rot_emb.inv_freq")}  # anew, where the file does not have them
     missing = sorted(set(own) - set(state) - computed)  # what is there beside it, such as heads, is not looked at
     if missing:
         raise StemError(
