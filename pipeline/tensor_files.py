@@ -53,8 +53,8 @@ def read_pickle(path: Path, classes: Sequence[Any] = ()) -> Any:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite; in one pass, without a copy."""
-    if not tensor.is_floating_point() or not tensor.numel():
+    """Whether no value is NaN or infinite; in one pass, without a copy. On the meta device there are no values."""
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
         return True
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 

@@ -248,7 +248,8 @@ def write_hugging_face(model: Converted, out: Path) -> None:
     As with the published files, tokens are residue types, without special ones, and padding is alanine, which the
     attention mask leaves out.
     """
-    half = all(value.dtype == torch.float16 for name, value in model.state.items() if name.startswith("stem."))
+    stem = [v for name, v in model.state.items() if name.startswith("stem.") and not name.endswith("inv_freq")]
+    half = all(value.dtype == torch.float16 for value in stem)
     config = hugging_face_config(model.config, half_stem=half)
     with written_whole(out) as folder:
         folder.mkdir()

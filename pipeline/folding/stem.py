@@ -266,7 +266,7 @@ def _from_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     renamed = {esm2_names.from_hugging_face(name): value for name, value in state.items()}
     if esm2_names.SHARED_FREQUENCIES in state:
         for layer in {name.split(".")[1] for name in renamed if name and name.startswith("layers.")}:
-            renamed[f"layers.{layer}.self_attn.rot_emb.inv_freq"] = state[esm2_names.SHARED_FREQUENCIES]
+            renamed[f"layers.{layer}.self_attn.rot_emb.inv_freq"] = state[esm2_names.SHARED_FREQUENCIES].clone()
     return {name: value for name, value in renamed.items() if name is not None}
 
 
