@@ -149,7 +149,9 @@ def build_stem(config: StemConfig, seed: int) -> Stem:
             return Stem(name)
     stem = Stem(name)
     path = locate_weights(config.weights) if config.weights else pretrained_file(name)
-    load_esm2_state(stem, read_esm2_weights(path), str(path))
+    state = read_esm2_weights(path)
+    files = weight_files(path) if path.is_dir() else [path]
+    load_esm2_state(stem, state, str(files[0] if len(files) == 1 else path))
     return stem
 
 
@@ -227,17 +229,23 @@ def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         StemError: no such file, not such a file, one of an ESM-1, or one that would need unsafe loading.
     """
+    state = read_tensors(path)
+    if any(name.endswith(_ONLY_IN_ESM1) for name in state):
+        raise StemError(f"{path}: weights of an ESM-1, which has learned positions; an ESM-2 is needed")
+    if any("attention.self.query." in name for name in state):
+        return _from_hugging_face(state)
+    return {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors of such a file or directory in their own names. Raises StemError."""
     state: dict[str, torch.Tensor] = {}
     try:
         for file in weight_files(path) if path.is_dir() else [path]:
             state |= _read_state(file)
     except UnreadableError as error:
         raise StemError(f"{error} (ESM-2 weights)") from error
-    if any(name.endswith(_ONLY_IN_ESM1) for name in state):
-        raise StemError(f"{path}: weights of an ESM-1, which has learned positions; an ESM-2 is needed")
-    if any("attention.self.query." in name for name in state):
-        return _from_hugging_face(state)
-    return {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}
+    return state
 
 
 _ONLY_IN_ESM1 = ("emb_layer_norm_before.weight", "embeddings.layer_norm.weight")

@@ -11,7 +11,7 @@ from esm.modules import ContactPredictionHead
 from data_prep.residues import ATOM37_INDEX
 from data_prep.structure_io import read_structure
 from pipeline.config import StemConfig
-from pipeline.folding.stem import Stem, build_stem
+from pipeline.folding.stem import Stem, build_stem, read_tensors
 
 STRUCTURES = Path(__file__).resolve().parents[2] / "pipeline" / "demo_structures"
 CONTACT = 8.0
@@ -27,11 +27,7 @@ def stem(weights) -> Stem:
 @pytest.fixture(scope="module")
 def raw(weights) -> dict[str, torch.Tensor]:
     """Everything that the file holds, heads too."""
-    from pipeline.folding import stem as module
-    from pipeline.tensor_files import weight_files
-
-    files = weight_files(weights) if weights.is_dir() else [weights]
-    return {name: value for file in files for name, value in module._read_state(file).items()}
+    return read_tensors(weights)
 
 
 def contact_head(raw, stem: Stem) -> ContactPredictionHead:
