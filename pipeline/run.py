@@ -38,7 +38,7 @@ from lorta.storage import TENSOR_FILE
 from pipeline.config import RunConfig
 from pipeline.config_layers import config_file_text, file_layer, merge, resolve
 from pipeline.folding.model import FoldingModel, build_model
-from pipeline.folding.stem import is_hub_name, parameter_hash
+from pipeline.folding.stem import StemError, is_hub_name, parameter_hash
 from pipeline.folding.weights import UNUSED, State, check_state
 from pipeline.initial import PUBLISHED, check_agreement, read_source, shape_layer, source_config
 from pipeline.tensor_files import write_tensors
@@ -320,7 +320,10 @@ def load_run(
             raise RunError(f"{path}: did not start from a whole model: do not give --init-from")
         config = replace(config, init=replace(config.init, weights=init_from))
     require_weights(run, config)
-    model = initial_model(config)
+    try:
+        model = initial_model(config)
+    except StemError as error:
+        raise StemError(f"{path}: {error}") from None
     freeze(model, config.training.freeze)
     if config.stem.init == "random":
         load_stem(model, run)

@@ -9,6 +9,8 @@ import torch
 
 from pipeline import compare, export, load_run, predict, prepare, train
 from pipeline.config import ConfigError
+from pipeline.folding import hub
+from pipeline.folding.stem import StemError
 from pipeline.run import RunDirectory, RunError
 from pipeline.run import load_run as read_run
 
@@ -156,6 +158,20 @@ def test_a_moved_run_works_anywhere_and_lost_weights_are_asked_for(folder, adapt
             assert RunDirectory(moved).config().stem.weights == str(elsewhere)
         finally:
             (folder / "away").rename(classifier)
+
+
+def test_weights_that_left_the_cache_are_asked_for(tmp_path, monkeypatch):
+    def offline(url, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(hub, "urlopen", offline)
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.save_config(configured("--preset", "tiny", "--esm", "esm2_t6_8M"))
+    with pytest.raises(StemError, match=rf"^{run.path}: pretrained weights of esm2_t6_8M .* --esm-weights FILE"):
+        read_run(run.path)
 
 
 def test_a_model_that_started_from_a_run_that_moved_is_asked_for(folder, dataset, adapted, tmp_path):
