@@ -49,15 +49,11 @@ def make_model(blocks: int) -> FoldingModel:
     return model
 
 
-def state_of(model: FoldingModel) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in model.state_dict().items() if name != "stem.esm.lm_head.weight"}
-
-
 def make_port(model: FoldingModel):
     from transformers import EsmConfig, EsmForProteinFolding
 
     port = EsmForProteinFolding(EsmConfig(**hugging_face_config(model.config))).eval()
-    missing, unexpected = port.load_state_dict(to_hugging_face(state_of(model)), strict=False)
+    missing, unexpected = port.load_state_dict(to_hugging_face(model.state_dict()), strict=False)
     assert not unexpected and all("inv_freq" in name or name.startswith(("lm_head", "esm.contact")) for name in missing)
     return port
 
@@ -132,7 +128,7 @@ def start_up(model: FoldingModel) -> float:
     """Seconds from the start of the command to the first structure in the table."""
     with tempfile.TemporaryDirectory() as folder:
         weights, fasta, out = Path(folder, "m.safetensors"), Path(folder, "s.fasta"), Path(folder, "out")
-        write_ours(Converted(model.config, state_of(model)), weights)
+        write_ours(Converted(model.config, model.state_dict()), weights)
         fasta.write_text(f">s\n{sequences(1, 64)[0]}\n")
         started = time.perf_counter()
         words = ["--run", weights, "--fasta", fasta, "--out", out, "--device", "cpu", "--recycles", "0"]

@@ -47,8 +47,17 @@ class StemConfig(Strict):
     name: str = "esm2_t12_35M"
     """ESM-2 name, with or without ``_UR50D``; or ``esm2_t3_demo``, a small one that exists only untrained."""
     init: Literal["pretrained", "random"] = "pretrained"
+    """What the weights were before anything here trained them. That of a model to start from is the model's own."""
     weights: str = ""
-    """Local file or directory with pretrained weights; empty: fair-esm's own cache, then its download."""
+    """Pretrained weights: a local file or directory, or a name on Hugging Face's hub, facebook/esm2_t6_8M_UR50D, say;
+    empty: torch's hub cache, Hugging Face's cache, then fair-esm's download."""
+
+    def __post_init__(self) -> None:
+        if self.init == "random" and self.weights:
+            raise ValueError(
+                f"stem.weights = {self.weights!r} (--esm-weights) are pretrained weights, and stem.init = 'random' "
+                "(--esm-init random) is a stem without: leave one of them out"
+            )
 
 
 @dataclass(frozen=True)
@@ -319,8 +328,6 @@ class RunConfig(Strict):
             )
         if self.loss.pae and not self.heads.pae:
             raise ValueError("loss.pae is not 0, but there is no head for it: set heads.pae = true (--heads.pae true)")
-        if self.init.weights and self.stem.init == "random":
-            raise ValueError("stem.init = 'random', but init.weights has a stem of its own: leave one of them out")
         if self.data.initial_crop_size > self.data.crop_size:
             sizes = f"{self.data.initial_crop_size} and data.crop_size {self.data.crop_size}"
             raise ValueError(f"data.initial_crop_size {sizes}: the first must not be larger")

@@ -10,10 +10,11 @@ import difflib
 import inspect
 import itertools
 import json
+import os
 import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,6 +139,22 @@ def _known_keys(section: Sequence[str], kind: Any) -> list[str]:
 def to_toml(config: Any) -> str:
     """The resolved configuration as TOML; ``resolve(tomllib.loads(text))`` gives it back."""
     return tomli_w.dumps(asdict(config))
+
+
+def with_absolute_paths(config: RunConfig, is_name: Callable[[str], bool]) -> RunConfig:
+    """Return the configuration with paths that hold in every working directory; what ``is_name`` says is none stays."""
+
+    def absolute(value: str) -> str:
+        path = os.path.expanduser(value)
+        return value if not value or (not os.path.exists(path) and is_name(value)) else os.path.abspath(path)
+
+    return replace(
+        config,
+        stem=replace(config.stem, weights=absolute(config.stem.weights)),
+        init=replace(config.init, weights=absolute(config.init.weights)),
+        data=replace(config.data, extra=absolute(config.data.extra)),
+        training=replace(config.training, panel=absolute(config.training.panel)),
+    )
 
 
 def config_file_text(config: Any) -> str:

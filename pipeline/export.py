@@ -11,16 +11,19 @@ from pathlib import Path
 import lorta
 from data_prep.release import add_version_option
 from pipeline.command import make_console, run_command
-from pipeline.config import AdapterConfig, InitConfig, RunConfig, TrunkAdapterConfig
+from pipeline.config import AdapterConfig, InitConfig, RunConfig, StemConfig, TrunkAdapterConfig
+from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
-from pipeline.folding.stem import StemError
-from pipeline.folding.weights import WeightsError
+from pipeline.folding.stem import StemError, canonical_name
+from pipeline.folding.weights import WeightsError, hugging_face_config
+from pipeline.initial import MERGED_FILE
 from pipeline.prediction.loading import Source, load
 from pipeline.run import RunError
-from pipeline.weights import Converted, write_hugging_face, write_ours, written_whole
+from pipeline.tensor_files import written_whole
+from pipeline.weights import Converted, write_hugging_face, write_ours
 
-MERGED_FILE = "model.safetensors"
-_TIED = "stem.esm.lm_head.weight"  # the token embedding
+FOR_TRANSFORMERS = "stem_transformers"
+"""Directory of the stem's adapter in transformers' names."""
 
 
 class ExportError(ValueError):
@@ -37,17 +40,36 @@ def without_adapters(model: FoldingModel) -> Converted:
         model.merge_adapters()
     except ValueError as error:
         raise ExportError(str(error)) from error
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name != _TIED}
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return Converted(plain_config(model.config), state)
+
+
+def check_esmfold(config: RunConfig, run: str) -> None:
+    """Raise ExportError unless transformers' ``EsmForProteinFolding`` has a place for all that this model computes."""
+    try:
+        hugging_face_config(config)
+    except WeightsError as error:
+        raise ExportError(
+            f"{run}: {error}: --to hf is for ESMFold's architecture, as of --preset esmfold or of a run that started "
+            "from ESMFold's weights; --to merged writes any run"
+        ) from None
 
 
 def plain_config(config: RunConfig) -> RunConfig:
     """The configuration without adapters, and without the model that training started from."""
-    return replace(config, init=InitConfig(), adapter=AdapterConfig(method="none"), trunk_adapter=TrunkAdapterConfig())
+    return replace(
+        config,
+        init=InitConfig(),
+        stem=replace(config.stem, weights=""),
+        adapter=AdapterConfig(method="none"),
+        trunk_adapter=TrunkAdapterConfig(),
+    )
 
 
 def export_adapters(model: FoldingModel, out: Path) -> list[Path]:
-    """Every adapter as PEFT's LoRA files, in a directory of its name; returns the directories.
+    """Write every adapter as PEFT's LoRA files, in a directory of its name; returns the directories.
+
+    That of the stem is written once for fair-esm's ESM-2 and once for transformers' ``EsmModel``.
 
     Raises:
         ExportError: no adapter, or one that is no update of weights.
@@ -57,12 +79,29 @@ def export_adapters(model: FoldingModel, out: Path) -> list[Path]:
         raise ExportError(f"the run has no adapter (adapter.method = {model.config.adapter.method!r}): use --to merged")
     written = []
     for name, root in adapted.items():
-        base = model.config.stem.name if name == "stem" else ""
         try:
-            written.append(lorta.export_lora(root, out / name, base_model=base))
+            written.append(lorta.export_lora(root, out / name))
+            if name == "stem":
+                base = base_model(model.config.stem)
+                written.append(lorta.export_lora(root, out / FOR_TRANSFORMERS, base_model=base, rename=in_transformers))
         except ValueError as error:
             raise ExportError(f"the adapter on {name}: {error}") from error
     return written
+
+
+def base_model(stem: StemConfig) -> str:
+    """Return what PEFT's ``AutoPeft`` classes load before the adapter; empty for weights that are nowhere else."""
+    if stem.init == "random":
+        return ""
+    return stem.weights or f"facebook/{canonical_name(stem.name)}_UR50D"
+
+
+def in_transformers(path: str) -> str:
+    """Return the path in ``EsmModel`` of a linear map of ESM-2. Raises ValueError: it has none."""
+    name = esm2_names.to_hugging_face(f"{path}.weight")
+    if name is None:
+        raise ValueError(f"transformers' EsmModel has no {path}")
+    return name.removesuffix(".weight")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,12 +113,13 @@ def parser() -> argparse.ArgumentParser:
             "Write a trained run as files that other programs load:\n\n"
             "  hf      a directory for transformers' EsmForProteinFolding, adapters merged; for runs of ESMFold's\n"
             "          architecture (--preset esmfold, or started from its weights), others are refused\n"
-            "  lora    the adapters as plain LoRA in PEFT's format: DIR/stem for ESM-2 in fair-esm's names, and\n"
+            "  lora    the adapters as plain LoRA in PEFT's format: DIR/stem for fair-esm's ESM-2,\n"
+            f"          DIR/{FOR_TRANSFORMERS} for transformers' EsmModel (PeftModel.from_pretrained takes it), and\n"
             "          DIR/sequence, DIR/triangle for the trunk's attention where it is adapted\n"
             f"  merged  one file, adapters merged, with its configuration: DIR/{MERGED_FILE} and DIR/model.toml\n\n"
             "examples:\n"
             "  python -m pipeline.export --run RUN --to merged --out DIR\n"
-            f"  python -m pipeline.predict --run DIR/{MERGED_FILE} --fasta SEQS.fasta --out PREDS"
+            f"  python -m pipeline.predict --run DIR --fasta SEQS.fasta --out PREDS"
         ),
     )
     add_version_option(p)
@@ -108,18 +148,18 @@ def main(argv: list[str] | None = None) -> int:
                 console.print(f"Wrote {out / name}: adapter_model.safetensors, adapter_config.json", markup=False)
             console.print("It holds the adapters alone: what else was trained is in --to merged.")
             return 0
+        if arguments.to == "hf":
+            check_esmfold(loaded.model.config, arguments.run)
         converted = without_adapters(loaded.model)
         if arguments.to == "hf":
             write_hugging_face(converted, out)
             console.print(f"Wrote {out}: {loaded.description}, for transformers' EsmForProteinFolding", markup=False)
-            run = out
         else:
             with written_whole(out) as folder:
                 folder.mkdir()
                 write_ours(converted, folder / MERGED_FILE)
-            run = out / MERGED_FILE
-            console.print(f"Wrote {run} and {out / 'model.toml'}: {loaded.description}", markup=False)
-        console.print(f"Next: python -m pipeline.predict --run {run} --fasta SEQS.fasta --out PREDS", markup=False)
+            console.print(f"Wrote {out / MERGED_FILE} and {out / 'model.toml'}: {loaded.description}", markup=False)
+        console.print(f"Next: python -m pipeline.predict --run {out} --fasta SEQS.fasta --out PREDS", markup=False)
         return 0
 
     return run_command(body, parser().parse_args(argv), usage_errors=(ExportError, RunError, StemError, WeightsError))

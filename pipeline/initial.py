@@ -3,37 +3,31 @@
 ``esmfold_v1`` is looked for where fair-esm and Hugging Face keep it, and downloaded if it is in neither place.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.folding.hub import DownloadError, cached_file, download
+from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_snapshot
 from pipeline.folding.model import FoldingModel
-from pipeline.folding.stem import canonical_name, pretrained_file
+from pipeline.folding.stem import canonical_name, locate_weights, pretrained_file
 from pipeline.folding.weights import UNUSED, WeightsError, config_from_folding, model_from_state
 from pipeline.weights import Converted, needs_stem, read, read_config
+
+MERGED_FILE = "model.safetensors"
+"""In a directory of ``pipeline.export --to merged``, with ``model.toml`` beside it."""
 
 PUBLISHED = {"esmfold_v1": "esmfold_3B_v1.pt", "esmfold_v0": "esmfold_3B_v0.pt"}
 """fair-esm's files by the names that its loaders and papers use."""
 
 FREE_FIELDS = frozenset(
     (
-        *("stem.init", "stem.weights", "trunk.checkpoint_blocks", "trunk.dropout", "trunk.structure_module.dropout"),
+        *("stem.weights", "trunk.checkpoint_blocks", "trunk.dropout", "trunk.structure_module.dropout"),
         *("trunk.chunk_size", "heads.masked_lm"),
     )
 )
 """Fields of the sections that describe a model which its weights leave open."""
-
-
-def hugging_face_snapshot(name: str) -> Path | None:
-    """The newest snapshot of ``facebook/<name>`` in Hugging Face's cache that has a config.json."""
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    found = (cache / f"models--facebook--{name}" / "snapshots").glob("*/config.json")
-    return max((file.parent for file in found), key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def find(source: str) -> Path | None:
@@ -42,14 +36,16 @@ def find(source: str) -> Path | None:
     Raises:
         WeightsError: neither a path nor a name.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
+    if (path / MERGED_FILE).is_file() and (path / MERGED_FILE).with_suffix(".toml").is_file():
+        return path / MERGED_FILE
     if path.exists():
         return path
     if source not in PUBLISHED:
         names = ", ".join(PUBLISHED)
         raise WeightsError(f"{source}: no such file or directory, and not the name of a published model ({names})")
     cached = cached_file(PUBLISHED[source])
-    return cached if cached.is_file() else hugging_face_snapshot(source)
+    return cached if cached.is_file() else hugging_face_snapshot(f"facebook/{source}")
 
 
 def locate(source: str) -> Path:
@@ -78,14 +74,14 @@ def read_source(source: str, esm_weights: str = "") -> tuple[Converted, Path]:
 
     Args:
         source: a name in ``PUBLISHED``, fair-esm's .pt, a Hugging Face directory, or our .safetensors with its TOML.
-        esm_weights: ESM-2's own file, for a .pt without the stem, as the published one is; empty: torch's hub cache or
-            a download where ``source`` is a name, else the cache alone.
+        esm_weights: ESM-2's own weights, for a .pt without the stem, as the published one is; empty: the caches, or a
+            download where ``source`` is a name.
 
     Raises:
         WeightsError, StemError, ConfigError: what cannot be had, read safely, or does not fit together.
     """
     path = locate(source)
-    stem = Path(esm_weights) if esm_weights else None
+    stem = locate_weights(esm_weights) if esm_weights else None
     if stem is None and source in PUBLISHED and path.suffix == ".pt":
         missing = needs_stem(path)
         stem = pretrained_file(missing) if missing else None
@@ -110,7 +106,7 @@ def describe(model: Converted, path: Path) -> str:
 
 
 def shape_layer(config: RunConfig, *, only_shape: bool = False) -> dict[str, Any]:
-    """What the weights of a model decide: ``stem.name``, ``trunk.*``, ``heads.*``; and its number of recycles.
+    """What the weights of a model decide: ``stem.name`` and ``init``, ``trunk.*``, ``heads.*``; and its recycles.
 
     With ``only_shape`` without the fields that the weights leave open.
     """
@@ -126,7 +122,7 @@ def shape_layer(config: RunConfig, *, only_shape: bool = False) -> dict[str, Any
         return found
 
     layer: dict[str, Any] = {
-        "stem": {"name": config.stem.name},
+        "stem": {"name": config.stem.name, "init": config.stem.init},
         "trunk": section(config.trunk, "trunk"),
         "heads": section(config.heads, "heads"),
     }
@@ -167,4 +163,4 @@ def source_config(source: str) -> RunConfig:
     found = find(source)
     known = found is None and source == "esmfold_v1"
     config = config_from_folding({}, "fair-esm", "esm2_t36_3B") if known else read_config(found or locate(source))
-    return replace(config, stem=replace(config.stem, init="pretrained", weights=""))
+    return replace(config, stem=replace(config.stem, weights=""))

@@ -234,7 +234,7 @@ def fold_all(
     console.print(f"Folding {len(queries)} sequences{done}, with {loaded.description}", markup=False)
     console.print(f"Device {', '.join(plan.devices)}; {recycles}; batches of up to {plan.max_residues} residues")
     if loaded.model.config.stem.init == "random":
-        console.print("The stem of this run is randomly initialised: it was never pretrained.")
+        console.print("The stem of this model was never pretrained: it began with random weights.")
     names = [record.name for record in records]
     code = 0
     try:

@@ -14,11 +14,12 @@ RUN/checkpoints/         step_*/ (see training/checkpoint.py)
 RUN/adapter/             the stem's adapter alone, with its averaged weights
 RUN/trunk_adapter/       sequence/ and triangle/: the adapters on the trunk's attention, where there are some
 RUN/bad_steps/           batches of steps that were not applied (see training/guard.py)
-RUN/stem.safetensors     the stem's weights, only where they are random
+RUN/stem.safetensors     the stem's weights, only where they were random to begin with
 """
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,13 +39,17 @@ from lorta.storage import TENSOR_FILE
 from pipeline.config import RunConfig
 from pipeline.config_layers import config_file_text, file_layer, merge, resolve
 from pipeline.folding.model import FoldingModel, build_model
-from pipeline.folding.stem import parameter_hash
+from pipeline.folding.stem import StemError, is_hub_name, parameter_hash
 from pipeline.folding.weights import UNUSED, State, check_state
-from pipeline.initial import check_agreement, read_source, shape_layer, source_config
+from pipeline.initial import PUBLISHED, check_agreement, read_source, shape_layer, source_config
 from pipeline.tensor_files import write_tensors
 from pipeline.training.checkpoint import latest_checkpoint
 from pipeline.training.freezing import freeze
 from pipeline.training.sharding import like, local, whole
+
+HASHES = 2
+"""``hash_version`` of run.json. The hashes of version 1, which has no such field, counted ESM-2's masked-LM head, which
+was random where the file of the weights had none."""
 
 
 class RunError(ValueError):
@@ -149,6 +154,18 @@ class RunDirectory:
             raise RunError(f"{self.path}: not a run directory (no config.toml): give the --out of pipeline.train")
         return resolve(file_layer(self.config_file))
 
+    def trained_with(self, **hashes: str) -> bool:
+        """Whether these are the hashes of ``run.json``. Raises RunError: it cannot be read.
+
+        Those of an earlier version cannot be compared: it is taken to be so, with a warning.
+        """
+        recorded = self.info()
+        if recorded.get("hash_version") != HASHES:
+            text = "was made by an earlier version: whether its frozen weights are still the same is not checked"
+            warnings.warn(f"{self.path}: {text}", stacklevel=3)
+            return True
+        return all(recorded[name] == value for name, value in hashes.items())
+
     def info(self) -> dict[str, Any]:
         """Content of ``run.json``. Raises RunError when there is none, or it lacks the hashes of the weights."""
         try:
@@ -176,6 +193,11 @@ def stem_hash(model: FoldingModel) -> str:
 def frozen_hash(model: FoldingModel) -> str:
     """Hash of all parameters on this process that do not train; it must never change during a run."""
     return parameter_hash((name, local(p)) for name, p in model.named_parameters() if not p.requires_grad)
+
+
+def weight_hashes(model: FoldingModel) -> dict[str, str | int]:
+    """Return what ``run.json`` says of the weights that a run does not store."""
+    return {"hash_version": HASHES, "stem_sha256": stem_hash(model), "frozen_sha256": frozen_hash(model)}
 
 
 def trained_parameters(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
@@ -299,16 +321,23 @@ def load_run(
         if not config.init.weights:
             raise RunError(f"{path}: did not start from a whole model: do not give --init-from")
         config = replace(config, init=replace(config.init, weights=init_from))
-    model = initial_model(config)
+    require_weights(run, config)
+    try:
+        model = initial_model(config)
+    except StemError as error:
+        raise StemError(f"{path}: {error}") from None
     freeze(model, config.training.freeze)
     if config.stem.init == "random":
         load_stem(model, run)
-    recorded = run.info()
-    if config.adapter.method != "full" and stem_hash(model) != recorded["stem_sha256"]:
-        raise RunError(f"{path}: the stem's weights are not those that the run was trained with: see --esm-weights")
-    if config.init.weights and frozen_hash(model) != recorded["frozen_sha256"]:
+    if config.adapter.method != "full" and not run.trained_with(stem_sha256=stem_hash(model)):
         raise RunError(
-            f"{path}: the weights of {config.init.weights} are not those that the run started from: see --init-from"
+            f"{path}: the stem's weights, of {config.stem.weights or config.init.weights or config.stem.name}, are not "
+            "those that the run was trained with: say where those are with --esm-weights"
+        )
+    if config.init.weights and not run.trained_with(frozen_sha256=frozen_hash(model)):
+        raise RunError(
+            f"{path}: the weights of {config.init.weights} are not those that the run started from: say where those "
+            "are with --weights (--init-from for pipeline.train)"
         )
     if step != 0:
         checkpoint = latest_checkpoint(run.checkpoints, step)
@@ -319,6 +348,21 @@ def load_run(
     return model.eval(), step
 
 
+def require_weights(run: RunDirectory, config: RunConfig) -> None:
+    """Raise RunError, with the run and the option that helps, where weights that a run needs are no longer there.
+
+    Args:
+        run: the run.
+        config: its configuration, with what options put in place of it.
+    """
+    for value, what, option in (
+        (config.stem.weights, "its stem's weights were", "--esm-weights"),
+        (config.init.weights, "the model that it started from was", "--weights (--init-from for pipeline.train)"),
+    ):
+        if value and not (Path(value).exists() or is_hub_name(value) or value in PUBLISHED):
+            raise RunError(f"{run.path}: {what} {value}, which is not there: say where it is now with {option}")
+
+
 @torch.no_grad()
 def load_stem(model: FoldingModel, run: RunDirectory) -> None:
     """Base weights of a random stem from the run. Raises RunError."""
@@ -327,6 +371,7 @@ def load_stem(model: FoldingModel, run: RunDirectory) -> None:
     except (OSError, SafetensorError) as error:
         raise RunError(f"{run.stem_file}: cannot be read: {error}") from error
     own = base_stem_parameters(model)
+    stored = {name: tensor for name, tensor in stored.items() if not name.startswith("esm.lm_head.")}  # version 1's
     if {name: p.shape for name, p in own.items()} != {name: tensor.shape for name, tensor in stored.items()}:
         raise RunError(f"{run.stem_file}: its tensors are not those of this stem: was config.toml edited?")
     for name, parameter in own.items():

@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import re
+import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,13 @@ def read_pickle(path: Path, classes: Sequence[Any] = ()) -> Any:
         raise UnreadableError(f"{path}: cannot be read safely: {line[:200]}") from error
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; in one pass, without a copy. On the meta device there are no values."""
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The files with a model's weights in a Hugging Face directory: one, or the shards that an index names.
 
@@ -70,6 +79,21 @@ def weight_files(directory: Path) -> list[Path]:
                 raise UnreadableError(f"{index}: names a shard outside its directory")
             return [directory / shard for shard in shards]
     raise UnreadableError(f"{directory}: holds neither {' nor '.join(HUGGING_FACE_FILES)}, whole or in shards")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes it when the block ends well, and goes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -6,6 +6,7 @@ python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter l
 import argparse
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,19 @@ from pipeline.config_layers import (
     dotted_layer,
     dotted_values,
     file_layer,
+    merge,
     preset_layer,
     preset_names,
     resolve,
+    with_absolute_paths,
 )
 from pipeline.estimate import estimate, report
 from pipeline.folding.kernel_choice import KernelError
-from pipeline.folding.stem import ESM2_SHAPES, StemError
+from pipeline.folding.stem import DEMO_STEM, ESM2_SHAPES, StemError, is_hub_name
 from pipeline.folding.weights import WeightsError
+from pipeline.initial import PUBLISHED
 from pipeline.prediction.memory import is_out_of_memory
-from pipeline.run import RunDirectory, RunError, with_initial_shape
+from pipeline.run import RunDirectory, RunError, require_weights, with_initial_shape
 from pipeline.training.loop import train
 from pipeline.training.outcome import Interrupted, TrainingError
 from pipeline.training.processes import Processes, is_lost_connection, is_restarted
@@ -59,7 +63,7 @@ NAMED_OPTIONS = {
 
 FIXED = ("training.seed", "training.freeze")
 """Of ``training.*``, what a run cannot change when it goes on."""
-FREE = ("trunk.checkpoint_blocks", "trunk.chunk_size", "stem.weights")
+FREE = ("trunk.checkpoint_blocks", "trunk.chunk_size", "stem.weights", "init.weights")
 """Beside ``training.*``, what it can: how the same is computed, and where the same file is now."""
 
 
@@ -105,7 +109,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--esm", metavar="NAME", help=f"stem: {', '.join(ESM2_SHAPES)}, with or without _UR50D")
     p.add_argument(
-        "--esm-weights", metavar="FILE", help="pretrained weights: fair-esm's .pt or a Hugging Face directory"
+        "--esm-weights",
+        metavar="FILE",
+        help="pretrained weights: fair-esm's .pt, a Hugging Face directory of an ESM-2 with any head, or its name on "
+        "the hub (default: the caches of torch and of Hugging Face, then a download)",
     )
     p.add_argument("--esm-init", choices=["pretrained", "random"], help="random: an untrained stem, no weights needed")
     p.add_argument(
@@ -137,7 +144,8 @@ def configuration(arguments: argparse.Namespace, dotted: list[str], run: RunDire
         if arguments.preset or arguments.config:
             raise ConfigError("--resume takes the configuration of the run: leave out --preset and --config")
         run.config()
-        return _same_run(run, resolve(file_layer(run.config_file), *_options(arguments, dotted)), "--resume")
+        config = resolve(file_layer(run.config_file), *_options(arguments, dotted))
+        return _same_run(run, with_absolute_paths(config, _is_name), "--resume")
     again = arguments.auto_resume or is_restarted()
     if run.exists() and not again:
         raise RunError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
@@ -150,7 +158,27 @@ def fresh_configuration(arguments: argparse.Namespace, dotted: list[str]) -> Run
     layers = [preset_layer(arguments.preset)] if arguments.preset else []
     if arguments.config:
         layers.append(file_layer(arguments.config))
-    return resolve(*with_initial_shape([*layers, *_options(arguments, dotted)]))
+    options = _options(arguments, dotted)
+    if _chooses_weights(merge(*options)):
+        layers = [_without_stem_init(layer) for layer in layers]
+    return with_absolute_paths(resolve(*with_initial_shape([*layers, *options])), _is_name)
+
+
+def _chooses_weights(options: Mapping[str, Any]) -> bool:
+    """Whether the command line says which weights the stem has, and not whether they are pretrained."""
+    stem, init = options.get("stem", {}), options.get("init", {})
+    published = stem.get("name", DEMO_STEM) != DEMO_STEM
+    return "init" not in stem and bool(published or stem.get("weights") or init.get("weights"))
+
+
+def _without_stem_init(layer: Mapping[str, Any]) -> dict[str, Any]:
+    stem = layer.get("stem", {})
+    return {**layer, "stem": {key: value for key, value in stem.items() if key != "init"}}
+
+
+def _is_name(weights: str) -> bool:
+    """Whether this is the name of weights, not a path to them."""
+    return weights in PUBLISHED or is_hub_name(weights)
 
 
 def _options(arguments: argparse.Namespace, dotted: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -174,6 +202,7 @@ def _same_run(run: RunDirectory, config: RunConfig, option: str) -> RunConfig:
                 f"training.* (but not the seed and freeze), {', '.join(FREE)}; anything else is another run, with "
                 "another --out"
             )
+    require_weights(run, config)
     return config
 
 
@@ -249,7 +278,9 @@ def main(argv: list[str] | None = None) -> int:
             f"device {processes.device}, {processes.count} process(es), stem {config.stem.name} ({config.stem.init}), "
             f"adapter {config.adapter.method}"
         )
-        if config.stem.init == "random":
+        if config.stem.init == "random" and config.init.weights:
+            console.print("The stem was never pretrained: it is that of an earlier run, which began with a random one.")
+        elif config.stem.init == "random":
             console.print("The stem is randomly initialised: it has learned nothing about proteins beforehand.")
         info = {
             "version": release(),

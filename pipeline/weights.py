@@ -8,12 +8,9 @@ its configuration as omegaconf objects; inert classes stand in for these, and om
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +25,7 @@ from data_prep.residues import RESTYPES_WITH_X
 from pipeline.command import make_console, run_command
 from pipeline.config import RunConfig
 from pipeline.config_layers import config_file_text, file_layer, resolve
-from pipeline.folding.hub import cached_file
-from pipeline.folding.stem import Stem, StemError, hub_name, read_esm2_weights
+from pipeline.folding.stem import Stem, StemError, cached_weights, hub_name, read_esm2_weights
 from pipeline.folding.weights import (
     UNUSED,
     State,
@@ -45,7 +41,7 @@ from pipeline.folding.weights import (
     to_fair_esm,
     to_hugging_face,
 )
-from pipeline.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors
+from pipeline.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors, written_whole
 
 NEITHER = "neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)"
 
@@ -157,7 +153,7 @@ def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
 
     Args:
         path: the file.
-        esm_weights: ESM-2's own file, for a model without the stem, as the published one is; None: torch's hub cache.
+        esm_weights: ESM-2's own file, for a model without the stem, as the published one is; None: the caches.
 
     Raises:
         WeightsError, StemError: not such a file, or the stem is missing or there twice.
@@ -167,9 +163,8 @@ def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
     if file.has_stem and esm_weights is not None:
         raise WeightsError(f"{path}: has its own stem: do not give --esm-weights")
     if not file.has_stem:
-        if esm_weights is None:
-            esm_weights = cached_file(hub_name(file.stem))
-        if not esm_weights.exists():
+        esm_weights = esm_weights or cached_weights(file.stem)
+        if esm_weights is None or not esm_weights.exists():
             raise WeightsError(
                 f"{path}: has no stem: add --esm-weights {hub_name(file.stem)} (or its Hugging Face directory)"
             )
@@ -206,7 +201,9 @@ def _hugging_face_config(path: Path) -> dict[str, Any]:
 
 def read_ours(path: Path) -> Converted:
     """Our safetensors file and the TOML of the same name beside it. Raises WeightsError, ConfigError."""
-    return Converted(read_config(path), read_safetensors(path))
+    config, state = read_config(path), read_safetensors(path)
+    head = "stem.esm.lm_head."  # as an earlier version named what is not in the model
+    return Converted(config, {name.replace(head, f"{UNUSED}esm.lm_head."): value for name, value in state.items()})
 
 
 def read(path: Path, esm_weights: Path | None = None) -> Converted:
@@ -245,28 +242,14 @@ def read_config(path: Path) -> RunConfig:
     raise WeightsError(f"{path}: {NEITHER}")
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes it when the block ends well, and goes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.rename(path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
 def write_hugging_face(model: Converted, out: Path) -> None:
     """A directory for ``from_pretrained`` of ``EsmForProteinFolding`` and ``AutoTokenizer``. Raises WeightsError.
 
     As with the published files, tokens are residue types, without special ones, and padding is alanine, which the
     attention mask leaves out.
     """
-    half = all(value.dtype == torch.float16 for name, value in model.state.items() if name.startswith("stem."))
+    stem = [v for name, v in model.state.items() if name.startswith("stem.") and not name.endswith("inv_freq")]
+    half = all(value.dtype == torch.float16 for value in stem)
     config = hugging_face_config(model.config, half_stem=half)
     with written_whole(out) as folder:
         folder.mkdir()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
     "pipeline.prepare", "pipeline.train", "pipeline.predict", "pipeline.export", "pipeline.weights", "pipeline.demo",
     "pipeline.compare", "pipeline.sweep", "pipeline.nlu", "pipeline.sft", "pipeline.dpo", "pipeline.lm_compare",
-    "pipeline.mtbench", "evaluation.lddt", "evaluation.compare",
+    "pipeline.mtbench", "pipeline.demo_weights", "evaluation.lddt", "evaluation.compare",
 )  # fmt: skip
 
 

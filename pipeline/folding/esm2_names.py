@@ -20,13 +20,24 @@ _IN_A_LAYER = (
 """Hugging Face's beginning of a name, and fair-esm's; a weight or a bias follows."""
 
 
+_FREQUENCIES = r"encoder\.layer\.(\d+)\.attention\.self\.rotary_embeddings\.inv_freq"
+SHARED_FREQUENCIES = "rotary_embeddings.inv_freq"
+"""Hugging Face's newer name of the rotary frequencies, which all layers share."""
+
+
 def current(name: str) -> str:
     """``name`` with weight and bias for gamma and beta, as some versions of transformers call those of layer norms."""
     return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
 
 
 def from_hugging_face(name: str) -> str | None:
-    """fair-esm's name of a tensor; None for one that ESM-2 has not, or that is computed and not learned."""
+    """fair-esm's name of a tensor; None for one that ESM-2 has not.
+
+    Rotary frequencies are not learned, but those of the published weights are rounded to half precision, and both
+    fair-esm and transformers compute with them.
+    """
+    if layer := re.fullmatch(_FREQUENCIES, name):
+        return f"layers.{layer[1]}.self_attn.rot_emb.inv_freq"
     return _renamed(current(name), "encoder.layer.", "layers.", _OUTSIDE_LAYERS, _IN_A_LAYER)
 
 

@@ -130,15 +130,9 @@ class FoldingModel(nn.Module):
                 head.requires_grad_(False)  # no loss term reaches it: it serves converted weights
         if self.config.adapter.method == "full":
             self.stem.esm.requires_grad_(True)
-            # Nothing here reads the logits; the head's weight is the token embedding, which does train.
-            for name, parameter in self.stem.esm.lm_head.named_parameters():
-                parameter.requires_grad_(name == "weight")
         elif self.config.adapter.method != "none":
             attach_to_stem(self.stem.esm, self.config.adapter, seed)
             self._adapted["stem"] = self.stem.esm
-            for name, factor in self.adapter.factors().items():
-                if "lm_head" in name:  # BitFit's: nothing here reads the logits
-                    factor.requires_grad_(False)
         if self.config.trunk_adapter.method == "full":
             return
         for part, _, parameter in self.named_parts():

@@ -23,8 +23,8 @@ from torch import nn
 from data_prep.residues import RESTYPES_WITH_X
 from pipeline.config import StemConfig
 from pipeline.folding import esm2_names
-from pipeline.folding.hub import DownloadError, cached_file, download
-from pipeline.tensor_files import UnreadableError, read_pickle, weight_files
+from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_cache, hugging_face_snapshot
+from pipeline.tensor_files import UnreadableError, is_finite, read_pickle, weight_files
 
 ESM2_SHAPES: dict[str, tuple[int, int, int]] = {
     "esm2_t6_8M": (6, 320, 20),
@@ -91,7 +91,7 @@ class FusedAttention(MultiheadAttention):
 
 
 class Stem(nn.Module):
-    """ESM-2 over aatype, all hidden representations.
+    """ESM-2 over aatype, all hidden representations; without its masked-LM head and contact head.
 
     Gradients flow through it: fair-esm's ESMFold detaches the stem's output, which would leave an adapter without
     gradient. Whether anything in it trains is decided by ``requires_grad`` of its parameters.
@@ -108,8 +108,9 @@ class Stem(nn.Module):
         self.esm = ESM2(layers, width, heads, alphabet=alphabet, token_dropout=True)
         for layer in self.esm.layers:
             layer.self_attn.__class__ = FusedAttention
-        # Parts of ESM-2 that nothing here reads: they get no gradient and are not in any run's checkpoint.
+        # The stem is what its representations depend on; what is in no parameter is in no hash and no checkpoint.
         del self.esm.contact_head
+        self.esm.lm_head = nn.Identity()  # fair-esm's forward pass calls it
         tokens = [alphabet.get_idx(letter) for letter in (*RESTYPES_WITH_X, "X", "<mask>")]
         self.register_buffer("aatype_to_token", torch.tensor(tokens), persistent=False)
 
@@ -143,18 +144,15 @@ def build_stem(config: StemConfig, seed: int) -> Stem:
     """
     name = canonical_name(config.name)
     if config.init == "random":
-        if config.weights:
-            raise StemError(f"stem weights {config.weights} were given together with init = random: choose one")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return Stem(name)
     stem = Stem(name)
-    load_esm2_state(stem, _pretrained_state(name, config.weights), config.weights or name)
+    path = locate_weights(config.weights) if config.weights else pretrained_file(name)
+    state = read_esm2_weights(path)
+    files = weight_files(path) if path.is_dir() else [path]
+    load_esm2_state(stem, state, str(files[0] if len(files) == 1 else path))
     return stem
-
-
-def _pretrained_state(name: str, weights: str) -> Mapping[str, torch.Tensor]:
-    return read_esm2_weights(Path(weights) if weights else pretrained_file(name))
 
 
 def hub_name(name: str) -> str:
@@ -162,44 +160,96 @@ def hub_name(name: str) -> str:
     return f"{name}_UR50D.pt"
 
 
+def cached_weights(name: str) -> Path | None:
+    """Return a published ESM-2 in torch's hub cache (a file) or in Hugging Face's (a directory); None if in neither."""
+    cached = cached_file(hub_name(name))
+    return cached if cached.is_file() else hugging_face_snapshot(f"facebook/{name}_UR50D")
+
+
 def pretrained_file(name: str) -> Path:
-    """fair-esm's file of a published ESM-2 in torch's hub cache, downloaded if it is not there. Raises StemError."""
+    """Return what ``cached_weights`` does, downloaded to torch's hub cache if it is in neither. Raises StemError."""
     name = canonical_name(name)
     if name == DEMO_STEM:
         raise StemError(f"{name} has no pretrained weights: use --esm-init random, or the name of a published ESM-2")
+    found = cached_weights(name)
+    if found is not None:
+        return found
     cached = cached_file(hub_name(name))
-    if cached.is_file():
-        return cached
     try:
         return download(cached.name)
     except DownloadError as error:
         raise StemError(
-            f"pretrained weights of {name} cannot be had: no file {cached} and {error}. "
-            f"Three ways out: (1) copy {cached.name} to {cached.parent}, (2) --esm-weights FILE (fair-esm's .pt "
-            f"or a Hugging Face directory), (3) --esm-init random for an untrained stem"
+            f"pretrained weights of {name} were not found: no file {cached}, nothing in Hugging Face's cache "
+            f"({hugging_face_cache()}) and {error}. Three ways out: (1) copy {cached.name} to {cached.parent}, "
+            f"(2) --esm-weights FILE (fair-esm's .pt or a Hugging Face directory), (3) for a new run, "
+            f"--esm-init random: an untrained stem"
         ) from None
 
 
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def is_hub_name(weights: str) -> bool:
+    """Whether this could be the ``owner/name`` of a model on Hugging Face's hub."""
+    return _HUB_NAME.fullmatch(weights) is not None
+
+
+def locate_weights(weights: str) -> Path:
+    """Return the file or directory of ``stem.weights``: a path, or a name on the hub that is in Hugging Face's cache.
+
+    One of a published ESM-2 is looked for, and downloaded, as ``pretrained_file`` does.
+
+    Raises:
+        StemError: it is nowhere.
+    """
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    if not is_hub_name(weights):
+        raise StemError(f"{weights}: no such file or directory (ESM-2 weights, --esm-weights)")
+    snapshot = hugging_face_snapshot(weights)
+    if snapshot is not None:
+        return snapshot
+    if weights in {f"facebook/{name}_UR50D" for name in ESM2_SHAPES}:
+        return pretrained_file(weights)
+    raise StemError(
+        f"{weights}: no such file or directory, and no such model in Hugging Face's cache ({hugging_face_cache()}): "
+        f"give --esm-weights a path, or run: hf download {weights}"
+    )
+
+
 def read_esm2_weights(path: Path) -> dict[str, torch.Tensor]:
-    """State dict in fair-esm's names from a local file, without running anything that the file holds.
+    """Return a state dict in fair-esm's names from a local file, without running anything that the file holds.
 
     Args:
-        path: fair-esm's ``esm2_*_UR50D.pt``; or a Hugging Face directory of an ``EsmModel`` or ``EsmForMaskedLM``,
-            whose weights may be in shards (those of 3B and 15B are), or its ``model.safetensors`` or
+        path: fair-esm's ``esm2_*_UR50D.pt``; or a Hugging Face directory of an ``EsmModel``, ``EsmForMaskedLM`` or a
+            classifier, whose weights may be in shards (those of 3B and 15B are), or its ``model.safetensors`` or
             ``pytorch_model.bin``.
 
     Raises:
-        StemError: no such file, not such a file, or a file that would need unsafe loading.
+        StemError: no such file, not such a file, one of an ESM-1, or one that would need unsafe loading.
     """
+    state = read_tensors(path)
+    if any(name.endswith(_ONLY_IN_ESM1) for name in state):
+        raise StemError(f"{path}: weights of an ESM-1, which has learned positions; an ESM-2 is needed")
+    if any("attention.self.query." in name for name in state):
+        return _from_hugging_face(state)
+    return {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors of such a file or directory in their own names. Raises StemError."""
     state: dict[str, torch.Tensor] = {}
     try:
         for file in weight_files(path) if path.is_dir() else [path]:
             state |= _read_state(file)
     except UnreadableError as error:
         raise StemError(f"{error} (ESM-2 weights)") from error
-    if any("attention.self.query." in name for name in state):
-        return _from_hugging_face(state)
-    return {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): value for name, value in state.items()}
+    return state
+
+
+_ONLY_IN_ESM1 = ("emb_layer_norm_before.weight", "embeddings.layer_norm.weight")
+"""In fair-esm's names and in Hugging Face's: all else of ESM-1b and ESM-1v has the names and shapes of ESM-2 650M."""
 
 
 def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
@@ -219,29 +269,24 @@ def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _from_hugging_face(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In fair-esm's names: of an ``EsmModel``, or one with a masked-LM head; what ESM-2 does not learn is left out."""
-    renamed = {}
-    for name, value in state.items():
-        if name.startswith("lm_head."):
-            ours: str | None = esm2_names.current(name).replace("lm_head.decoder.", "lm_head.")
-        else:
-            ours = esm2_names.from_hugging_face(name.removeprefix("esm."))
-        if ours is not None:
-            renamed[ours] = value
-    return renamed
+    """Return what of the state is ESM-2's, in fair-esm's names: without heads of any kind."""
+    state = {name.removeprefix("esm."): value for name, value in state.items()}
+    renamed = {esm2_names.from_hugging_face(name): value for name, value in state.items()}
+    if esm2_names.SHARED_FREQUENCIES in state:
+        for layer in {name.split(".")[1] for name in renamed if name and name.startswith("layers.")}:
+            renamed[f"layers.{layer}.self_attn.rot_emb.inv_freq"] = state[esm2_names.SHARED_FREQUENCIES].clone()
+    return {name: value for name, value in renamed.items() if name is not None}
 
 
 def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Copy ``state`` (fair-esm's names) into the stem; every tensor that the stem computes with must be there.
 
     Raises:
-        StemError: a missing tensor or another shape, with the first example.
+        StemError: a missing tensor, another shape, or a value that is not a finite number, with the first example.
     """
     own = stem.esm.state_dict()
-    # What the representations do not depend on may be absent (a file without LM head) or extra (contact head,
-    # rotary frequencies, position ids of the Hugging Face layout).
-    optional = {name for name in own if name.startswith("lm_head.") or name.endswith("rot_emb.inv_freq")}
-    missing = sorted(set(own) - set(state) - optional)
+    computed = {name for name in own if name.endswith("rot_emb.inv_freq")}  # anew, where the file does not have them
+    missing = sorted(set(own) - set(state) - computed)  # what is there beside it, such as heads, is not looked at
     if missing:
         raise StemError(
             f"{source}: {len(missing)} tensors of {stem.name} are missing, e.g. {missing[0]}: is this another model?"
@@ -252,6 +297,8 @@ def load_esm2_state(stem: Stem, state: Mapping[str, torch.Tensor], source: str) 
                 f"{source}: {name} has shape {list(state[name].shape)}, {stem.name} needs {list(tensor.shape)}: "
                 f"is --esm right?"
             )
+        if name in state and not is_finite(state[name]):
+            raise StemError(f"{source}: {name} has values that are not finite (NaN or infinity): get the weights again")
     stem.esm.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
 
 

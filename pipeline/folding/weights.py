@@ -4,10 +4,11 @@ The trunk has the same names everywhere but for the point projections of the inv
 ``linear.`` here (as in today's OpenFold); the stem is ``stem.esm.*`` here and ``esm.*`` there, in Hugging Face's own
 names for ESM-2. Our layout is the middle of every conversion. Three kinds of tensors are treated apart:
 
-* what is computed and not learned (rotary frequencies, vocabulary and position indices) is dropped, and made anew;
-* what the published files hold and no prediction reads (the trunk's masked-LM head, the stem's contact head) is kept
-  under ``unused.``, so that a way there and back loses nothing; a model that never had it is written without;
-* the stem's own masked-LM head is written for fair-esm only: ``EsmForProteinFolding`` has no place for it.
+* what is computed and not learned (vocabulary and position indices) is dropped, and made anew; so are the stem's rotary
+  frequencies, but only where a file has none, because those of the published weights are rounded to half precision;
+* what the published files hold and no prediction reads (the trunk's masked-LM head, the stem's contact head and, in
+  fair-esm's layout alone, its own masked-LM head) is kept under ``unused.``, so that a way there and back loses
+  nothing; a model that never had it is written without.
 """
 
 import re
@@ -21,6 +22,7 @@ from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import DEMO_SHAPE, DEMO_STEM, ESM2_SHAPES, Stem
+from pipeline.tensor_files import is_finite
 
 State = dict[str, torch.Tensor]
 Layout = Literal["hf", "fair-esm"]
@@ -230,14 +232,16 @@ def hugging_face_config(config: RunConfig, *, half_stem: bool = False) -> dict[s
     }
 
 
-_COMPUTED = re.compile(
-    r"^af2_to_esm$|inv_freq$|position_ids$|^esm\.embeddings\.position_embeddings\.|^(stem\.)?esm\.lm_head\.weight$"
-)
+_COMPUTED = re.compile(r"^af2_to_esm$|position_ids$|^esm\.embeddings\.position_embeddings\.|^esm\.lm_head\.weight$")
 """Not learned, not read with rotary positions, or tied (the stem's masked-LM head to its token embedding)."""
-_UNREAD = re.compile(r"^lm_head\.|^esm\.contact_head\.")
+_UNREAD = re.compile(r"^lm_head\.|^esm\.(contact_head|lm_head)\.")
 _POINTS = re.compile(r"(\.ipa\.linear_(?:q|kv)_points\.)(?:linear\.)?")
-_MADE_ANEW = re.compile(r"^(stem\.esm\.)?lm_head\.|rot_emb\.inv_freq$")
+_MADE_ANEW = re.compile(r"^lm_head\.|rot_emb\.inv_freq$")
 """Of our model; a state may be without."""
+
+
+_FREQUENCIES = "stem.esm.layers.{}.self_attn.rot_emb.inv_freq"
+_SHARED_FREQUENCIES = f"esm.{esm2_names.SHARED_FREQUENCIES}"
 
 
 def _renamed_stem(name: str, rename: Callable[[str], str | None]) -> str:
@@ -277,13 +281,22 @@ def _from_ours(state: Mapping[str, torch.Tensor], stem: Callable[[str], str]) ->
 
 def from_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
     """Our layout of an ``EsmForProteinFolding``'s state dict. Raises WeightsError for a name that it has not."""
-    return _to_ours(state, lambda name: _renamed_stem(name, esm2_names.from_hugging_face))
+    own = {name: value for name, value in state.items() if name != _SHARED_FREQUENCIES}
+    ours = _to_ours(own, lambda name: _renamed_stem(name, esm2_names.from_hugging_face))
+    if _SHARED_FREQUENCIES in state:
+        for layer in {name.split(".")[3] for name in ours if name.startswith("stem.esm.layers.")}:
+            ours[_FREQUENCIES.format(layer)] = state[_SHARED_FREQUENCIES].clone()  # a file has no tensor twice
+    return ours
 
 
 def to_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
     """State dict of an ``EsmForProteinFolding`` from our layout; the stem's masked-LM head has no place there."""
-    kept = {name: value for name, value in state.items() if not name.startswith("stem.esm.lm_head.")}
-    return _from_ours(kept, lambda name: _renamed_stem(name, esm2_names.to_hugging_face))
+    layers = {name: value for name, value in state.items() if name.endswith(".rot_emb.inv_freq")}
+    kept = {n: v for n, v in state.items() if n not in layers and not n.startswith(UNUSED + "esm.lm_head.")}
+    theirs = _from_ours(kept, lambda name: _renamed_stem(name, esm2_names.to_hugging_face))
+    if layers:
+        theirs[_SHARED_FREQUENCIES] = next(iter(layers.values()))  # all layers have the same
+    return theirs
 
 
 def from_fair_esm(state: Mapping[str, torch.Tensor]) -> State:
@@ -297,7 +310,7 @@ def to_fair_esm(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def check_state(config: RunConfig, state: Mapping[str, torch.Tensor], source: object) -> None:
-    """Raise WeightsError unless ``state`` (our layout) has the tensors of this configuration's model, and no others."""
+    """Raise WeightsError unless ``state`` (our layout) has this configuration's tensors alone, with finite values."""
     with torch.device("meta"):
         expected = {
             name: tensor.shape for name, tensor in FoldingModel(config, Stem(config.stem.name)).state_dict().items()
@@ -313,6 +326,8 @@ def check_state(config: RunConfig, state: Mapping[str, torch.Tensor], source: ob
         if state[name].shape != expected[name]:
             have, need = list(state[name].shape), list(expected[name])
             raise WeightsError(f"{source}: {name} has shape {have}, the configuration says {need}")
+        if not is_finite(state[name]):
+            raise WeightsError(f"{source}: {name} has values that are not finite (NaN or infinity)")
 
 
 def model_from_state(config: RunConfig, state: Mapping[str, torch.Tensor], source: object) -> FoldingModel:

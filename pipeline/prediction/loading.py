@@ -52,7 +52,7 @@ def load(source: Source) -> Loaded:
     is_run = (path / "config.toml").is_file()
     if is_run and source.weights and not RunDirectory(path).config().init.weights:
         raise RunError(f"{path}: is a run, which has its weights: leave --weights out")
-    if not is_run and path.is_dir() and not (path / "config.json").is_file():
+    if not is_run and path.is_dir() and not any((path / name).is_file() for name in ("config.json", "model.toml")):
         raise RunError(f"{path}: not a run directory (no config.toml): give the --out of pipeline.train")
     if not is_run and source.step is not None:
         raise RunError(f"{source.run}: published weights have no steps: leave --checkpoint out")

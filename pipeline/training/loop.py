@@ -15,7 +15,7 @@ from data_prep.dataset import StructureDataset
 from data_prep.record import ProteinRecord
 from evaluation.baselines import Baseline, means_in_words, verdict
 from pipeline.config import ConfigError, RunConfig
-from pipeline.run import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, stem_hash
+from pipeline.run import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, weight_hashes
 from pipeline.training.chains import panel_records, training_chains, validation_records
 from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from pipeline.training.feed import StepBatches
@@ -117,10 +117,9 @@ def _session(
     report_proof(prove_gradient_path(trainer.model, rehearsal, config.training.seed), console)
     if not resumed and processes.is_main:
         counts = {part.part: {"total": part.total, "trainable": part.trainable} for part in parts}
-        hashes = {"stem_sha256": stem_hash(trainer.model), "frozen_sha256": frozen_hash(trainer.model)}
-        facts = {"processes": processes.count, "kernels": trainer.kernels.name, **hashes, "parameters": counts}
-        run.create(config, info | facts, trainer.model)
-    elif resumed and run.info()["frozen_sha256"] != frozen_hash(trainer.model):
+        facts = {"processes": processes.count, "kernels": trainer.kernels.name, "parameters": counts}
+        run.create(config, info | facts | weight_hashes(trainer.model), trainer.model)
+    elif resumed and not run.trained_with(frozen_sha256=frozen_hash(trainer.model)):
         raise RunError(f"{run.path}: the weights that do not train differ from those that the run started with")
     trainer.start()
     if resumed:

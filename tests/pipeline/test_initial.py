@@ -2,6 +2,7 @@
 
 import json
 import urllib.error
+import urllib.request
 
 import pytest
 import torch
@@ -27,10 +28,10 @@ def caches(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
 
-    def offline(url, *_):
+    def offline(url, **_):
         raise urllib.error.URLError(f"no network for {url}")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(hub, "urlopen", offline)
     (tmp_path / "torch" / "checkpoints").mkdir(parents=True)
     return tmp_path
 
@@ -43,8 +44,7 @@ def hugging_face(model, folder):
 
 
 def ours(model, file):
-    tensors = {n: v for n, v in model.state_dict().items() if n != "stem.esm.lm_head.weight"}  # tied
-    save_file(tensors, file)
+    save_file(model.state_dict(), file)
     file.with_suffix(".toml").write_text(to_toml(model.config))
     return file
 
@@ -70,7 +70,7 @@ def test_each_layout_predicts_as_the_model_it_was_written_from(tmp_path, model, 
     assert line.startswith("2 blocks over esm2_t3_demo") and line.endswith(f"from {path}")
     assert ("never pretrained" in line) == (layout == "ours")  # the only one that says so
     assert source_config(str(path)).trunk == loaded.config.trunk
-    assert source_config(str(path)).stem.init == "pretrained"
+    assert source_config(str(path)).stem.init == ("random" if layout == "ours" else "pretrained")
 
 
 def test_a_published_name_is_found_where_its_owners_keep_it(caches, model, monkeypatch):
@@ -84,7 +84,7 @@ def test_a_published_name_is_found_where_its_owners_keep_it(caches, model, monke
     published = caches / "torch" / "checkpoints" / "esmfold_3B_v1.pt"
     fair_esm_file(published, model.state_dict(), model.config, stem=False)
     assert locate("esmfold_v1") == published
-    esm2 = {n: v for n, v in model.stem.esm.state_dict().items() if "lm_head" not in n}
+    esm2 = model.stem.esm.state_dict()
     torch.save(esm2, caches / "torch" / "esm2.pt")
     assert_same_prediction(model, load_published("esmfold_v1", str(caches / "torch" / "esm2.pt"))[0])
     with pytest.raises(WeightsError, match=r"has no stem: add --esm-weights esm2_t3_demo_UR50D\.pt"):
@@ -96,16 +96,19 @@ def test_a_published_name_is_found_where_its_owners_keep_it(caches, model, monke
 
 
 def test_a_download_is_kept_where_it_is_looked_for(caches, model, monkeypatch):
+    (caches / "served").mkdir()
+    served = fair_esm_file(caches / "served" / "esmfold_3B_v1.pt", model.state_dict(), model.config)
     asked = []
 
-    def download(url, file):
+    def answer(url, **options):
         asked.append(url)
-        fair_esm_file(file, model.state_dict(), model.config)
+        return urllib.request.urlopen(url, **options)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(hub, "DOWNLOAD_URL", f"{served.parent.as_uri()}/{{file}}")
+    monkeypatch.setattr(hub, "urlopen", answer)
     for _ in range(2):
         assert_same_prediction(model, load_published("esmfold_v1")[0])
-    assert asked == [hub.DOWNLOAD_URL.format(file="esmfold_3B_v1.pt")]
+    assert asked == [served.as_uri()]
 
 
 @pytest.mark.parametrize(

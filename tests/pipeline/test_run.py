@@ -9,11 +9,10 @@ from pipeline.run import (
     RunDirectory,
     RunError,
     base_stem_parameters,
-    frozen_hash,
     load_parameters,
     load_run,
-    stem_hash,
     trained_parameters,
+    weight_hashes,
 )
 from pipeline.tensor_files import write_tensors
 
@@ -36,7 +35,7 @@ def test_another_stem_is_refused(tmp_path):
     config = resolve(preset_layer("tiny"), SMALL)
     run = RunDirectory(tmp_path / "run")
     model = build_model(config)
-    run.create(config, {"stem_sha256": stem_hash(model), "frozen_sha256": frozen_hash(model)}, model)
+    run.create(config, weight_hashes(model), model)
     loaded, step = load_run(run.path, step=0)
     assert step == 0
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
@@ -59,6 +58,17 @@ def test_another_stem_is_refused(tmp_path):
         load_run(run.path, step=0)
     with pytest.raises(RunError, match="not a run directory"):
         load_run(tmp_path / "none")
+
+
+def test_a_run_of_an_earlier_version_is_read_with_a_warning(tmp_path):
+    """Its hashes and its random stem counted a masked-LM head, which the stem no longer has."""
+    config = resolve(preset_layer("tiny"), SMALL)
+    run, model = RunDirectory(tmp_path / "run"), build_model(config)
+    run.create(config, {"stem_sha256": "0", "frozen_sha256": "0"}, model)
+    write_tensors(run.stem_file, base_stem_parameters(model) | {"esm.lm_head.bias": torch.zeros(33)})
+    with pytest.warns(UserWarning, match="earlier version: whether its frozen weights .* is not checked"):
+        loaded, _ = load_run(run.path, step=0)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(

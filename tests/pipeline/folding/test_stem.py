@@ -4,6 +4,7 @@ import argparse
 import json
 import pickle
 import re
+import shutil
 from http.client import IncompleteRead
 
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import lorta
 from data_prep.residues import RESTYPES, sequence_to_aatype
 from pipeline.config import StemConfig
-from pipeline.folding import esm2_names
+from pipeline.folding import esm2_names, hub
 from pipeline.folding.stem import DEMO_STEM, FusedAttention, StemError, build_stem, canonical_name, parameter_hash
 
 SEQUENCE = "MKTAYIAKQRX"
@@ -107,10 +108,8 @@ def test_random_weights_depend_on_the_seed_alone():
 def fair_esm_file(path, state):
     """The upstream layout: a pickle with a Namespace beside the tensors, names under encoder.sentence_encoder."""
     namespace = argparse.Namespace(encoder_layers=6, encoder_embed_dim=320, encoder_attention_heads=20)
-    prefixed = {
-        ("encoder." if name.startswith("lm_head.") else "encoder.sentence_encoder.") + name: value
-        for name, value in state.items()
-    }
+    prefixed = {f"encoder.sentence_encoder.{name}": value for name, value in state.items()}
+    prefixed["encoder.lm_head.bias"] = torch.randn(33)
     torch.save({"cfg": {"model": namespace}, "model": prefixed}, path)
 
 
@@ -131,8 +130,6 @@ def hugging_face_names(state, prefix):
     )
     renamed = {}
     for name, value in state.items():
-        if name.startswith("lm_head."):
-            continue
         for ours, theirs in pairs:
             name = name.replace(ours, theirs)
         renamed[prefix + name] = value.clone()
@@ -201,7 +198,7 @@ def test_older_names_of_layer_norms_load(published, tmp_path):
 
 
 def test_names_there_and_back(random_stem):
-    learned = [name for name, _ in random_stem.esm.named_parameters() if not name.startswith("lm_head.")]
+    learned = [name for name, _ in random_stem.esm.named_parameters()]
     theirs = [esm2_names.to_hugging_face(name) for name in learned]
     assert len(set(theirs)) == len(learned) and None not in theirs
     assert [esm2_names.from_hugging_face(name) for name in theirs] == learned
@@ -210,21 +207,41 @@ def test_names_there_and_back(random_stem):
     assert esm2_names.to_hugging_face("layers.0.self_attn.q_proj.lorta.A") is None
 
 
-def test_hugging_face_layout_is_that_of_transformers(tmp_path):
-    """The names above are those that transformers itself writes."""
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_whatever_head_transformers_saves_with_it_the_stem_is_the_same(tmp_path, kind):
+    """Masked-LM head, contact head, classifiers, pooler, position embeddings: in no representation and no hash."""
     transformers = pytest.importorskip("transformers", reason="needs the extra lm")
     config = transformers.EsmConfig(
-        vocab_size=33, hidden_size=320, num_hidden_layers=6, num_attention_heads=20, intermediate_size=1280,
+        vocab_size=33, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256,
         position_embedding_type="rotary", token_dropout=True, pad_token_id=1, mask_token_id=32,
         layer_norm_eps=1e-5,  # as in the published configurations
     )  # fmt: skip
-    model = transformers.EsmForMaskedLM(config).eval()
-    model.save_pretrained(tmp_path)
-    stem = build_stem(StemConfig("esm2_t6_8M", "pretrained", str(tmp_path)), seed=0).eval()
+    base = transformers.EsmModel(config).eval()
+    base.rotary_embeddings.inv_freq.copy_(base.rotary_embeddings.inv_freq.half())  # as those of the published weights
     tokens = Alphabet.from_architecture("ESM-1b").get_batch_converter()([("x", SEQUENCE)])[2]
     with torch.no_grad():
-        expected = model.esm(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[:, 1:-1]
-        torch.testing.assert_close(stem(*inputs())[:, :, -1], expected, rtol=1e-4, atol=1e-4)
+        expected = base(tokens, attention_mask=torch.ones_like(tokens), output_hidden_states=True).hidden_states
+    hashes = set()
+    for head in ("", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"):
+        model = getattr(transformers, f"Esm{head or 'Model'}")(config)
+        (model.esm if head else model).load_state_dict(base.state_dict(), strict=False)
+        model.save_pretrained(tmp_path / head)
+        if kind == "bin":
+            (tmp_path / head / "model.safetensors").unlink()
+            state, prefix = model.state_dict(), "esm." if head else ""
+            state[f"{prefix}embeddings.position_ids"] = torch.arange(1026)[None]  # as older versions
+            frequencies = state.pop(f"{prefix}rotary_embeddings.inv_freq")
+            for layer in range(3):
+                state[f"{prefix}encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"] = frequencies
+            torch.save(state, tmp_path / head / "pytorch_model.bin")
+        torch.manual_seed(len(hashes))  # nothing may be left at a random value
+        stem = build_stem(StemConfig(DEMO_STEM, "pretrained", str(tmp_path / head)), seed=0).eval()
+        hashes.add(parameter_hash(stem.state_dict().items()))
+        with torch.no_grad():
+            hidden = stem(*inputs())
+        for layer, theirs in enumerate(expected):
+            torch.testing.assert_close(hidden[:, :, layer], theirs[:, 1:-1], rtol=1e-5, atol=1e-5)
+    assert len(hashes) == 1
 
 
 def test_names():
@@ -258,6 +275,9 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, published, capsys):
     assert "bad.pt: cannot be read safely: " in error_of("esm2_t6_8M", tmp_path / "bad.pt")
     torch.save({"model": Harmful()}, tmp_path / "bad2.pt")
     assert "bad2.pt: cannot be read safely: " in error_of("esm2_t6_8M", tmp_path / "bad2.pt")
+    older = hugging_face_names(build_stem(StemConfig("esm2_t6_8M", "random"), 0).esm.state_dict(), "esm.")
+    torch.save(older | {"esm.embeddings.layer_norm.weight": torch.ones(320)}, tmp_path / "esm1b.bin")
+    assert "weights of an ESM-1, which has learned positions" in error_of("esm2_t6_8M", tmp_path / "esm1b.bin")
     assert "must not run" not in capsys.readouterr().out
 
 
@@ -265,10 +285,10 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, published, capsys):
 def test_missing_pretrained_weights_name_the_three_ways_out(tmp_path, monkeypatch, failure):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
-    def no_network(url, target, **_):
+    def no_network(url, **_):
         raise failure
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setattr(hub, "urlopen", no_network)
     with pytest.raises(StemError) as error:
         build_stem(StemConfig("esm2_t12_35M"), seed=0)
     message = str(error.value)
@@ -277,5 +297,38 @@ def test_missing_pretrained_weights_name_the_three_ways_out(tmp_path, monkeypatc
         assert way_out in message
     with pytest.raises(StemError, match="has no pretrained weights"):
         build_stem(StemConfig(DEMO_STEM), seed=0)
-    with pytest.raises(StemError, match="choose one"):
-        build_stem(StemConfig(DEMO_STEM, "random", "file.pt"), seed=0)
+    with pytest.raises(ValueError, match=r"file\.pt' \(--esm-weights\) .* \(--esm-init random\) .*: leave one"):
+        StemConfig(DEMO_STEM, "random", "file.pt")
+
+
+def test_weights_are_found_in_the_caches_and_by_their_name_on_the_hub(published, tmp_path, monkeypatch):
+    folder, stem = published
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(hub, "urlopen", None)
+    hub_cache = tmp_path / "hf" / "hub"
+    for repository, kind in (("facebook--esm2_t6_8M_UR50D", "masked_lm"), ("me--mine", "model")):
+        snapshot = hub_cache / f"models--{repository}" / "snapshots" / "abc"
+        shutil.copytree(folder / kind, snapshot)
+        (snapshot / "config.json").write_text("{}")
+    for weights in ("", "facebook/esm2_t6_8M_UR50D", "me/mine"):
+        loaded = build_stem(StemConfig("esm2_t6_8M", "pretrained", weights), seed=0).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(*inputs()), stem.eval()(*inputs()))
+    with pytest.raises(StemError, match=r"me/other: no such file .* in Hugging Face's cache .*: hf download me/other"):
+        build_stem(StemConfig("esm2_t6_8M", "pretrained", "me/other"), seed=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused_with_file_and_tensor(published, tmp_path, value):
+    folder, _ = published
+    state = load_file(folder / "model" / "model.safetensors")
+    state["encoder.layer.3.intermediate.dense.weight"][5, 7] = value
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(StemError, match=rf"{tmp_path}/model\.safetensors: layers\.3\.fc1\.weight has values that"):
+        build_stem(StemConfig("esm2_t6_8M", "pretrained", str(tmp_path)), seed=0)
+    state["contact_head.regression.weight"] = state.pop("encoder.layer.3.intermediate.dense.weight")
+    state["encoder.layer.3.intermediate.dense.weight"] = torch.zeros(1280, 320)
+    save_file(state, tmp_path / "model.safetensors")
+    build_stem(StemConfig("esm2_t6_8M", "pretrained", str(tmp_path)), seed=0)  # what is not read may be anything

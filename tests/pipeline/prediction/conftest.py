@@ -10,7 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding.model import FoldingModel
 from pipeline.predict import main
-from pipeline.run import RunDirectory, frozen_hash, initial_model, stem_hash, trained_parameters
+from pipeline.run import RunDirectory, initial_model, trained_parameters, weight_hashes
 from pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from pipeline.weights import WRITERS, Converted
 
@@ -50,7 +50,7 @@ def make_run(path: Path, config: RunConfig, step: int) -> Path:
     run, model = RunDirectory(path), perturbed(config)
     # What does not train is that of the configuration; perturbed() has changed what trains, and more in a whole model.
     fresh = initial_model(config)
-    run.create(config, {"stem_sha256": stem_hash(fresh), "frozen_sha256": frozen_hash(fresh)}, fresh)
+    run.create(config, weight_hashes(fresh), fresh)
     tensors = {name: p.detach().clone() for name, p in trained_parameters(model).items()}
     save_checkpoint(run.checkpoints, Checkpoint(step, tensors, tensors, {"moment": torch.zeros(1)}), keep=1)
     return path
@@ -72,9 +72,7 @@ def esmfold_like() -> FoldingModel:
 def weights_path(tmp_path_factory, esmfold_like) -> Path:
     """``esmfold_like`` as a file."""
     path = tmp_path_factory.mktemp("prediction") / "whole.safetensors"
-    tied = "stem.esm.lm_head.weight"  # the token embedding
-    state = {name: value for name, value in esmfold_like.state_dict().items() if name != tied}
-    WRITERS["ours"](Converted(esmfold_like.config, state), path)
+    WRITERS["ours"](Converted(esmfold_like.config, esmfold_like.state_dict()), path)
     return path
 
 

@@ -81,7 +81,9 @@ def test_adapters_as_plain_lora(adapted, tmp_path):
     """PEFT puts the files on the untouched modules, next to everything else that was trained."""
     peft = pytest.importorskip("peft", reason="the files are PEFT's")
     export(adapted, "lora", tmp_path / "lora")
-    assert sorted(path.name for path in (tmp_path / "lora").iterdir()) == ["sequence", "stem", "triangle"]
+    assert sorted(path.name for path in (tmp_path / "lora").iterdir()) == [
+        *("sequence", "stem", "stem_transformers", "triangle"),
+    ]
     expected = load_run(adapted, device="cpu").fold(SEQUENCE)
     model = load_run(adapted, device="cpu")
     for root in model.loaded.model.adapted().values():
@@ -124,9 +126,9 @@ def test_refusals_are_one_line(run_path, tmp_path, capsys, weights_path):
         assert len(text.splitlines()) == 1
         return text
 
-    assert "trunk.pair_update = 'outer_product_mean' has no place in ESMFold's files" in error(
-        run_path, "hf", tmp_path / "x"
-    )
+    text = error(run_path, "hf", tmp_path / "x")
+    assert "trunk.pair_update = 'outer_product_mean' has no place in ESMFold's files" in text
+    assert text.startswith(f"error: {run_path}: ") and text.endswith("; --to merged writes any run")
     assert not (tmp_path / "x").exists()
     assert "is there already" in error(run_path, "merged", tmp_path)
     assert "not a run directory" in error(tmp_path, "merged", tmp_path / "x")
