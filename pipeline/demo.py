@@ -1,8 +1,9 @@
-"""The demo: the main job on bundled structures, with two baselines and a table at the end.
+"""The demo: the main job on bundled structures over a pretrained ESM-2, with two baselines and a table at the end.
 
     python -m pipeline.demo --out demo_out
 
-Runs the same commands that a user runs, each in its own process, and shows them.
+Runs the same commands that a user runs, each in its own process, and shows them. Where no pretrained ESM-2 can be found
+or fetched it takes a small one with random weights, and says so.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from data_prep.dataset import StructureDataset
 from data_prep.release import add_version_option, program
 from evaluation.baselines import Baseline, read_baselines, verdict
 from pipeline.command import make_console
+from pipeline.demo_weights import NAME, DemoStem, find_demo_stem
 
 MARKER = "demo.txt"
 """In a directory that the demo has made, and so may delete."""
@@ -131,6 +133,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def stem_in_words(stem: DemoStem) -> str:
+    """Say which stem the demo was run over, and why not a pretrained one where there is none."""
+    if stem.path is not None:
+        return f"The stem is pretrained: {stem.description}."
+    return (
+        "The stem is a small ESM-2 with random weights, never pretrained: what the model knows about proteins it "
+        f"learned here, from these chains. Pretrained weights of ESM-2 8M were not found: {'; '.join(stem.reasons)}."
+    )
+
+
 def report(out: Path, seed: int, max_steps: int | None, console: Console) -> None:
     """All commands of the demo, and the table."""
     data, trained_run, untrained = out / "dataset", out / "run", out / "untrained"
@@ -139,9 +151,11 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
         console, "pipeline.prepare", "--pdb-dir", structures, "--out", data,
         "--identity", IDENTITY, "--val-fraction", VAL_FRACTION, "--seed", seed,
     )  # fmt: skip
+    stem = find_demo_stem(console)
+    esm = [] if stem.path is None else ["--esm", NAME, "--esm-weights", stem.path]
     steps = [] if max_steps is None else ["--max-steps", max_steps]
     run(
-        console, "pipeline.train", "--data", data, "--out", trained_run, "--preset", "tiny",
+        console, "pipeline.train", "--data", data, "--out", trained_run, "--preset", "tiny", *esm,
         "--adapter", "lorta", "--rank", 8, "--seed", seed, *steps,
     )  # fmt: skip
     split = ("--data", data, "--split", "val")
@@ -161,14 +175,11 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
         f"parameters on a stem of {parts['stem']['total']:,}; "
         f"trained in all: {sum(part['trainable'] for part in parts.values()):,}.",
     )
-    console.print(
-        "The stem is a small ESM-2 with random weights, never pretrained: what the model knows about proteins it "
-        "learned here, from these chains. With real ESM-2 weights use --esm and --esm-weights.",
-    )
+    console.print(stem_in_words(stem))
     standing = f"The trained model is {verdict(trained, baselines)}."
     lines = [f"lDDT-Calpha of held-out chains, mean over {len(baselines)}; {program()}", ""]
     lines += [f"{name}: {mean(values):.4f}" for name, values in scores.items()]
-    lines += ["", standing]
+    lines += ["", stem_in_words(stem), standing]
     (out / "summary.txt").write_text("\n".join(lines) + "\n")
     console.print("Files:")
     for path, text in (

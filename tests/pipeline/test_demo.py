@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from data_prep.release import program
-from pipeline.demo import DemoError, main, scores_of
+from pipeline import demo
+from pipeline.demo import DemoError, main, scores_of, stem_in_words
+from pipeline.demo_weights import DemoStem
 
 
 def test_a_target_without_a_score_ends_the_demo(tmp_path):
@@ -17,13 +19,24 @@ def test_a_target_without_a_score_ends_the_demo(tmp_path):
         scores_of(tmp_path)
 
 
-def test_the_demo_in_two_steps(tmp_path, capfd):
+def test_the_demo_says_which_stem_it_has(tmp_path):
+    stem = DemoStem(tmp_path, "ESM-2 8M as published by fair-esm", ())
+    assert stem_in_words(stem) == "The stem is pretrained: ESM-2 8M as published by fair-esm."
+    words = stem_in_words(DemoStem(None, "", ("no file in the cache", "no download from there (timed out)")))
+    assert "random weights, never pretrained" in words
+    assert words.endswith("were not found: no file in the cache; no download from there (timed out).")
+
+
+def test_the_demo_in_two_steps(tmp_path, capfd, monkeypatch):
     """All commands, with a model that has learned nothing yet; then again in the same place."""
+    nowhere = DemoStem(None, "", ("no network in tests",))
+    monkeypatch.setattr(demo, "find_demo_stem", lambda _console: nowhere)
     out = tmp_path / "out"
     assert main(["--out", str(out), "--max-steps", "2"]) == 0
-    title, _, *lines, _, standing = (out / "summary.txt").read_text().splitlines()
+    title, _, *lines, _, stem, standing = (out / "summary.txt").read_text().splitlines()
     assert title == f"lDDT-Calpha of held-out chains, mean over 6; {program()}"
     means = {name: float(value) for name, value in (line.split(": ") for line in lines)}
+    assert stem == stem_in_words(nowhere)
     assert list(means) == ["straight helix", "copy of the nearest training chain", "untrained", "trained"]
     assert means["straight helix"] == pytest.approx(0.313, abs=5e-4)  # as in the README
     assert means["copy of the nearest training chain"] == pytest.approx(0.692, abs=5e-4)
