@@ -183,7 +183,7 @@ def test_every_output_states_the_version(folder, dataset, trained):
     for path in (p for place in (dataset, trained, predictions, scores, lora, merged) for p in place.rglob("*")):
         if path.is_dir() or path.suffix == ".csv" or path.name in WITHOUT_VERSION:
             continue
-        if path.is_relative_to(lora) and path.name == "adapter_config.json":  # PEFT's, which knows no such field; the tensors say it
+        if path.is_relative_to(lora) and path.name == "adapter_config.json":  # PEFT's form; the tensors say it
             continue
         (said.add(path.suffix) if states_version(path.read_bytes()) else silent.append(path))
     assert not silent
