@@ -172,6 +172,13 @@ class LossConfig(Strict):
     """Of heads.pae; structures of a resolution worse than 3 angstrom are left out. OpenFold's fine-tuning: 0.1."""
     violation: NonNegativeFloat = 0.0
     """Broken peptide bonds, clashes, distorted residues. OpenFold's fine-tuning: 1.0."""
+    violation_from: Fraction = 0.0
+    """Share of max_steps after which violations count: bonds are closed when the fold is there."""
+    ca_distance: NonNegativeFloat = 0.0
+    """Of the distances between alpha carbons."""
+    smooth_lddt_from: Fraction = 0.0
+    smooth_lddt: NonNegativeFloat = 0.0
+    """Of a differentiable lDDT-Calpha (AlphaFold3, Algorithm 27): close pairs, whatever the whole looks like."""
     masked_lm: NonNegativeFloat = 2.0
     """Where heads.masked_lm is on. OpenFold's weight of the masked MSA."""
     clamp_probability: Fraction = 0.1

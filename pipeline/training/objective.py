@@ -14,12 +14,14 @@ from pipeline.folding.geometry import (
     pseudo_beta,
 )
 from pipeline.folding.model import FoldOutput
+from pipeline.losses.ca_distance import ca_distance_loss
 from pipeline.losses.chi import supervised_chi
 from pipeline.losses.distogram import distogram_loss
 from pipeline.losses.fape import backbone_fape, rename_ambiguous, sidechain_fape
 from pipeline.losses.masked_lm import masked_lm_loss
 from pipeline.losses.pae import pae_loss
 from pipeline.losses.plddt import plddt_loss
+from pipeline.losses.smooth_lddt import smooth_lddt_loss
 from pipeline.losses.violation import structural_violations, violation_loss
 from pipeline.training.data import Batch
 
@@ -41,7 +43,9 @@ class Objective:
     """Unweighted terms by name, [B] each, detached."""
 
 
-def fold_objective(output: FoldOutput, batch: Batch, clamp: Sequence[bool], config: LossConfig) -> Objective:
+def fold_objective(
+    output: FoldOutput, batch: Batch, clamp: Sequence[bool], config: LossConfig, progress: float = 1.0
+) -> Objective:
     """The loss terms (Jumper et al. 2021, suppl. 1.9).
 
     Those of the fine-tuning, the violations and the aligned error, are computed where they have a weight.
@@ -51,6 +55,7 @@ def fold_objective(output: FoldOutput, batch: Batch, clamp: Sequence[bool], conf
         batch: with observed atoms.
         clamp: whether to clamp the backbone FAPE, per sample.
         config: weights.
+        progress: share of the steps that are done; violations count from ``config.violation_from``.
     """
     aatype, positions, atom_mask = batch.aatype, batch.atom37_positions, batch.atom37_mask
     structure = output.structure
@@ -95,9 +100,21 @@ def fold_objective(output: FoldOutput, batch: Batch, clamp: Sequence[bool], conf
         terms["pae"] = pae_loss(
             output.pae_logits, structure.frames[-1], groups.backbone, groups.backbone_mask, resolution
         )
-    if config.violation:
+    if config.ca_distance:
+        terms["ca_distance"] = ca_distance_loss(
+            structure.positions[..., CA_IN_ATOM14, :], positions[..., CA_IN_ATOM37, :], atom_mask[..., CA_IN_ATOM37]
+        )
+    if config.smooth_lddt and progress < config.smooth_lddt_from:
+        terms["smooth_lddt"] = torch.zeros_like(terms["plddt"])
+    elif config.smooth_lddt:
+        terms["smooth_lddt"] = smooth_lddt_loss(
+            predicted[..., CA_IN_ATOM14, :], positions[..., CA_IN_ATOM37, :], atom_mask[..., CA_IN_ATOM37]
+        )
+    if config.violation and progress >= config.violation_from:
         exists = torch.as_tensor(RESTYPE_ATOM14_MASK, device=aatype.device)[aatype] * batch.mask[..., None]
         terms["violation"] = violation_loss(structural_violations(predicted, exists, aatype, batch.residue_index))
+    elif config.violation:
+        terms["violation"] = torch.zeros_like(terms["plddt"])
     if config.masked_lm and output.masked_lm_logits is not None:
         terms["masked_lm"] = masked_lm_loss(output.masked_lm_logits, aatype, output.masked, batch.mask)
     total = sum(getattr(config, name) * term for name, term in terms.items())

@@ -89,7 +89,8 @@ class Trainer:
         torch.manual_seed(micro.torch_seed)
         with self.processes.autocast():
             output = self.wrapped(batch.aatype, batch.mask, batch.residue_index, micro.num_recycles, micro.shown_aatype)
-        return fold_objective(output, batch, micro.clamp, self.config.loss)
+        progress = self.step / max(self.config.training.max_steps, 1)
+        return fold_objective(output, batch, micro.clamp, self.config.loss, progress)
 
     def train_step(self, batches: StepBatches, *, stop: bool = False, largest_loss: float = math.inf) -> StepResult:
         """One optimizer step.
