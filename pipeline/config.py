@@ -172,13 +172,15 @@ class LossConfig(Strict):
     """Of heads.pae; structures of a resolution worse than 3 angstrom are left out. OpenFold's fine-tuning: 0.1."""
     violation: NonNegativeFloat = 0.0
     """Broken peptide bonds, clashes, distorted residues. OpenFold's fine-tuning: 1.0."""
-    violation_from: Fraction = 0.0
-    """Share of max_steps after which violations count: bonds are closed when the fold is there."""
     ca_distance: NonNegativeFloat = 0.0
-    """Of the distances between alpha carbons."""
-    smooth_lddt_from: Fraction = 0.0
+    """Of the distances between all alpha carbons: it tells a trunk that learns from scratch where residues belong before
+    their frames are learned, which ends the plateau of FAPE early (docs/method.md)."""
     smooth_lddt: NonNegativeFloat = 0.0
     """Of a differentiable lDDT-Calpha (AlphaFold3, Algorithm 27): close pairs, whatever the whole looks like."""
+    bonds: NonNegativeFloat = 0.0
+    """Of the deviation of peptide bonds from their mean length and angles, without the tolerance that violations have."""
+    refine_from: Fraction = 0.0
+    """Share of max_steps after which violation, smooth_lddt and bonds count: details are for a fold that is there."""
     masked_lm: NonNegativeFloat = 2.0
     """Where heads.masked_lm is on. OpenFold's weight of the masked MSA."""
     clamp_probability: Fraction = 0.1

@@ -255,6 +255,16 @@ def violation_loss(violations: Violations, average_clashes: bool = False) -> Ten
     return connections.c_n_loss + connections.ca_c_n_loss + connections.c_n_ca_loss + per_atom
 
 
+def bond_loss(positions: Tensor, exists: Tensor, aatype: Tensor, residue_index: Tensor) -> Tensor:
+    """Return the mean deviation of peptide bonds from the ideal, [B]: C-N length in angstrom plus two cosines.
+
+    The connection terms without their tolerance of 12 standard deviations, 0.17 angstrom, within which they let a bond
+    be. Arguments as those of ``connection_violations``.
+    """
+    bonds = connection_violations(positions, exists, aatype, residue_index, tolerance_factor=0.0)
+    return bonds.c_n_loss + bonds.ca_c_n_loss + bonds.c_n_ca_loss
+
+
 def extreme_ca_distances(positions: Tensor, exists: Tensor, residue_index: Tensor, tolerance: float = 1.5) -> Tensor:
     """Share of consecutive alpha carbons more than 3.80 angstrom + ``tolerance`` apart, per sample [B]."""
     exists = exists.to(positions.dtype)

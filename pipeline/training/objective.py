@@ -1,6 +1,6 @@
 """The training objective: weighted loss terms of one batch, each sample for itself."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from pipeline.losses.masked_lm import masked_lm_loss
 from pipeline.losses.pae import pae_loss
 from pipeline.losses.plddt import plddt_loss
 from pipeline.losses.smooth_lddt import smooth_lddt_loss
-from pipeline.losses.violation import structural_violations, violation_loss
+from pipeline.losses.violation import bond_loss, structural_violations, violation_loss
 from pipeline.training.data import Batch
 
 CA_IN_ATOM14 = 1
@@ -31,6 +31,10 @@ CA_IN_ATOM37 = ATOM37_INDEX["CA"]
 CONFIDENCE_DEFAULT_RESOLUTION = 1.0
 """angstrom. The losses of pLDDT and PAE leave out structures of a stated resolution worse than 3 angstrom. OpenFold
 leaves out those without one too; here they count, since people's own files and NMR entries state none."""
+
+
+DETAILS = ("smooth_lddt", "bonds", "violation")
+"""Terms that count from ``loss.refine_from``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +59,7 @@ def fold_objective(
         batch: with observed atoms.
         clamp: whether to clamp the backbone FAPE, per sample.
         config: weights.
-        progress: share of the steps that are done; violations count from ``config.violation_from``.
+        progress: share of the steps that are done; some terms count from ``config.refine_from``.
     """
     aatype, positions, atom_mask = batch.aatype, batch.atom37_positions, batch.atom37_mask
     structure = output.structure
@@ -104,20 +108,29 @@ def fold_objective(
         terms["ca_distance"] = ca_distance_loss(
             structure.positions[..., CA_IN_ATOM14, :], positions[..., CA_IN_ATOM37, :], atom_mask[..., CA_IN_ATOM37]
         )
-    if config.smooth_lddt and progress < config.smooth_lddt_from:
-        terms["smooth_lddt"] = torch.zeros_like(terms["plddt"])
-    elif config.smooth_lddt:
-        terms["smooth_lddt"] = smooth_lddt_loss(
-            predicted[..., CA_IN_ATOM14, :], positions[..., CA_IN_ATOM37, :], atom_mask[..., CA_IN_ATOM37]
-        )
-    if config.violation and progress >= config.violation_from:
-        exists = torch.as_tensor(RESTYPE_ATOM14_MASK, device=aatype.device)[aatype] * batch.mask[..., None]
-        terms["violation"] = violation_loss(structural_violations(predicted, exists, aatype, batch.residue_index))
-    elif config.violation:
-        terms["violation"] = torch.zeros_like(terms["plddt"])
+    details = {name: weight for name in DETAILS if (weight := getattr(config, name))}
+    if details and progress < config.refine_from:
+        terms |= {name: torch.zeros_like(terms["plddt"]) for name in details}
+    elif details:
+        terms |= _details(predicted, batch, details)
     if config.masked_lm and output.masked_lm_logits is not None:
         terms["masked_lm"] = masked_lm_loss(output.masked_lm_logits, aatype, output.masked, batch.mask)
     total = sum(getattr(config, name) * term for name, term in terms.items())
     if config.scale_by_length:
         total = total * batch.mask.sum(dim=1).sqrt()
     return Objective(total.mean(), {name: term.detach() for name, term in terms.items()})
+
+
+def _details(predicted: torch.Tensor, batch: Batch, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Return those of the terms ``DETAILS`` that are asked for, [B] each; ``predicted`` is atom14 [B, N, 14, 3]."""
+    aatype = batch.aatype
+    exists = torch.as_tensor(RESTYPE_ATOM14_MASK, device=aatype.device)[aatype] * batch.mask[..., None]
+    terms = {}
+    if "smooth_lddt" in names:
+        ca, ca_mask = batch.atom37_positions[..., CA_IN_ATOM37, :], batch.atom37_mask[..., CA_IN_ATOM37]
+        terms["smooth_lddt"] = smooth_lddt_loss(predicted[..., CA_IN_ATOM14, :], ca, ca_mask)
+    if "bonds" in names:
+        terms["bonds"] = bond_loss(predicted, exists, aatype, batch.residue_index)
+    if "violation" in names:
+        terms["violation"] = violation_loss(structural_violations(predicted, exists, aatype, batch.residue_index))
+    return terms
