@@ -173,12 +173,12 @@ class LossConfig(Strict):
     violation: NonNegativeFloat = 0.0
     """Broken peptide bonds, clashes, distorted residues. OpenFold's fine-tuning: 1.0."""
     ca_distance: NonNegativeFloat = 0.0
-    """Of the distances between all alpha carbons: it tells a trunk that learns from scratch where residues belong before
-    their frames are learned, which ends the plateau of FAPE early (docs/method.md)."""
+    """Of the distances between all alpha carbons: they say where residues belong before their frames are learned, which
+    ends the plateau of FAPE early in a trunk that learns from scratch (docs/method.md)."""
     smooth_lddt: NonNegativeFloat = 0.0
     """Of a differentiable lDDT-Calpha (AlphaFold3, Algorithm 27): close pairs, whatever the whole looks like."""
     bonds: NonNegativeFloat = 0.0
-    """Of the deviation of peptide bonds from their mean length and angles, without the tolerance that violations have."""
+    """Of the deviation of peptide bonds from their mean length and angles; violations have a wide tolerance there."""
     refine_from: Fraction = 0.0
     """Share of max_steps after which violation, smooth_lddt and bonds count: details are for a fold that is there."""
     masked_lm: NonNegativeFloat = 2.0

@@ -7,7 +7,7 @@ from data_prep.residues import ATOM37_VDW_RADIUS, RESNAMES, RESTYPE_ATOM14_MASK,
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import frames_to_atom14, torsions_to_frames
 from pipeline.losses import violation
-from pipeline.losses.violation import extreme_ca_distances, structural_violations, violation_loss
+from pipeline.losses.violation import bond_loss, extreme_ca_distances, structural_violations, violation_loss
 from tests.pipeline import golden
 
 pytest_generate_tests = golden.parametrize
@@ -124,6 +124,22 @@ def test_peptide_bond_by_hand():
     gap = violation.connection_violations(positions, exists, glycine, torch.tensor([[4, 6]]))
     assert gap.c_n_loss == gap.ca_c_n_loss == gap.c_n_ca_loss == 0
     assert gap.per_residue_violation.max() == 0
+
+
+def test_bond_loss_has_no_tolerance():
+    """The bond of the test above: 2 - 1.329, and both cosines -1; one within violation's tolerance still counts."""
+    positions = torch.zeros(1, 2, 14, 3, dtype=torch.float64)
+    positions[0, :, :3, 0] = torch.tensor([[-3.0, -1.5, 0.0], [2.0, 3.5, 5.0]])
+    exists = torch.zeros(1, 2, 14)
+    exists[:, :, :3] = 1
+    glycine = torch.full((1, 2), RESNAMES.index("GLY"))
+    loss = bond_loss(positions, exists, glycine, torch.tensor([[4, 5]]))
+    assert abs(loss.item() - (2 - 1.329 + 1 - 0.4473 + 1 - 0.5203)) < 1e-4
+    assert bond_loss(positions, exists, glycine, torch.tensor([[4, 6]])).item() == 0
+    near = positions.clone()
+    near[0, 1, :3, 0] -= 0.571  # C-N of 1.429: 0.1 over
+    assert violation.connection_violations(near, exists, glycine, torch.tensor([[4, 5]])).c_n_loss.item() == 0
+    assert abs(loss.item() - bond_loss(near, exists, glycine, torch.tensor([[4, 5]])).item() - 0.571) < 1e-4
 
 
 def test_ideal_residues_are_within_their_bounds():

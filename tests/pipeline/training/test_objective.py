@@ -88,7 +88,7 @@ def test_weights_and_length_scale(records):
     assert scaled.loss.item() == pytest.approx(fape.loss.item() * len(records[0]) ** 0.5)
 
 
-ALL_TERMS = LossConfig(pae=0.1, violation=1.0, masked_lm=2.0)
+ALL_TERMS = LossConfig(pae=0.1, violation=1.0, masked_lm=2.0, ca_distance=0.5, smooth_lddt=1.0, bonds=0.5)
 
 
 def guess(batch: Batch, seed: int = 0) -> FoldOutput:
@@ -107,6 +107,20 @@ def guess(batch: Batch, seed: int = 0) -> FoldOutput:
         masked_lm_logits=noise[2, 0, :n, :23].expand(len(batch.ids), n, 23),
         masked=(torch.arange(n) % 5 == 1).expand(len(batch.ids), n),
     )
+
+
+def test_details_count_from_their_share_of_the_steps(records):
+    """Before it they are 0 and the loss is that without them; the columns of metrics.csv are the same throughout."""
+    batch = collate([Crop(records[0])])
+    output, weights = guess(batch), {"smooth_lddt": 1.0, "bonds": 0.5, "violation": 0.3}
+    config = LossConfig(**weights, refine_from=0.4)
+    early, late = (fold_objective(output, batch, (False,), config, progress) for progress in (0.39, 0.4))
+    without = fold_objective(output, batch, (False,), LossConfig())
+    assert list(early.terms) == list(late.terms) == [*without.terms, *weights]
+    assert all(early.terms[name].item() == 0 < late.terms[name].item() for name in weights)
+    assert early.loss.item() == without.loss.item()
+    details = sum(weight * late.terms[name] for name, weight in weights.items()) * len(records[0]) ** 0.5
+    assert late.loss.item() == pytest.approx(without.loss.item() + details.item(), rel=1e-6)
 
 
 def test_a_batch_is_the_mean_of_its_samples_in_every_term(records):
