@@ -23,6 +23,24 @@ def test_every_projection_of_every_block(model, case):
         assert (site.own_heads, site.head_dim) == (case.heads // groups, case.inner // case.heads)
 
 
+def test_every_linear_map_of_every_layer(model, case):
+    if not case.feed_forward:
+        with pytest.raises(ValueError, match=r"no feed-forward of a known name beside blocks\.0; target the attention"):
+            find_sites(model, "all-linear")
+        return
+    sites = find_sites(model, "all-linear")
+    roles = [*"qkvo", *case.feed_forward.split()]
+    assert [(site.layer, site.role) for site in sites] == [(layer, role) for layer in range(3) for role in roles]
+    assert [site for site in sites if site.role in "qkvo"] == find_sites(model)
+    for site in sites:
+        if site.role not in "qkvo":
+            shape = features(model.get_submodule(site.module), site.module)
+            assert shape == (site.in_features, site.out_features)
+            assert (site.residual_width, site.head_width, site.own_heads) == (case.width, case.inner, case.heads)
+            assert case.inner * (site.slices - 1) < site.far_width <= case.inner * site.slices
+            assert site.slice_shape in ((case.width, case.inner), (case.inner, case.width))
+
+
 def test_names_of_fair_esm():
     model = ESM2(num_layers=2, embed_dim=8, attention_heads=2, alphabet="ESM-1b")
     assert [site.name for site in find_sites(model)[4:]] == [
