@@ -102,8 +102,8 @@ class Site:
         return -(-self.far_width // self.head_width)
 
     @property
-    def slice_shape(self) -> tuple[int, int]:
-        """(in, out) of a whole slice."""
+    def shape(self) -> tuple[int, int]:
+        """(in, out), in the feed-forward of a whole slice."""
         narrow = self.residual_width, self.head_width
         return narrow[::-1] if self.ends_sublayer else narrow
 
@@ -272,8 +272,8 @@ def _feed_forward_sites(modules: dict[str, nn.Module], block: str, attention: li
     query = attention[0]
     if paths is None:
         raise ValueError(
-            f"no feed-forward of a known name beside {block or query.name}; target the attention alone; known names are "
-            f"{'; '.join(', '.join(dict.fromkeys(tails.values())) for tails in FEED_FORWARDS)}"
+            f"no feed-forward of a known name beside {block or query.name}; target the attention alone; known names "
+            f"are {'; '.join(', '.join(dict.fromkeys(tails.values())) for tails in FEED_FORWARDS)}"
         )
     shapes = {role: features(modules[path], path) for role, path in paths.items()}
     inner = shapes["down"][0]

@@ -117,7 +117,7 @@ MODELS = {
     "esm2": ModelCase(lambda: ESM2(num_layers=3, embed_dim=40, attention_heads=4, alphabet="ESM-1b"), 40, 40, 4, 3),
     "plain": ModelCase(Plain, 24, 24, 4, 3, feed_forward=""),
     "wide-heads": ModelCase(lambda: Plain(head_dim=8, output="out_proj"), 24, 32, 4, 3, feed_forward=""),
-    "layers": ModelCase(lambda: Plain(head_dim=8, feed_forward=76), 24, 32, 4, 3, feed_forward=GATED),
+    "layers": ModelCase(lambda: Plain(feed_forward=76), 24, 24, 4, 3, feed_forward=GATED),
 }
 ESM = {"mask_token_id": 32, "position_embedding_type": "rotary", "hidden_dropout_prob": 0.0}
 GPT2 = {"bos_token_id": 2, "eos_token_id": 3, "n_positions": 32}
@@ -150,14 +150,12 @@ METHODS = {
     "lorta-all": {"targets": "all-linear"},
     "lora-all": {"method": "lora", "targets": "all-linear"},
 }
-LAYERED = {
+METHODS |= {
     "lorta-all-per-layer": {"modes": ("heads", "matrices"), "targets": "all-linear"},
     "lorta-all-per-matrix": {"modes": ("heads",), "targets": "all-linear"},
     "lorta-all-no-heads": {"modes": ("matrices", "layers"), "targets": "all-linear"},
     "lorta-up": {"targets": ("v", "up")},
 }
-"""Of METHODS; these run on one model with a feed-forward."""
-METHODS |= LAYERED
 OTHERS = {
     "lora-fa": {"method": "lora-fa"},
     "vera": {"method": "vera"},
@@ -177,7 +175,13 @@ OTHERS = {
     "lorta-input": {"axis": "input"},
     "lorta-output": {"axis": "output"},
 }
-"""These run on one model, in all tests; they share every line of code but their ``Factors`` with the ones above."""
+OTHERS |= {
+    f"{name}-all": settings | {"targets": "all-linear"}
+    for name, settings in OTHERS.items()
+    if not name.startswith("lorta") and name not in ("lotr", "tenslora-ranks")
+}
+"""These run on one model, in all tests, or, on all linear maps, on one with a feed-forward; they share every line of
+code but their ``Factors`` with the ones above. LoTR shares all but its start with FacT-TT."""
 
 INSERTS = {
     "bitfit": {"method": "bitfit"},
@@ -217,7 +221,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pairs = [(m, a) for m in MODELS for a in every if a != "lorta-all" or MODELS[m].feed_forward]
         pairs += [(m, a) for m in EVERY_METHOD for a in methods if a not in every and not _is_layered(a)]
         pairs += [("layers", a) for a in methods if a not in every and _is_layered(a)]
-        pairs += [("plain", a) for a in others]
+        pairs += [("layers" if _is_layered(a) else "plain", a) for a in others]
         metafunc.parametrize(("case", "config"), pairs, indirect=True)
     elif has_model:
         metafunc.parametrize("case", list(MODELS), indirect=True)

@@ -38,7 +38,7 @@ def test_every_linear_map_of_every_layer(model, case):
             assert shape == (site.in_features, site.out_features)
             assert (site.residual_width, site.head_width, site.own_heads) == (case.width, case.inner, case.heads)
             assert case.inner * (site.slices - 1) < site.far_width <= case.inner * site.slices
-            assert site.slice_shape in ((case.width, case.inner), (case.inner, case.width))
+            assert site.shape in ((case.width, case.inner), (case.inner, case.width))
 
 
 def test_names_of_fair_esm():
