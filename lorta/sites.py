@@ -132,6 +132,30 @@ LAYOUTS = (
         attention="self",
     ),
     Layout("DistilBERT", {"q": "q_lin", "k": "k_lin", "v": "v_lin", "o": "out_lin"}),
+    Layout("Phi", {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "dense"}),
+    Layout("ALBERT", {"q": "query", "k": "key", "v": "value", "o": "dense"}, classes=("AlbertAttention",)),
+    Layout(
+        "DeBERTa-v2",
+        {"q": "self.query_proj", "k": "self.key_proj", "v": "self.value_proj", "o": "output.dense"},
+        attention="self",
+    ),
+    Layout(
+        "T5, mT5, MPNet",
+        {"q": "q", "k": "k", "v": "v", "o": "o"},
+        classes=("T5Attention", "MT5Attention", "UMT5Attention", "MPNetSelfAttention"),
+    ),
+    Layout(
+        "ModernBERT",
+        {"q": "Wqkv", "k": "Wqkv", "v": "Wqkv", "o": "Wo"},
+        order="blocks",
+        classes=("ModernBertAttention",),
+    ),
+    Layout(
+        "ESM-C (esm)",
+        {"q": "layernorm_qkv.1", "k": "layernorm_qkv.1", "v": "layernorm_qkv.1", "o": "out_proj"},
+        order="blocks",
+        classes=("MultiHeadAttention",),
+    ),
     Layout(
         "GPT-2",
         {"q": "c_attn", "k": "c_attn", "v": "c_attn", "o": "c_proj"},
@@ -168,12 +192,18 @@ FEED_FORWARDS: tuple[dict[str, str], ...] = (
     {"up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"},
     {"up": "intermediate.dense", "down": "output.dense"},
     {"up": "mlp.c_fc", "down": "mlp.c_proj"},
+    {"up": "mlp.fc1", "down": "mlp.fc2"},
+    {"up": "mlp.fc_in", "down": "mlp.fc_out"},
+    {"up": "ffn", "down": "ffn_output"},
     {"up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
     {"up": "ffn.lin1", "down": "ffn.lin2"},
     {"gate": "mlp.gate_up_proj", "up": "mlp.gate_up_proj", "down": "mlp.down_proj"},
+    {"gate": "mlp.Wi", "up": "mlp.Wi", "down": "mlp.Wo"},
+    {"gate": "ffn.1", "up": "ffn.1", "down": "ffn.3"},
 )
 """Paths of the linear maps of the feed-forward, below a layer: fair-esm, BART and OPT; Llama and relatives; BERT,
-RoBERTa and ESM; GPT-2; GPT-NeoX and BLOOM; DistilBERT; Phi-3, one after the other in the order in which they stand."""
+RoBERTa and ESM; GPT-2; Phi and ViT; GPT-J; ALBERT; GPT-NeoX and BLOOM; DistilBERT; and, in one matrix in the order in
+which they are written here, Phi-3, ModernBERT and ESM-C of the package esm."""
 
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj")
 """Names under which models keep q, k and v in one matrix."""
@@ -194,6 +224,7 @@ def find_sites(model: nn.Module, targets: Iterable[str] = ROLES) -> list[Site]:
     blocks = [(path, layout) for path in modules for layout in LAYOUTS if _is_block(modules, path, layout)]
     if not blocks:
         raise ValueError(_nothing_found(model, modules))
+    _refuse_half(modules, [path for path, _ in blocks])
     wanted = ALL_ROLES if targets == ALL_LINEAR else tuple(targets)
     found: dict[str, Site] = {}
     for layer, (path, layout) in enumerate(blocks):
@@ -348,11 +379,38 @@ def _refuse_weight_readers(path: str, attention: nn.Module) -> None:
         )
 
 
+def _refuse_half(modules: dict[str, nn.Module], blocks: list[str]) -> None:
+    """``ValueError`` where a model's other layers have attention, or what replaces it, that no layout describes."""
+    for path, module in modules.items():
+        kind = type(module).__name__
+        apart = not any(_below(path, block) or _below(block, path) for block in blocks)
+        if not apart:
+            continue
+        outer, _, last = path.rpartition(".")
+        twin = last.isdecimal() and any(  # a layer of the list in which the adapted ones are, but without attention
+            type(modules[f"{outer}.{other}" if outer else other]) is type(module)
+            for block in blocks
+            if _below(block, outer)
+            for other in [block.removeprefix(f"{outer}.").partition(".")[0]]
+        )
+        linear = sum(isinstance(part, nn.Linear) for part in module.modules())
+        if linear and (twin or (linear > 2 and "SelfAttention" in kind)):
+            raise ValueError(
+                f"{path} of {kind} mixes its tokens by modules of unknown names, beside attention that is known; "
+                "a model is adapted whole or not at all"
+            )
+
+
+def _below(path: str, other: str) -> bool:
+    return not other or path == other or path.startswith(f"{other}.")
+
+
 def _nothing_found(model: nn.Module, modules: dict[str, nn.Module]) -> str:
     known = "; ".join(f"{layout.family}: {', '.join(layout.paths.values())}" for layout in LAYOUTS)
     for path in modules:
-        if path.rpartition(".")[2] in FUSED:
-            owner = type(modules[path.rpartition(".")[0]]).__name__
+        owner = type(modules[path.rpartition(".")[0]]).__name__
+        name = path.rpartition(".")[2]
+        if name in FUSED and (name != "in_proj" or "attention" in owner.lower()):  # Mamba's in_proj is something else
             return f"{path} of {owner} holds q, k and v in one matrix in an order that is not known here"
     if any(isinstance(module, nn.MultiheadAttention) for module in modules.values()):
         return "torch.nn.MultiheadAttention reads its weights directly; use a block with separate projections"

@@ -132,6 +132,12 @@ HF_MODELS = {
     ),
     "gpt2": ModelCase(lambda: _hf("GPT2", **GPT2), 24, 24, 4, 3),
     "neox": ModelCase(lambda: _hf("GPTNeoX"), 24, 24, 4, 3),
+    "esmc": ModelCase(lambda: _hf("Esmc"), 24, 24, 4, 3, feed_forward=GATED),
+    "modernbert": ModelCase(
+        lambda: _hf("ModernBert", bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3),
+        *(24, 24, 4, 3),
+        feed_forward=GATED,
+    ),
 }
 
 HAVE_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
@@ -192,7 +198,7 @@ INSERTS = {
 }
 """What acts behind modules; these run on every model that has a place for them, and share only test_inserts.py."""
 
-NO_BIAS = ("llama", "gqa", "qwen3")
+NO_BIAS = ("llama", "gqa", "qwen3", "modernbert")
 NO_FEED_FORWARD = tuple(name for name, case in MODELS.items() if not case.feed_forward)
 
 EVERY_METHOD = ("wide-heads",)
