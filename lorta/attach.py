@@ -234,6 +234,26 @@ def model_part(model: nn.Module, adapters: AdapterSet) -> nn.Module:
     return root.model if getattr(root, "tuner_layer_cls", None) is not None else root
 
 
+def param_groups(model: nn.Module, lr: float, ratio: float = 16.0) -> list[dict]:
+    """Return groups for an optimizer as LoRA+ has them (arXiv 2402.12354): ``ratio`` times ``lr`` for what starts at 0.
+
+    That is B of LoRA and A of LoRTA's default start. All else that trains, heads too, has ``lr``. PEFT's own
+    ``create_loraplus_optimizer`` looks for parameters named ``lora_B`` and would give the whole adapter ``lr``.
+    """
+    adapters = adapter_set(model)
+    zero = {
+        id(parameter)
+        for adapter in adapters.values()
+        for name, parameter in adapter.factors().items()
+        if name in adapter.zero_factors
+    }
+    trains = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trains if id(parameter) not in zero], "lr": lr},
+        {"params": [parameter for parameter in trains if id(parameter) in zero], "lr": lr * ratio},
+    ]
+
+
 def set_active(model: nn.Module, *names: str) -> None:
     """Make the named adapters the ones that act; several add up; none leaves the base model."""
     adapters = adapter_set(model)
