@@ -1,4 +1,4 @@
-"""Attach an adapter to any model: wrap its attention projections, own the factors, merge, switch, take off.
+"""Attach an adapter to any model: wrap its linear maps, own the factors, merge, switch, take off.
 
     adapter = attach(model, r=8)          # freezes the model; only the factors train
     merge(model); unmerge(model)          # into the weights and exactly back
@@ -151,7 +151,7 @@ class AdapterSet(nn.ModuleDict):
 def attach(
     model: nn.Module, config: LortaConfig | InsertConfig | None = None, *, name: str = "default", **settings
 ) -> Adapter | Insert:
-    """Wrap the attention projections of ``model`` and return the new adapter, which is active.
+    """Wrap the linear maps of ``model`` that the config targets and return the new adapter, which is active.
 
     ``settings`` are fields of ``LortaConfig`` (``attach(model, r=8)``), or of ``InsertConfig`` where ``method`` is one
     that acts behind modules (``attach(model, method="houlsby", size=64)``); give them or a config. The model's own

@@ -121,6 +121,8 @@ class Layout:
     attention: str = ""
     order: Literal["separate", "blocks", "by head"] = "separate"
     classes: tuple[str, ...] = ()
+    feed_forward: tuple[dict[str, str], ...] | None = None
+    """Where the layer around it has several feed-forwards, the ones of this attention; else ``FEED_FORWARDS``."""
 
 
 LAYOUTS = (
@@ -179,11 +181,13 @@ LAYOUTS = (
         {"q": "proj", "k": "proj", "v": "proj", "o": "o_proj"},
         order="by head",
         classes=("SequenceAttention", "EsmFoldSelfAttention"),
+        feed_forward=({"up": "mlp_seq.mlp.1", "down": "mlp_seq.mlp.3"},),
     ),
     Layout(
         "trunk of ESMFold, over rows and columns",
         {"q": "linear_q", "k": "linear_k", "v": "linear_v", "o": "linear_o"},
         classes=("GatedAttention",),
+        feed_forward=({"up": "mlp_pair.mlp.1", "down": "mlp_pair.mlp.3"},),
     ),
 )
 
@@ -230,7 +234,9 @@ def find_sites(model: nn.Module, targets: Iterable[str] = ROLES) -> list[Site]:
     for layer, (path, layout) in enumerate(blocks):
         sites = list(_block_sites(model, modules, path, layout, layer))
         if set(wanted) - set(ROLES):
-            sites += sorted(_feed_forward_sites(modules, path, sites), key=lambda site: ALL_ROLES.index(site.role))
+            sites += sorted(
+                _feed_forward_sites(modules, path, layout, sites), key=lambda site: ALL_ROLES.index(site.role)
+            )
         for site in sites:
             found.setdefault(site.name, site)  # cross-attention shares the feed-forward of its layer
     sites = [site for site in found.values() if site.role in wanted]
@@ -281,14 +287,16 @@ def _block_sites(
         yield Site(f"{name}:{role}", role, layer, heads, inputs, widths[role], groups, rows)
 
 
-def feed_forward(modules: Iterable[str], block: str) -> dict[str, str] | None:
+def feed_forward(
+    modules: Iterable[str], block: str, known: tuple[dict[str, str], ...] = FEED_FORWARDS
+) -> dict[str, str] | None:
     """Paths of the linear maps of the feed-forward by role, in the layer around the attention ``block``, if known.
 
     The layer is the closest module around it that has them, below the list of layers.
     """
     around, last = block, ""
     while not last.isdecimal():
-        for tails in FEED_FORWARDS:
+        for tails in known:
             paths = {role: _join(around, tail) for role, tail in tails.items()}
             if all(path in modules for path in paths.values()):
                 return paths
@@ -298,13 +306,16 @@ def feed_forward(modules: Iterable[str], block: str) -> dict[str, str] | None:
     return None
 
 
-def _feed_forward_sites(modules: dict[str, nn.Module], block: str, attention: list[Site]) -> Iterator[Site]:
-    paths = feed_forward(modules, block)
+def _feed_forward_sites(
+    modules: dict[str, nn.Module], block: str, layout: Layout, attention: list[Site]
+) -> Iterator[Site]:
+    known = layout.feed_forward or FEED_FORWARDS
+    paths = feed_forward(modules, block, known)
     query = attention[0]
     if paths is None:
         raise ValueError(
             f"no feed-forward of a known name beside {block or query.name}; target the attention alone; known names "
-            f"are {'; '.join(', '.join(dict.fromkeys(tails.values())) for tails in FEED_FORWARDS)}"
+            f"are {'; '.join(', '.join(dict.fromkeys(tails.values())) for tails in known)}"
         )
     shapes = {role: features(modules[path], path) for role, path in paths.items()}
     inner = shapes["down"][0]

@@ -77,11 +77,18 @@ def test_counts_of_all_linear(r):
     up_down = {"fc1": (768, 3072), "fc2": (3072, 768)}
     roberta = layers_of(768, 12, 12, up_down)
     assert lorta.attach(roberta, r=r, targets="all-linear").num_parameters() == r * (768 + 64 + 12 + 12 + 12)
+    assert count_of_lora(roberta) == 165888
     esm2_35m = layers_of(480, 20, 12, {"fc1": (480, 1920), "fc2": (1920, 480)})
     assert lorta.attach(esm2_35m, r=r, targets="all-linear").num_parameters() == r * (480 + 24 + 20 + 12 + 12)
+    assert count_of_lora(esm2_35m) == 103680
     gated = {"mlp.up_proj": (4096, 11008), "mlp.gate_proj": (4096, 11008), "mlp.down_proj": (11008, 4096)}
     llama = layers_of(4096, 32, 32, gated)
     assert lorta.attach(llama, r=r, targets="all-linear").num_parameters() == r * (4096 + 128 + 32 + 32 + 4 + 9)
+    assert count_of_lora(llama) == 2498560
+
+
+def count_of_lora(model: nn.Module) -> int:
+    return lorta.attach(model, name="lora", method="lora", r=1, targets="all-linear").num_parameters()
 
 
 @pytest.mark.parametrize("r", [1, 4, 48, 192, 768])
