@@ -94,7 +94,7 @@ class TrunkAdapterConfig(Strict):
     rank: PositiveInt = 8
     alpha: PositiveFloat | Literal["default"] = "default"
     settings: dict[str, Any] = field(default_factory=dict)
-    """As adapter.settings; with --trunk_adapter.settings.targets '["q","k","v","o","up","down"]' the transitions too."""
+    """As adapter.settings; '["q", "k", "v", "o", "up", "down"]' as targets adapts the transitions too."""
 
 
 @dataclass(frozen=True)
