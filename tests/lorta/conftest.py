@@ -282,6 +282,13 @@ def plain() -> nn.Module:
     return Plain().eval()
 
 
+@pytest.fixture
+def layers() -> nn.Module:
+    """As ``plain``, with a gated feed-forward whose last slice is cut."""
+    torch.manual_seed(0)
+    return MODELS["layers"].build().eval()
+
+
 @pytest.fixture(scope="session")
 def tokens() -> Tensor:
     """[2, 9] ordinary tokens for every model's vocabulary."""
