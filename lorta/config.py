@@ -47,6 +47,7 @@ METHODS = {
     "tenslora": Method(settings=("modes", "ranks")),
     "cara": Method(),
     "loretta-rep": Method(alpha=16.0, settings=("tt_rank",)),
+    "tt-lora": Method(),
 }
 DEFAULTS = {"modes": MODES, "axis": "paper", "bases": 64, "tt_rank": 5, "ranks": ()}
 """Of the fields that only some methods have; ``None`` for the others."""

@@ -177,6 +177,7 @@ OTHERS = {
     "tenslora-ranks": {"method": "tenslora", "ranks": {"in": 2, "out": 4, "layers": 1}},
     "cara": {"method": "cara"},
     "loretta-rep": {"method": "loretta-rep", "tt_rank": 2},
+    "tt-lora": {"method": "tt-lora"},
     "lorta-frozen": {"axis": "input", "freeze": ("B", "C_H")},
     "lorta-input": {"axis": "input"},
     "lorta-output": {"axis": "output"},

@@ -90,6 +90,12 @@ def loretta_rep(f, config, site, where):
     return trains[1] @ trains[0].T
 
 
+def tt_lora(f, config, site, where):
+    g = [f[f"G.{i}"] for i in range(6)]
+    train = torch.einsum("zia,ajb,bkc,cld,dme,eny->ijklmn", *g)
+    return train.reshape(site.in_features, site.out_features).T
+
+
 def lorta_axis(f, config, site, where):
     """A diag(c) KR^T at all four for the input, its transpose for the output."""
     whole = torch.einsum("lk,mk,hk,ok,ik->lmiho", f["C_L"], f["C_M"], f["C_H"], f["B"], f["A"]).flatten(3)
@@ -109,11 +115,12 @@ DEFINITIONS = {
     "tenslora": tenslora,
     "cara": cara,
     "loretta-rep": loretta_rep,
+    "tt-lora": tt_lora,
     "lorta": lorta_axis,
 }
 
 
-PAIRS = ("lora", "lora-fa", "vera", "nola", "loretta-rep")
+PAIRS = ("lora", "lora-fa", "vera", "nola", "loretta-rep", "tt-lora")
 """These take a matrix of any shape as it is; the others in slices of the attention's."""
 
 
@@ -179,6 +186,7 @@ def attention(width: int, heads: int, layers: int) -> nn.Module:
         ({"method": "tenslora", "r": 4, "modes": ("heads", "layers")}, 4 * (4 * (768 + 64 + 12 + 12) + 256)),
         ({"method": "cara", "r": 4}, 4 * (36 + 768 + 12 + 64 + 1) + 4 * (12 + 2 * 768 + 1)),
         ({"method": "loretta-rep", "r": 8}, 48 * 2 * (8 * 5 + 5 * 8 * 5 + 5 * 12 * 5 + 5 * 8)),
+        ({"method": "tt-lora", "r": 5}, 48 * (8 * 5 + 8 * 25 + 12 * 25 + 8 * 25 + 8 * 25 + 12 * 5)),
         ({"axis": "input", "r": 4}, 3440),
     ],
 )
@@ -234,7 +242,9 @@ def test_bases_come_from_the_seed_and_are_in_no_file(plain):
     assert not torch.equal(adapter.tensors[key].A, other.tensors[key].A)
 
 
-@pytest.mark.parametrize("method", ["vera", "nola", "metatt-5d", "tenslora", "cara", "loretta-rep", "lora-fa"])
+@pytest.mark.parametrize(
+    "method", ["vera", "nola", "metatt-5d", "tenslora", "cara", "loretta-rep", "tt-lora", "lora-fa"]
+)
 def test_grouped_queries_and_wide_heads(hf, method, tokens, run, perturb):
     model = hf("Qwen3", num_key_value_heads=2, head_dim=8).eval()
     adapter = lorta.attach(model, method=method, r=3, seed=0)

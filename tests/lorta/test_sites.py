@@ -76,6 +76,12 @@ def test_layers_that_share_their_weights_are_one(hf):
     t5 = hf("T5", d_model=24, d_kv=8, d_ff=48, num_decoder_layers=2, num_heads=4)
     assert [site.role for site in find_sites(t5)] == [*"qkvo"] * (3 + 2 * 2)
     assert (find_sites(t5)[0].heads, find_sites(t5)[0].head_dim) == (4, 8)
+    asked = {"input_ids": torch.arange(4, 13)[None], "decoder_input_ids": torch.arange(5, 10)[None]}
+    with torch.no_grad():
+        before = t5.eval()(**asked).last_hidden_state
+        assert len(lorta.attach(t5, r=2).modules_adapted) == 28
+        assert torch.equal(t5(**asked).last_hidden_state, before)
+    lorta.detach(t5)
     with pytest.raises(ValueError, match="no feed-forward of a known name beside encoder"):
         find_sites(t5, "all-linear")
 
