@@ -10,6 +10,7 @@ all alike; a variant's ratio is the median over rounds of its time to that of ``
 - ``frozen``: no adapter, but gradients with respect to activations; the floor for anything below the first layer.
 - ``lorta-dense``: the same tensor by way of a dense dW = W + s KR diag(c) A^T in every forward, as the authors' code.
 - ``lora``: this package's LoRA. ``peft-lora``, ``peft-dora``, ``peft-vera`` (rank 256): PEFT's, if it is installed.
+- ``lorta-all``, ``lora-all``, ``peft-lora-all``: on the feed-forward too.
 - ``full``: every weight trains.
 
 ``saved MB`` is what autograd keeps for the backward of one step, each storage once, without the model's own weights.
@@ -70,6 +71,8 @@ def variants(base: nn.Module, rank: int) -> dict[str, nn.Module]:
         "frozen": copy.deepcopy(base).requires_grad_(False),
         "lorta": adapted(),
         "lora": adapted(method="lora"),
+        "lorta-all": adapted(targets="all-linear"),
+        "lora-all": adapted(method="lora", targets="all-linear"),
         "lorta-dense": dense,
         "full": copy.deepcopy(base),
     }
@@ -88,6 +91,7 @@ def peft_rivals(base: nn.Module, rank: int) -> dict[str, nn.Module]:
         return {}
     configs = {
         "peft-lora": LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS),
+        "peft-lora-all": LoraConfig(r=rank, lora_alpha=rank, target_modules=[*TARGETS, "fc1", "fc2"]),
         "peft-dora": LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, use_dora=True),
         "peft-vera": VeraConfig(r=256, target_modules=TARGETS, save_projection=True),
     }
@@ -114,7 +118,7 @@ def files(base: nn.Module, models: dict[str, nn.Module], repeats: int = 3) -> di
     """Bytes of the tensor file and seconds to save and to load it, best of ``repeats``."""
     rows = {}
     for name, model in models.items():
-        if name not in ("lorta", "lora") and not name.startswith("peft"):
+        if name not in ("lorta", "lora", "lorta-all") and not name.startswith("peft"):
             continue
         best: dict[str, float] = {}
         for _ in range(repeats):

@@ -1,6 +1,7 @@
-"""Tensor adapters for the attention matrices of a transformer. Imports nothing of the project."""
+"""Tensor adapters for the linear maps of a transformer. Imports nothing of the project."""
 
 from lorta.adapterdrop import drop_lower
+from lorta.arithmetic import combine, compress, scale
 from lorta.attach import (
     Adapter,
     adapter_set,
@@ -8,7 +9,9 @@ from lorta.attach import (
     delete,
     detach,
     disabled,
+    install,
     merge,
+    param_groups,
     set_active,
     unmerge,
 )
@@ -35,6 +38,8 @@ __all__ = [
     "after_step",
     "attach",
     "base_fingerprint",
+    "combine",
+    "compress",
     "config_for",
     "delete",
     "detach",
@@ -42,11 +47,14 @@ __all__ = [
     "drop_lower",
     "export_lora",
     "find_sites",
+    "install",
     "load",
     "load_official",
     "merge",
+    "param_groups",
     "peft_config",
     "save",
+    "scale",
     "set_active",
     "unmerge",
 ]

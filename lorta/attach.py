@@ -1,4 +1,4 @@
-"""Attach an adapter to any model: wrap its attention projections, own the factors, merge, switch, take off.
+"""Attach an adapter to any model: wrap its linear maps, own the factors, merge, switch, take off.
 
     adapter = attach(model, r=8)          # freezes the model; only the factors train
     merge(model); unmerge(model)          # into the weights and exactly back
@@ -151,7 +151,7 @@ class AdapterSet(nn.ModuleDict):
 def attach(
     model: nn.Module, config: LortaConfig | InsertConfig | None = None, *, name: str = "default", **settings
 ) -> Adapter | Insert:
-    """Wrap the attention projections of ``model`` and return the new adapter, which is active.
+    """Wrap the linear maps of ``model`` that the config targets and return the new adapter, which is active.
 
     ``settings`` are fields of ``LortaConfig`` (``attach(model, r=8)``), or of ``InsertConfig`` where ``method`` is one
     that acts behind modules (``attach(model, method="houlsby", size=64)``); give them or a config. The model's own
@@ -232,6 +232,26 @@ def model_part(model: nn.Module, adapters: AdapterSet) -> nn.Module:
     """The module whose parts the sites name: what ``attach`` was given, or what PEFT's tuner wraps."""
     root = next(module for module in model.modules() if module._modules.get(ATTRIBUTE) is adapters)
     return root.model if getattr(root, "tuner_layer_cls", None) is not None else root
+
+
+def param_groups(model: nn.Module, lr: float, ratio: float = 16.0) -> list[dict]:
+    """Return groups for an optimizer as LoRA+ has them (arXiv 2402.12354): ``ratio`` times ``lr`` for what starts at 0.
+
+    That is B of LoRA and A of LoRTA's default start. All else that trains, heads too, has ``lr``. PEFT's own
+    ``create_loraplus_optimizer`` looks for parameters named ``lora_B`` and would give the whole adapter ``lr``.
+    """
+    adapters = adapter_set(model)
+    zero = {
+        id(parameter)
+        for adapter in adapters.values()
+        for name, parameter in adapter.factors().items()
+        if name in adapter.zero_factors
+    }
+    trains = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trains if id(parameter) not in zero], "lr": lr},
+        {"params": [parameter for parameter in trains if id(parameter) in zero], "lr": lr * ratio},
+    ]
 
 
 def set_active(model: nn.Module, *names: str) -> None:

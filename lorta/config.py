@@ -9,6 +9,12 @@ from lorta.settings import Settings, one_of, seed_or_none, whole_number
 ROLES = ("q", "k", "v", "o")
 """Query, key, value and output projection: the paper's matrix mode, in the order of its rows."""
 
+ALL_ROLES = (*ROLES, "up", "gate", "down")
+"""The linear maps of a layer: attention, then the feed-forward, whose gate only some models have."""
+
+ALL_LINEAR = "all-linear"
+"""Short for ``ALL_ROLES``, as PEFT has it; the one form in which a model may lack a role."""
+
 MODES = ("heads", "matrices", "layers")
 """What one CP tensor may span besides the two widths of a matrix."""
 
@@ -41,6 +47,7 @@ METHODS = {
     "tenslora": Method(settings=("modes", "ranks")),
     "cara": Method(),
     "loretta-rep": Method(alpha=16.0, settings=("tt_rank",)),
+    "tt-lora": Method(),
 }
 DEFAULTS = {"modes": MODES, "axis": "paper", "bases": 64, "tt_rank": 5, "ranks": ()}
 """Of the fields that only some methods have; ``None`` for the others."""
@@ -63,8 +70,9 @@ class LortaConfig(Settings):
     """Rank: the number of CP components of a tensor; of a LoRA pair, its inner width."""
     alpha: float | None = None
     """Updates are scaled by alpha / r. Default: r (a scale of 1), or the paper's 16 with LoRTA's official init."""
-    targets: tuple[str, ...] = ROLES
-    """Which projections are adapted; M = len(targets) is the length of the matrix mode."""
+    targets: tuple[str, ...] | str = ROLES
+    """Roles that are adapted: q, k, v, o of the attention, up, gate, down of the feed-forward; ``"all-linear"`` is all
+    that the model has. M, the length of the matrix mode, counts a feed-forward matrix once for every slice of d."""
     modes: tuple[str, ...] | None = None
     """``lorta``, ``tenslora``: what a tensor spans (paper, Table 2). All three: one tensor for the model. ``("heads",
     "matrices")``: one per layer. ``("heads",)``: one per matrix. Default: all three."""
@@ -93,9 +101,10 @@ class LortaConfig(Settings):
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
         whole_number("r", self.r, 1)
-        self._resolve("targets", _subset("targets", self.targets, ROLES))
+        everything = self.targets in (ALL_LINEAR, (ALL_LINEAR,), [ALL_LINEAR])
+        self._resolve("targets", ALL_ROLES if everything else _subset("targets", self.targets, ALL_ROLES))
         if not self.targets:
-            raise ValueError(f"targets is empty; name at least one of {', '.join(ROLES)}")
+            raise ValueError(f"targets is empty; name at least one of {', '.join(ALL_ROLES)}")
         method = METHODS[self.method]
         for name, default in DEFAULTS.items():
             value = getattr(self, name)
@@ -140,7 +149,8 @@ class LortaConfig(Settings):
 def _subset(name: str, values: object, choices: tuple[str, ...]) -> tuple[str, ...]:
     """``values`` in the order of ``choices``: the order in which they were written carries no meaning."""
     if isinstance(values, str) or not isinstance(values, (tuple, list)):
-        raise ValueError(f"{name} must be a tuple of names out of {', '.join(choices)}, got {values!r}")
+        short = f", or {ALL_LINEAR!r}" if name == "targets" else ""
+        raise ValueError(f"{name} must be a tuple of names out of {', '.join(choices)}{short}, got {values!r}")
     for value in values:
         one_of(f"an entry of {name}", value, choices)
     if len(set(values)) != len(values):

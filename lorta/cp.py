@@ -31,10 +31,12 @@ from lorta.config import MODES, ROLES, LortaConfig
 from lorta.factors import (
     Factors,
     SiteUpdate,
+    count_rows,
     fill,
     group_heads,
     new_parameter,
     ordinals,
+    role_rows,
     shared,
     toward_heads,
     uniform,
@@ -55,6 +57,11 @@ class CP(Factors):
     Grouped queries: see ``group_heads``. ``config.axis`` puts the heads elsewhere, as the authors' codes do.
     A mode outside of ``config.modes`` has no factor: its indices get tensors of their own (Table 2); without
     ``heads``, B is [d, r].
+
+    A feed-forward matrix is slices of the shape of the query projection, the last one cut, and each slice a row of C_M
+    (as FacT slices, arXiv 2212.03145): W_up [f, d] has KR diag(c_s) at the rows of slice s and A at its input, W_down
+    [d, f] the transpose of that, so each matrix has an update of rank r and A meets its activations once. A tensor
+    without the matrix mode keeps C_M for the slices of its one role.
     """
 
     @staticmethod
@@ -75,7 +82,7 @@ class CP(Factors):
         else:
             heads, inner = 1, shared(sites, "head_width")
         self._layers = ordinals(sites)
-        self._roles = {role: row for row, role in enumerate(config.targets)}
+        self._rows = role_rows(sites)
 
         def factor(rows: int) -> nn.Parameter:
             return new_parameter(rows, config.r, like=(device, dtype))
@@ -84,10 +91,11 @@ class CP(Factors):
         self.B = factor(inner)
         self.C_H = factor(heads) if "heads" in config.modes else None
         self.C_L = factor(len(self._layers)) if "layers" in config.modes else None
-        self.C_M = factor(len(self._roles)) if "matrices" in config.modes else None
+        matrices = count_rows(self._rows)
+        self.C_M = factor(matrices) if "matrices" in config.modes or matrices > 1 else None
 
         if config.init == "balanced":
-            factors = 1 + len(config.modes)  # those beside A
+            factors = len(list(self.parameters())) - 1  # those beside A
             self.gain = BALANCED**-factors * (3 * residual) ** -0.5
 
         if config.axis == "litgpt" and (config.modes != MODES or config.targets != ROLES):
@@ -115,22 +123,20 @@ class CP(Factors):
 
     def update(self, site: Site) -> SiteUpdate:
         """Down and up of ``site``, r components; the small C factors are multiplied first, so it costs O(d r)."""
-        weights = None  # [r], or [H, r] with the head mode
+        weights = self.B.new_ones(1, 1)  # [slices, r], or [slices, H, r] with the head mode
         if self.C_L is not None:
-            weights = self.C_L[self._layers[site.layer]]
+            weights = self.C_L[self._layers[site.layer], None]
         if self._axis == "litgpt" and site.role != "o":
             weights = weights * self.C_M[self._scrambled(site, 0)]  # [H, r]
         elif self.C_M is not None:
-            row = self.C_M[self._roles[site.role]]
-            weights = row if weights is None else weights * row
+            weights = weights * self.C_M[self._rows[site.role]]
         if self.C_H is not None:
             heads = group_heads(self.C_H, site.own_heads)
             if self._axis == "litgpt" and site.role != "o":
-                heads = heads[self._scrambled(site, 1)]
-            weights = heads if weights is None else heads * weights
-            inner = (weights[:, None] * self.B).flatten(0, 1)  # [H, d/H, r] -> [d, r], head-major
-        else:
-            inner = self.B if weights is None else self.B * weights
+                weights = heads[self._scrambled(site, 1)] * weights
+            else:
+                weights = (heads * weights[:, None]).flatten(0, 1)
+        inner = (weights[:, None] * self.B).flatten(0, 1)  # [slices H, d/H, r] -> [slices d, r], head-major
         if self.gain != 1:
             inner = inner * self.gain
         if self._axis == "paper":
@@ -142,5 +148,5 @@ class CP(Factors):
 
         It adds [dQ; dK; dV], one after the other, to a fused matrix that holds q, k, v of head 0, then of head 1, ...
         """
-        rows = [divmod(3 * head + self._roles[site.role], site.heads) for head in range(site.heads)]
+        rows = [divmod(3 * head + self._rows[site.role].start, site.heads) for head in range(site.heads)]
         return [row[which] for row in rows]

@@ -6,9 +6,9 @@ The files are those of PEFT's LoRA, so PEFT and the servers that read its format
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
-from lorta.attach import Adapter, adapter_set, model_part
+from lorta.attach import ATTRIBUTE, Adapter, adapter_set, model_part
 from lorta.insert import Insert
 from lorta.sites import is_conv1d
 from lorta.storage import write_adapter
@@ -20,14 +20,18 @@ def export_lora(
     *,
     name: str = "default",
     base_model: str = "",
+    task_type: str | None = None,
     rename: Callable[[str], str] = str,
 ) -> Path:
     """Write the adapter ``name`` of ``model`` as a PEFT LoRA of the same rank; returns ``directory``.
 
-    ``base_model`` is what the reader is told to load first (a hub name or a path), and ``rename`` gives the path that a
-    module has there, where it has another. The scale alpha / r is in the up
+    ``base_model`` is what the reader is told to load first (a hub name or a path; default: where transformers had the
+    model from), ``task_type`` is PEFT's (default: that of the adapter's config), and ``rename`` gives the path that a
+    module has in that model, where it has another. The scale alpha / r is in the up
     matrices, and lora_alpha equals r, so that the reader's own scale is 1. The file has 2 d r numbers per site, many
-    more than the adapter itself. ``ValueError`` when there is no such adapter or when it is no update of weights.
+    more than the adapter itself, and the modules that train whole beside it, such as a head (``modules_to_save``).
+
+    Raises ValueError: no such adapter, one that is no update of weights, a trained parameter that no LoRA file holds.
     """
     adapters = adapter_set(model)
     if name not in adapters:
@@ -39,8 +43,9 @@ def export_lora(
         )
     tensors, ranks = {}, {}
     transposed = False
+    root = model_part(model, adapters)
     for path in adapter.modules_adapted:
-        module = model_part(model, adapters).get_submodule(path)
+        module = root.get_submodule(path)
         update = adapter.module_update(path, module.out_features)
         down = update.down if update.core is None else update.core @ update.down
         there = rename(path)
@@ -50,10 +55,16 @@ def export_lora(
         transposed |= is_conv1d(module.base_layer)
     rank = min(ranks.values())
     others = {path: own for path, own in ranks.items() if own != rank}  # modules that hold q, k and v in one
+    whole = {rename(path): parts for path, parts in _trained_whole(root, name).items()}
+    for path, parts in whole.items():
+        tensors |= {f"base_model.model.{path}.{key}": value for key, value in parts.items()}
+    known = getattr(adapter.config, "base_model_name_or_path", None) or getattr(
+        getattr(root, "config", None), "_name_or_path", ""
+    )
     document = {
         "peft_type": "LORA",
-        "base_model_name_or_path": base_model,
-        "task_type": None,
+        "base_model_name_or_path": base_model or known,
+        "task_type": task_type or getattr(adapter.config, "task_type", None),
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,
@@ -63,7 +74,31 @@ def export_lora(
         "bias": "none",
         "fan_in_fan_out": transposed,
         "target_modules": sorted(ranks),
+        "modules_to_save": sorted(whole) or None,
     }
     directory = Path(directory)
     write_adapter(directory, tensors, document)
     return directory
+
+
+def _trained_whole(root: nn.Module, adapter: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors of every module below ``root`` that trains whole beside the adapter, by its path.
+
+    Under PEFT they are the copies of ``modules_to_save`` that belong to the adapter; else what was given
+    ``requires_grad`` again after ``lorta.attach``.
+    """
+    whole: dict[str, dict[str, Tensor]] = {}
+    for path, module in root.named_modules():
+        copies = getattr(module, "modules_to_save", None)
+        if isinstance(copies, nn.ModuleDict) and adapter in copies:
+            whole[path] = copies[adapter].state_dict()
+    for key, parameter in root.named_parameters():
+        path = key.rpartition(".")[0]
+        if not parameter.requires_grad or ".modules_to_save." in key or key.startswith(f"{ATTRIBUTE}."):
+            continue
+        if not path or path.endswith("base_layer"):
+            raise ValueError(
+                f"{key} trains beside the adapter, and a LoRA file holds whole modules that are not adapted"
+            )
+        whole.setdefault(path, root.get_submodule(path).state_dict())
+    return whole

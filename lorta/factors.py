@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lorta.config import LortaConfig
+from lorta.config import ALL_ROLES, LortaConfig
 from lorta.sites import Site
 
 
@@ -70,11 +70,13 @@ class Factors(nn.Module, ABC):
 
 
 def toward_heads(site: Site, residual: Tensor, inner: Tensor) -> SiteUpdate:
-    """The update with ``residual`` [d, k] on the residual stream and ``inner`` [head width, k] on the heads.
+    """The update with ``residual`` [d, k] on the residual stream and ``inner`` on the heads or slices.
 
-    dW is inner residual^T for q, k, v, and residual inner^T for o, whose heads are on its input.
+    ``inner`` [far width, k], or longer by what the last slice is cut. dW is inner residual^T, and residual inner^T for
+    o and down, whose heads or slices are on their input.
     """
-    return SiteUpdate(down=inner.T, up=residual) if site.role == "o" else SiteUpdate(down=residual.T, up=inner)
+    inner = inner[: site.far_width]
+    return SiteUpdate(down=inner.T, up=residual) if site.ends_sublayer else SiteUpdate(down=residual.T, up=inner)
 
 
 def unspanned_modes(site: Site, config: LortaConfig) -> str:
@@ -103,6 +105,23 @@ def new_parameter(*shape: int, like: tuple[torch.device, torch.dtype], trains: b
 def ordinals(sites: list[Site]) -> dict[int, int]:
     """Layer -> its row in a factor over layers."""
     return {layer: row for row, layer in enumerate(sorted({site.layer for site in sites}))}
+
+
+def role_rows(sites: list[Site]) -> dict[str, slice]:
+    """Role -> its rows in a factor over matrices: one, or in the feed-forward one for every slice."""
+    rows: dict[str, slice] = {}
+    start = 0
+    for role in ALL_ROLES:
+        slices = max((site.slices for site in sites if site.role == role), default=0)
+        if slices:
+            rows[role] = slice(start, start + slices)
+            start += slices
+    return rows
+
+
+def count_rows(rows: dict) -> int:
+    """Rows of all slices of ``rows`` together."""
+    return sum(part.stop - part.start for part in rows.values())
 
 
 def shared(sites: list[Site], attribute: str) -> int:

@@ -11,7 +11,7 @@ from lorta.factors import Factors
 from lorta.insert import Insert
 from lorta.insert_config import InsertConfig
 from lorta.pairs import LoRA, LoRAFA, VeRA
-from lorta.reparametrised import NOLA, LoRETTARep
+from lorta.reparametrised import NOLA, LoRETTARep, TTLoRA
 from lorta.tensors import CaRA, FacTTK, FacTTT, LoTR, MetaTT4D, MetaTT5D, TensLoRA
 from lorta.tt_bottleneck import LoRETTAAdp
 
@@ -29,6 +29,7 @@ DECOMPOSITIONS: dict[str, type[Factors]] = {
     "tenslora": TensLoRA,
     "cara": CaRA,
     "loretta-rep": LoRETTARep,
+    "tt-lora": TTLoRA,
 }
 """What updates attention matrices; ``lorta.config.METHODS`` has their settings and defaults."""
 

@@ -9,23 +9,27 @@ registering them. Places are found by ``lorta``, so there is no ``target_modules
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import peft.mapping
+import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from lorta.arithmetic import combine
 from lorta.attach import ATTRIBUTE, AdapterSet, build
 from lorta.config import LortaConfig
+from lorta.insert import Behind
 from lorta.insert_config import InsertConfig
-from lorta.peft_layers import InsertLayer, LortaLayer, SharedSwitches
+from lorta.layer import AdaptedLinear
 from lorta.storage import base_fingerprint, check_fingerprint, check_tensors, describe_difference
 
 OLDEST_PEFT = (0, 21, 0)
@@ -36,11 +40,119 @@ HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"
 """What PEFT trains whole and saves for these tasks, beside the config's ``modules_to_save``."""
 
 
+LOADING = """## Loading
+
+PEFT reads this adapter once the package `lorta` (of lorta-fold) is imported; without it there is a `KeyError`.
+
+```python
+import lorta
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "this directory")
+```
+"""
+"""Section of the README.md beside a saved adapter."""
+
+
 class LortaPeftType(StrEnum):
     """Our members beside ``peft.PeftType``, which is a closed enum of strings."""
 
     LORTA = "LORTA"
     LORTA_INSERT = "LORTA_INSERT"
+
+
+class SharedSwitches(BaseTunerLayer):
+    """The switches; ``self.adapters`` is the ``AdapterSet`` and ``self.name`` the path of the layer."""
+
+    adapters: AdapterSet
+    name: str
+
+    @property
+    def active_adapter(self) -> list[str]:
+        """Names of the adapters that act."""
+        return list(self.adapters.active)
+
+    @property
+    def disable_adapters(self) -> bool:
+        """Whether the layer is its base."""
+        return not self.adapters.enabled
+
+    def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
+        """Activate the named adapters; they train unless ``inference_mode``, and the others do not."""
+        names = (adapter_names,) if isinstance(adapter_names, str) else tuple(adapter_names)
+        self.adapters.active = names
+        for name in self.adapters:
+            self.set_requires_grad(name, name in names and not inference_mode)
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        """Let the factors of the named adapters train or not; those that the method fixes never do."""
+        for name in (adapter_names,) if isinstance(adapter_names, str) else adapter_names:
+            for factor in self.adapters[name].factors().values():
+                factor.requires_grad_(requires_grad)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch all adapters on or off. Off unmerges first, so that the layer really is its base."""
+        if not enabled and self.merged:
+            self.unmerge()
+        self.adapters.enabled = enabled
+
+    def _get_available_adapters(self) -> set[str]:
+        return {name for name, adapter in self.adapters.items() if self.name in adapter.modules_adapted}
+
+    def _all_available_adapter_names(self) -> list[str]:
+        return sorted(self.adapters)
+
+
+class LortaLayer(AdaptedLinear, SharedSwitches):
+    """An attention projection with updates."""
+
+    def __init__(self, base_layer: nn.Module, name: str, adapters: AdapterSet):
+        super().__init__(base_layer, name, adapters)
+        self.merged_adapters = []
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the named updates (default: the active ones) to the weight; non-finite ones are always refused."""
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.adapters]
+        names = [name for name in names if self.name in self.adapters[name].modules_adapted]
+        if names:
+            self._add_to_base([self.adapters[name] for name in names])
+            self.merged_adapters.extend(names)
+
+    def unmerge(self) -> None:
+        """Put back the very weight that was there before the first merge."""
+        if self.merged:
+            super().unmerge()
+            self.merged_adapters.clear()
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """dW in the weight's own layout, for PEFT's conversion to LoRA."""
+        update = self.adapters[adapter].module_update(self.name, self.out_features)
+        if update is None:  # another adapter has its place here
+            return torch.zeros_like(self.base_weight())
+        return update.dense().T if self._transposed else update.dense()
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Updates are sums to the weight."""
+        return True
+
+
+class InsertLayer(Behind, SharedSwitches):
+    """A module with something behind it; never merged, because that is no update of its weight."""
+
+    def __init__(self, base_layer: nn.Module, name: str, adapters: AdapterSet):
+        super().__init__(base_layer, name, adapters)
+        self.merged_adapters = []
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refused; ``unload`` takes the adapter off."""
+        methods = {adapter.config.method for adapter in self.adapters.values()}
+        raise ValueError(
+            f"{', '.join(sorted(methods))} acts behind modules and cannot be merged; unload() takes it off"
+        )
+
+    def unmerge(self) -> None:
+        """Nothing is merged."""
 
 
 @dataclass(kw_only=True)
@@ -64,6 +176,14 @@ class _PeftFields(PeftConfig):
     def saved_whole(self) -> tuple[str, ...]:
         """Last names of the modules that train whole."""
         return (*(self.modules_to_save or ()), *HEADS.get(self.task_type, ()))
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the config, and into README.md beside it what a process that loads it must import."""
+        super().save_pretrained(save_directory, **kwargs)
+        card = Path(save_directory) / "README.md"
+        text = card.read_text(encoding="utf-8") if card.exists() else ""
+        if "import lorta" not in text:
+            card.write_text(f"{text}\n{LOADING}" if text else LOADING, encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, PEFT's too; PEFT writes them into ``adapter_config.json``."""
@@ -131,6 +251,29 @@ class LortaModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own copies ``weight`` over, which a saved head of several layers does not have (peft #3114).
         setattr(parent, child_name, new_module)
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "cat"
+    ) -> None:
+        """Add the adapter ``adapter_name``, the weighted sum of ``adapters`` (``lorta.combine``), beside them.
+
+        Its rank is the sum of theirs. Raises ValueError: adapters that have no such sum, a name that is taken or
+        unknown, another combination.
+        """
+        if combination_type not in ("cat", "linear"):
+            raise ValueError(f"combination_type {combination_type!r}: only the exact sum is there, 'cat' or 'linear'")
+        if adapter_name in self.peft_config:
+            raise ValueError(f"there is an adapter {adapter_name!r} already; choose another name")
+        own: AdapterSet = self._modules[ATTRIBUTE]
+        for name in adapters:
+            if name not in own:
+                raise ValueError(f"no adapter {name!r}; there are {', '.join(own)}")
+        total = combine(*(own[name] for name in adapters), weights=weights)
+        first = self.peft_config[adapters[0]]
+        common = {"task_type": first.task_type, "modules_to_save": first.modules_to_save}
+        self.peft_config[adapter_name] = type(first)(**total.config.settings(), **common)
+        self.inject_adapter(self.model, adapter_name)
+        own[adapter_name].load_state_dict(total.state_dict())
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Forget the adapter; if it was active, PEFT activates one that is left."""

@@ -1,4 +1,4 @@
-"""LoRA whose two matrices are functions of fewer numbers: NOLA and LoRETTA_rep."""
+"""LoRA whose two matrices are functions of fewer numbers: NOLA, LoRETTA_rep and TT-LoRA."""
 
 import math
 
@@ -89,6 +89,47 @@ class LoRETTARep(Factors):
     def update(self, site: Site) -> SiteUpdate:
         """Both trains contracted."""
         return SiteUpdate(down=contract(list(self.A)).T, up=contract(list(self.B)))
+
+
+class TTLoRA(Factors):
+    """TT-LoRA (arXiv 2408.01008): dW^T [in, out] of every site is one tensor train of rank ``r``.
+
+    Modes: three factors of the input's width, then three of the output's, as equal as their divisors allow. Count: the
+    sum of r_{i-1} k_i r_i over the six cores. Cut between the two widths it is a product of two thin matrices, of rank
+    r. The last core starts at 0, the others have the variance that gives the first matrix elements of 1/in: our
+    reading.
+    """
+
+    zero = ("G.5",)
+
+    @staticmethod
+    def group(site: Site, config: LortaConfig) -> str:
+        """Every site by itself."""
+        return site.key
+
+    def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
+        super().__init__(sites, config, device, dtype)
+        (site,) = sites
+        modes = (*modes_of(site.in_features), *modes_of(site.out_features))
+        ranks = (1, *[config.r] * 5, 1)
+        self.G = nn.ParameterList(
+            new_parameter(ranks[i], mode, ranks[i + 1], like=(device, dtype)) for i, mode in enumerate(modes)
+        )
+
+    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+        """See the class."""
+        width = self.G[0].shape[1] * self.G[1].shape[1] * self.G[2].shape[1]
+        first, second = (1 / width / config.r**2) ** (1 / 6), config.r**-0.5  # r^2 paths to an element of the first
+        for index, core in enumerate(self.G[:5]):
+            fill(core, torch.randn(core.shape, generator=generator) * (first if index < 3 else second))
+        fill(self.G[5], torch.zeros(self.G[5].shape))
+
+    def update(self, site: Site) -> SiteUpdate:
+        """Both halves of the train contracted."""
+        down = contract([*self.G[:2], self.G[2].flatten(1)[..., None]]).view(site.in_features, -1)
+        first, middle, last = self.G[3:]
+        up = (first @ middle.flatten(1)).reshape(len(last), -1, len(last)) @ last.flatten(1)  # [r, k_4 k_5, k_6]
+        return SiteUpdate(down=down.T, up=up.flatten(1).T)
 
 
 def modes_of(width: int) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
-"""Sites: the attention projections of a model, found by the names of its modules.
+"""Sites: the linear maps of a model's layers, found by the names of its modules.
 
-A layout says how a family of models names the four projections below one attention block. Neither transformers
-nor fair-esm is imported: names and attributes are all that is read.
+A layout says how a family of models names the four projections below one attention block, ``FEED_FORWARDS`` how the
+layer around it names those of its feed-forward. Neither transformers nor fair-esm is imported: names and attributes are
+all that is read.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lorta.config import ROLES
+from lorta.config import ALL_LINEAR, ALL_ROLES, ROLES
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Site:
     """Unique in the model: the path of its module, e.g. ``layers.3.self_attn.q_proj``; ``h.0.attn.c_attn:q`` for one
     role of a module that holds several."""
     role: str
-    """q, k, v or o."""
+    """q, k, v, o, up, gate or down."""
     layer: int
     """Ordinal of its attention block in the model, from 0."""
     heads: int
@@ -51,6 +52,9 @@ class Site:
     """Query heads per head of this matrix: more than 1 for k and v where queries are grouped."""
     rows: Rows | None = None
     """Its outputs in the module; ``None``: all of them."""
+    slice_width: int | None = None
+    """Of the feed-forward: the width of all query heads. The matrix counts as slices of that many rows (``up``,
+    ``gate``) or columns (``down``), the last one cut, so that one tensor spans it with the attention's."""
 
     @property
     def module(self) -> str:
@@ -73,14 +77,35 @@ class Site:
         return self.head_width // self.own_heads
 
     @property
+    def ends_sublayer(self) -> bool:
+        """Whether it writes to the residual stream, so that heads and slices are on its input."""
+        return self.role in ("o", "down")
+
+    @property
     def residual_width(self) -> int:
-        """d on the side of the residual stream: the input of q, k, v and the output of o."""
-        return self.out_features if self.role == "o" else self.in_features
+        """d on the side of the residual stream: the output of o and down, the input of the others."""
+        return self.out_features if self.ends_sublayer else self.in_features
+
+    @property
+    def far_width(self) -> int:
+        """Width on the other side, that of the heads or of the slices."""
+        return self.in_features if self.ends_sublayer else self.out_features
 
     @property
     def head_width(self) -> int:
-        """Width on the side of the heads: the output of q, k, v and the input of o; head-major."""
-        return self.in_features if self.role == "o" else self.out_features
+        """Width on the side of the heads, head-major; in the feed-forward, of one slice."""
+        return self.slice_width or self.far_width
+
+    @property
+    def slices(self) -> int:
+        """How many matrices of the tensor this one counts for."""
+        return -(-self.far_width // self.head_width)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in, out), in the feed-forward of a whole slice."""
+        narrow = self.residual_width, self.head_width
+        return narrow[::-1] if self.ends_sublayer else narrow
 
 
 @dataclass(frozen=True)
@@ -96,6 +121,8 @@ class Layout:
     attention: str = ""
     order: Literal["separate", "blocks", "by head"] = "separate"
     classes: tuple[str, ...] = ()
+    feed_forward: tuple[dict[str, str], ...] | None = None
+    """Where the layer around it has several feed-forwards, the ones of this attention; else ``FEED_FORWARDS``."""
 
 
 LAYOUTS = (
@@ -107,6 +134,30 @@ LAYOUTS = (
         attention="self",
     ),
     Layout("DistilBERT", {"q": "q_lin", "k": "k_lin", "v": "v_lin", "o": "out_lin"}),
+    Layout("Phi", {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "dense"}),
+    Layout("ALBERT", {"q": "query", "k": "key", "v": "value", "o": "dense"}, classes=("AlbertAttention",)),
+    Layout(
+        "DeBERTa-v2",
+        {"q": "self.query_proj", "k": "self.key_proj", "v": "self.value_proj", "o": "output.dense"},
+        attention="self",
+    ),
+    Layout(
+        "T5, mT5, MPNet",
+        {"q": "q", "k": "k", "v": "v", "o": "o"},
+        classes=("T5Attention", "MT5Attention", "UMT5Attention", "MPNetSelfAttention"),
+    ),
+    Layout(
+        "ModernBERT",
+        {"q": "Wqkv", "k": "Wqkv", "v": "Wqkv", "o": "Wo"},
+        order="blocks",
+        classes=("ModernBertAttention",),
+    ),
+    Layout(
+        "ESM-C (esm)",
+        {"q": "layernorm_qkv.1", "k": "layernorm_qkv.1", "v": "layernorm_qkv.1", "o": "out_proj"},
+        order="blocks",
+        classes=("MultiHeadAttention",),
+    ),
     Layout(
         "GPT-2",
         {"q": "c_attn", "k": "c_attn", "v": "c_attn", "o": "c_proj"},
@@ -130,13 +181,33 @@ LAYOUTS = (
         {"q": "proj", "k": "proj", "v": "proj", "o": "o_proj"},
         order="by head",
         classes=("SequenceAttention", "EsmFoldSelfAttention"),
+        feed_forward=({"up": "mlp_seq.mlp.1", "down": "mlp_seq.mlp.3"},),
     ),
     Layout(
         "trunk of ESMFold, over rows and columns",
         {"q": "linear_q", "k": "linear_k", "v": "linear_v", "o": "linear_o"},
         classes=("GatedAttention",),
+        feed_forward=({"up": "mlp_pair.mlp.1", "down": "mlp_pair.mlp.3"},),
     ),
 )
+
+FEED_FORWARDS: tuple[dict[str, str], ...] = (
+    {"up": "fc1", "down": "fc2"},
+    {"up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"},
+    {"up": "intermediate.dense", "down": "output.dense"},
+    {"up": "mlp.c_fc", "down": "mlp.c_proj"},
+    {"up": "mlp.fc1", "down": "mlp.fc2"},
+    {"up": "mlp.fc_in", "down": "mlp.fc_out"},
+    {"up": "ffn", "down": "ffn_output"},
+    {"up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
+    {"up": "ffn.lin1", "down": "ffn.lin2"},
+    {"gate": "mlp.gate_up_proj", "up": "mlp.gate_up_proj", "down": "mlp.down_proj"},
+    {"gate": "mlp.Wi", "up": "mlp.Wi", "down": "mlp.Wo"},
+    {"gate": "ffn.1", "up": "ffn.1", "down": "ffn.3"},
+)
+"""Paths of the linear maps of the feed-forward, below a layer: fair-esm, BART and OPT; Llama and relatives; BERT,
+RoBERTa and ESM; GPT-2; Phi and ViT; GPT-J; ALBERT; GPT-NeoX and BLOOM; DistilBERT; and, in one matrix in the order in
+which they are written here, Phi-3, ModernBERT and ESM-C of the package esm."""
 
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj")
 """Names under which models keep q, k and v in one matrix."""
@@ -145,19 +216,33 @@ HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 
 
 def find_sites(model: nn.Module, targets: Iterable[str] = ROLES) -> list[Site]:
-    """All sites of ``model`` for the roles in ``targets``, block by block, in the order q, k, v, o.
+    """All sites of ``model`` for the roles in ``targets``, block by block, in the order of ``ALL_ROLES``.
+
+    ``targets`` may be ``"all-linear"``, or all seven roles, which means the same: of a model without gates, the others.
 
     Raises a one-line ``ValueError`` when there is no attention block that a layout describes, when a block lacks a
-    projection, reads weights behind the module's back, or has heads that do not fit its widths.
+    projection or a feed-forward of a known name that is wanted, reads weights behind the module's back, or has heads
+    that do not fit its widths.
     """
     modules = dict(model.named_modules())
     blocks = [(path, layout) for path in modules for layout in LAYOUTS if _is_block(modules, path, layout)]
     if not blocks:
         raise ValueError(_nothing_found(model, modules))
-    wanted = tuple(targets)
-    sites = []
+    _refuse_half(modules, [path for path, _ in blocks])
+    wanted = ALL_ROLES if targets == ALL_LINEAR else tuple(targets)
+    found: dict[str, Site] = {}
     for layer, (path, layout) in enumerate(blocks):
-        sites += [site for site in _block_sites(model, modules, path, layout, layer) if site.role in wanted]
+        sites = list(_block_sites(model, modules, path, layout, layer))
+        if set(wanted) - set(ROLES):
+            sites += sorted(
+                _feed_forward_sites(modules, path, layout, sites), key=lambda site: ALL_ROLES.index(site.role)
+            )
+        for site in sites:
+            found.setdefault(site.name, site)  # cross-attention shares the feed-forward of its layer
+    sites = [site for site in found.values() if site.role in wanted]
+    for role in wanted:
+        if set(wanted) != set(ALL_ROLES) and not any(site.role == role for site in sites):
+            raise ValueError(f"{type(model).__name__} has no matrix for the role {role!r}: leave it out of targets")
     return sites
 
 
@@ -200,6 +285,55 @@ def _block_sites(
             rows = Rows(start, widths[role], widths[role])
             start += widths[role]
         yield Site(f"{name}:{role}", role, layer, heads, inputs, widths[role], groups, rows)
+
+
+def feed_forward(
+    modules: Iterable[str], block: str, known: tuple[dict[str, str], ...] = FEED_FORWARDS
+) -> dict[str, str] | None:
+    """Paths of the linear maps of the feed-forward by role, in the layer around the attention ``block``, if known.
+
+    The layer is the closest module around it that has them, below the list of layers.
+    """
+    around, last = block, ""
+    while not last.isdecimal():
+        for tails in known:
+            paths = {role: _join(around, tail) for role, tail in tails.items()}
+            if all(path in modules for path in paths.values()):
+                return paths
+        if not around:
+            break
+        around, _, last = around.rpartition(".")
+    return None
+
+
+def _feed_forward_sites(
+    modules: dict[str, nn.Module], block: str, layout: Layout, attention: list[Site]
+) -> Iterator[Site]:
+    known = layout.feed_forward or FEED_FORWARDS
+    paths = feed_forward(modules, block, known)
+    query = attention[0]
+    if paths is None:
+        raise ValueError(
+            f"no feed-forward of a known name beside {block or query.name}; target the attention alone; known names "
+            f"are {'; '.join(', '.join(dict.fromkeys(tails.values())) for tails in known)}"
+        )
+    shapes = {role: features(modules[path], path) for role, path in paths.items()}
+    inner = shapes["down"][0]
+    for place, (role, path) in enumerate(paths.items()):
+        inputs, outputs = shapes[role]
+        fused = list(paths.values()).count(path) > 1
+        if role != "down" and outputs != inner * (1 + fused):
+            raise ValueError(f"{path} has {outputs} outputs, which do not fit the {inner} inputs of {paths['down']}")
+        yield Site(
+            f"{path}:{role}" if fused else path,
+            role,
+            query.layer,
+            query.heads,
+            inputs,
+            inner if fused else outputs,
+            rows=Rows(place * inner, inner, inner) if fused else None,
+            slice_width=query.head_width,
+        )
 
 
 def features(module: nn.Module, name: str) -> tuple[int, int]:
@@ -256,11 +390,38 @@ def _refuse_weight_readers(path: str, attention: nn.Module) -> None:
         )
 
 
+def _refuse_half(modules: dict[str, nn.Module], blocks: list[str]) -> None:
+    """``ValueError`` where a model's other layers have attention, or what replaces it, that no layout describes."""
+    for path, module in modules.items():
+        kind = type(module).__name__
+        apart = not any(_below(path, block) or _below(block, path) for block in blocks)
+        if not apart:
+            continue
+        outer, _, last = path.rpartition(".")
+        twin = last.isdecimal() and any(  # a layer of the list in which the adapted ones are, but without attention
+            type(modules[f"{outer}.{other}" if outer else other]) is type(module)
+            for block in blocks
+            if _below(block, outer)
+            for other in [block.removeprefix(f"{outer}.").partition(".")[0]]
+        )
+        linear = sum(isinstance(part, nn.Linear) for part in module.modules())
+        if linear and (twin or (linear > 2 and "SelfAttention" in kind)):
+            raise ValueError(
+                f"{path} of {kind} mixes its tokens by modules of unknown names, beside attention that is known; "
+                "a model is adapted whole or not at all"
+            )
+
+
+def _below(path: str, other: str) -> bool:
+    return not other or path == other or path.startswith(f"{other}.")
+
+
 def _nothing_found(model: nn.Module, modules: dict[str, nn.Module]) -> str:
     known = "; ".join(f"{layout.family}: {', '.join(layout.paths.values())}" for layout in LAYOUTS)
     for path in modules:
-        if path.rpartition(".")[2] in FUSED:
-            owner = type(modules[path.rpartition(".")[0]]).__name__
+        owner = type(modules[path.rpartition(".")[0]]).__name__
+        name = path.rpartition(".")[2]
+        if name in FUSED and (name != "in_proj" or "attention" in owner.lower()):  # Mamba's in_proj is something else
             return f"{path} of {owner} holds q, k and v in one matrix in an order that is not known here"
     if any(isinstance(module, nn.MultiheadAttention) for module in modules.values()):
         return "torch.nn.MultiheadAttention reads its weights directly; use a block with separate projections"

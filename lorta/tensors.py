@@ -3,6 +3,9 @@
 The sources put the first factor on the input and the last on the output of every matrix (LoTR, FacT, MetaTT-4D). Where
 a method has a mode of heads, the factor without heads lies on the residual stream, as in LoRTA: on the input of q, k, v
 and on the output of o, because the heads of o are on its input.
+
+A feed-forward matrix counts as slices of the shape of the query projection (as FacT counts 12 L matrices), each with a
+core of its own; side by side they are one update of the matrix, of the rank that a slice has.
 """
 
 import torch
@@ -12,10 +15,12 @@ from lorta.config import LortaConfig
 from lorta.factors import (
     Factors,
     SiteUpdate,
+    count_rows,
     fill,
     group_heads,
     new_parameter,
     ordinals,
+    role_rows,
     shared,
     toward_heads,
     uniform,
@@ -31,14 +36,26 @@ class _Indexed(Factors):
         super().__init__(sites, config, device, dtype)
         self._like = device, dtype
         self._layers = ordinals(sites)
-        self._roles = {role: row for row, role in enumerate(role for role in config.targets if _has(sites, role))}
-        self._sites = {(site.layer, site.role): row for row, site in enumerate(sites)}
+        self._roles = role_rows(sites)
+        self._sites: dict[tuple[int, str], slice] = {}
+        for site in sites:
+            start = count_rows(self._sites)
+            self._sites[site.layer, site.role] = slice(start, start + site.slices)
 
     def _factor(self, *shape: int) -> nn.Parameter:
         return new_parameter(*shape, like=self._like)
 
-    def _row(self, site: Site) -> int:
+    def _rows(self, site: Site) -> slice:
         return self._sites[site.layer, site.role]
+
+
+def between(site: Site, U: Tensor, cores: Tensor, V: Tensor) -> SiteUpdate:
+    """The update whose slices are V cores[n]^T U^T, with U [slice in, r], cores [slices, r, r] and V [slice out, r]."""
+    if site.slices == 1 and site.far_width == site.head_width:
+        return SiteUpdate(down=U.T, up=V, core=cores[0].T)
+    if site.ends_sublayer:
+        return SiteUpdate(down=(U @ cores).flatten(0, 1)[: site.far_width].T, up=V)
+    return SiteUpdate(down=U.T, up=(V @ cores.transpose(1, 2)).flatten(0, 1)[: site.far_width])
 
 
 class FacTTT(_Indexed):
@@ -52,9 +69,10 @@ class FacTTT(_Indexed):
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        self.U = self._factor(shared(sites, "in_features"), config.r)
-        self.V = self._factor(shared(sites, "out_features"), config.r)
-        self.S = self._factor(len(sites), config.r, config.r)
+        inputs, outputs = shared(sites, "shape")
+        self.U = self._factor(inputs, config.r)
+        self.V = self._factor(outputs, config.r)
+        self.S = self._factor(count_rows(self._sites), config.r, config.r)
 
     def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
         """See the class."""
@@ -63,8 +81,8 @@ class FacTTT(_Indexed):
         fill(self.V, torch.zeros(self.V.shape))
 
     def update(self, site: Site) -> SiteUpdate:
-        """U, the site's core, V."""
-        return SiteUpdate(down=self.U.T, up=self.V, core=self.S[self._row(site)].T)
+        """U, the site's cores, V."""
+        return between(site, self.U, self.S[self._rows(site)], self.V)
 
 
 class LoTR(FacTTT):
@@ -92,10 +110,11 @@ class FacTTK(_Indexed):
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        self.U = self._factor(shared(sites, "in_features"), config.r)
-        self.V = self._factor(shared(sites, "out_features"), config.r)
+        inputs, outputs = shared(sites, "shape")
+        self.U = self._factor(inputs, config.r)
+        self.V = self._factor(outputs, config.r)
         self.C = self._factor(config.r, config.r, config.r)
-        self.P = self._factor(len(sites), config.r)
+        self.P = self._factor(count_rows(self._sites), config.r)
 
     def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
         """See the class."""
@@ -105,8 +124,8 @@ class FacTTK(_Indexed):
         fill(self.V, torch.zeros(self.V.shape))
 
     def update(self, site: Site) -> SiteUpdate:
-        """The core of the site is C contracted with its row of P."""
-        return SiteUpdate(down=self.U.T, up=self.V, core=(self.C @ self.P[self._row(site)]).T)
+        """The cores of the site are C contracted with its rows of P."""
+        return between(site, self.U, (self.C @ self.P[self._rows(site)].T).movedim(2, 0), self.V)
 
 
 class MetaTT4D(_Indexed):
@@ -124,11 +143,11 @@ class MetaTT4D(_Indexed):
         self._width = max(site.head_width for site in sites)
         self.G_in = self._factor(inputs, config.r)
         self.G_L = self._factor(len(self._layers), config.r, config.r)
-        self.G_M = self._factor(len(self._roles), config.r, config.r)
+        self.G_M = self._factor(count_rows(self._roles), config.r, config.r)
         self.G_out = self._factor(outputs, config.r)
 
     def _widths(self, sites: list[Site]) -> tuple[int, int]:
-        return shared(sites, "in_features"), shared(sites, "out_features")
+        return shared(sites, "shape")
 
     def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
         """See the class."""
@@ -140,12 +159,12 @@ class MetaTT4D(_Indexed):
             else:
                 fill(parameter, torch.eye(config.r).expand(parameter.shape))
 
-    def _core(self, site: Site) -> Tensor:
-        return self.G_L[self._layers[site.layer]] @ self.G_M[self._roles[site.role]]  # [r, r]
+    def _cores(self, site: Site) -> Tensor:
+        return self.G_L[self._layers[site.layer]] @ self.G_M[self._roles[site.role]]  # [slices, r, r]
 
     def update(self, site: Site) -> SiteUpdate:
         """The two inner cores multiplied."""
-        return SiteUpdate(down=self.G_in.T, up=self.G_out, core=self._core(site).T)
+        return between(site, self.G_in, self._cores(site), self.G_out)
 
 
 class MetaTT5D(MetaTT4D):
@@ -164,8 +183,8 @@ class MetaTT5D(MetaTT4D):
 
     def update(self, site: Site) -> SiteUpdate:
         """All inner cores and G_out multiplied head by head: O(d r^2), no activation involved."""
-        cores = self._core(site) @ group_heads(self.G_H, site.own_heads)  # [H, r, r]
-        return toward_heads(site, self.G_in, (self.G_out @ cores.transpose(1, 2)).flatten(0, 1))
+        cores = self._cores(site)[:, None] @ group_heads(self.G_H, site.own_heads)  # [slices, H, r, r]
+        return toward_heads(site, self.G_in, (self.G_out @ cores.transpose(2, 3)).flatten(0, 2))
 
 
 class TensLoRA(_Indexed):
@@ -173,7 +192,8 @@ class TensLoRA(_Indexed):
 
     dW^T[..., h] = sum over the core C of U, V and the rows of F_H, F_M, F_L. A mode of n entries has rank min(r, n), or
     the one in ``config.ranks``. Count sum n_i r_i + prod r_i per tensor. Factors start orthogonal; the core starts at
-    0, our reading of how dW does. U is the mode ``in`` and V ``out`` for q, k, v; for o, U is on the output.
+    0, our reading of how dW does. U is the mode ``in`` and V ``out`` for q, k, v; for o, U is on the output. A tensor
+    without the matrix mode keeps F_M for the slices of its one role.
     """
 
     zero = ("C",)
@@ -197,7 +217,8 @@ class TensLoRA(_Indexed):
         self.U = factor("in", shared(sites, "residual_width"))
         self.V = factor("out", shared(sites, "head_dim" if "heads" in config.modes else "head_width"))
         self.F_H = factor("heads", max(site.own_heads for site in sites)) if "heads" in config.modes else None
-        self.F_M = factor("matrices", len(self._roles)) if "matrices" in config.modes else None
+        matrices = count_rows(self._roles)
+        self.F_M = factor("matrices", matrices) if "matrices" in config.modes or matrices > 1 else None
         self.F_L = factor("layers", len(self._layers)) if "layers" in config.modes else None
         self.C = self._factor(*ranks)
 
@@ -214,19 +235,19 @@ class TensLoRA(_Indexed):
         core = self.C
         if self.F_L is not None:
             core = core @ self.F_L[self._layers[site.layer]]
-        if self.F_M is not None:
-            core = core @ self.F_M[self._roles[site.role]]
+        core = core[..., None] if self.F_M is None else core @ self.F_M[self._roles[site.role]].T
+        core = core.movedim(-1, 0)  # slices first
         if self.F_H is None:
-            return toward_heads(site, self.U, self.V @ core.T)
-        cores = torch.einsum("iok,hk->hio", core, group_heads(self.F_H, site.own_heads))
-        return toward_heads(site, self.U, (self.V @ cores.transpose(1, 2)).flatten(0, 1))
+            return toward_heads(site, self.U, (self.V @ core.transpose(1, 2)).flatten(0, 1))
+        cores = torch.einsum("siok,hk->shio", core, group_heads(self.F_H, site.own_heads))
+        return toward_heads(site, self.U, (self.V @ cores.transpose(2, 3)).flatten(0, 2))
 
 
 class CaRA(_Indexed):
-    """CaRA (ICML 2025, openreview vexHifrbJg): CP with weights w, one tensor for q, k, v and one for o.
+    """CaRA (ICML 2025, openreview vexHifrbJg): CP with weights w, one tensor for q, k, v and one for the others.
 
     q, k, v: [3 L, d, H, d/H], one row of S per layer and matrix: r (3 L + d + H + d/H + 1) parameters. o: [L, d, d]: r
-    (L + 2 d + 1). The source puts the feed-forward matrices into the second tensor too; attention alone is meant here.
+    (L + 2 d + 1); with up and down of width 4 d it is the source's [9 L, d, d].
     B starts at 0, w at 1, the others as LoRTA's ``unit`` factors: our reading.
     """
 
@@ -234,16 +255,16 @@ class CaRA(_Indexed):
 
     @staticmethod
     def group(site: Site, config: LortaConfig) -> str:
-        """The tensor with heads and the one without."""
-        return "o" if site.role == "o" else "qkv"
+        """The tensor with heads and the one without, which is named by its attention matrix."""
+        return "qkv" if site.role in "qkv" else "o"
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        with_heads = sites[0].role != "o"
+        with_heads = sites[0].role in "qkv"
         self.A = self._factor(shared(sites, "residual_width"), config.r)
         self.B = self._factor(shared(sites, "head_dim" if with_heads else "head_width"), config.r)
         self.C_H = self._factor(max(site.own_heads for site in sites), config.r) if with_heads else None
-        self.S = self._factor(len(sites), config.r)
+        self.S = self._factor(count_rows(self._sites), config.r)
         self.w = self._factor(config.r)
 
     def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
@@ -256,13 +277,8 @@ class CaRA(_Indexed):
                 fill(signs, torch.randint(0, 2, signs.shape, generator=generator) * 2.0 - 1.0)
 
     def update(self, site: Site) -> SiteUpdate:
-        """As CP, with the row of the site times w."""
-        weights = self.S[self._row(site)] * self.w
-        if self.C_H is None:
-            return toward_heads(site, self.A, self.B * weights)
-        heads = group_heads(self.C_H, site.own_heads) * weights
-        return toward_heads(site, self.A, (heads[:, None] * self.B).flatten(0, 1))
-
-
-def _has(sites: list[Site], role: str) -> bool:
-    return any(site.role == role for site in sites)
+        """As CP, with the rows of the site times w."""
+        weights = self.S[self._rows(site)] * self.w  # [slices, r], or [H, r] with heads
+        if self.C_H is not None:
+            weights = group_heads(self.C_H, site.own_heads) * weights
+        return toward_heads(site, self.A, (weights[:, None] * self.B).flatten(0, 1))

@@ -80,7 +80,8 @@ class AdapterConfig(Strict):
     alpha: PositiveFloat | Literal["default", "paper"] = "default"
     """Scale of the update, s = alpha / rank. ``default``: that of ``lorta``; ``paper``: Table 6 of the LoRTA paper."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Further settings of the method (docs/adapters.md), e.g. --adapter.settings.size 32 for a bottleneck."""
+    """Further settings of the method (docs/adapters.md), e.g. --adapter.settings.size 32 for a bottleneck,
+    --adapter.settings.targets all-linear for the feed-forward beside the attention."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class TrunkAdapterConfig(Strict):
     rank: PositiveInt = 8
     alpha: PositiveFloat | Literal["default"] = "default"
     settings: dict[str, Any] = field(default_factory=dict)
-    """As adapter.settings."""
+    """As adapter.settings; '["q", "k", "v", "o", "up", "down"]' as targets adapts the transitions too."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Adapters of the folding model: on the stem's attention, and on the attention of the trunk's blocks.
+"""Adapters of the folding model: on the stem, and on the attention and the transitions of the trunk's blocks.
 
 A block of the trunk has attention of two shapes, over the sequence and over the rows and columns of the pair
 representation (triangle attention). One tensor cannot span both, so each has an adapter of its own, which spans all
-blocks.
+blocks; where feed-forward roles are targeted, with the transition of its representation.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from dataclasses import replace
 from torch import nn
 
 import lorta
+from lorta.config import ALL_ROLES, ROLES
 from pipeline.config import AdapterConfig, ConfigError, TrunkAdapterConfig, adapter_settings
 from pipeline.folding.trunk import FoldingTrunk
 
@@ -44,12 +45,23 @@ def attach_to_stem(esm: nn.Module, config: AdapterConfig, seed: int) -> None:
     _attach(esm, adapter_settings(config, seed=seed, alpha=adapter_alpha(config)), "adapter")
 
 
-def attention_of_trunk(trunk: FoldingTrunk) -> dict[str, nn.ModuleDict]:
+def attention_of_trunk(trunk: FoldingTrunk, transitions: bool = False) -> dict[str, nn.ModuleDict]:
     """The trunk's attention modules by shape: ``sequence``, and ``triangle`` where the blocks have it.
 
-    The containers are views: they are not registered in the trunk, so that its state dict stays ESMFold's.
+    With ``transitions`` in layers that have their block's transition too. The containers are views: they are not
+    registered in the trunk, so that its state dict stays ESMFold's.
     """
     blocks = dict(enumerate(trunk.blocks))
+    if transitions:
+        names = {"sequence": ("seq_attention", "mlp_seq")}
+        if trunk.config.triangle_attention:
+            names["triangle"] = ("tri_att_start", "tri_att_end", "mlp_pair")
+        return {
+            shape: nn.ModuleDict(
+                {f"block{i}": nn.ModuleDict({n: getattr(block, n) for n in parts}) for i, block in blocks.items()}
+            )
+            for shape, parts in names.items()
+        }
     views = {"sequence": nn.ModuleDict({f"block{i}": block.seq_attention for i, block in blocks.items()})}
     if trunk.config.triangle_attention:
         views["triangle"] = nn.ModuleDict(
@@ -63,9 +75,17 @@ def attention_of_trunk(trunk: FoldingTrunk) -> dict[str, nn.ModuleDict]:
 
 
 def attach_to_trunk(trunk: FoldingTrunk, config: TrunkAdapterConfig, seed: int) -> dict[str, nn.ModuleDict]:
-    """Adapt the attention of the trunk's blocks; returns the adapted views. Raises ConfigError."""
-    views = attention_of_trunk(trunk)
+    """Adapt the attention of the trunk's blocks, and their transitions if the settings say so; returns the views.
+
+    Raises ConfigError: also for all linear maps, of which triangle multiplication and outer product have no roles.
+    """
     settings = adapter_settings(config, seed=seed)
+    if settings.targets == ALL_ROLES:
+        raise ConfigError(
+            "configuration: trunk_adapter.settings.targets: of the trunk the attention and the transitions can be "
+            'adapted, triangle multiplications and the outer product cannot: give ["q", "k", "v", "o", "up", "down"]'
+        )
+    views = attention_of_trunk(trunk, transitions=not set(settings.targets) <= set(ROLES))
     if getattr(settings, "dropout", 0):
         raise ConfigError(
             "configuration: trunk_adapter.settings.dropout: the trunk's fused attention adds the update to the weight, "

@@ -17,6 +17,7 @@ from pipeline.folding.kernels.attention import PairBias
 from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows, eagerly, product_dtype
 from pipeline.folding.kernels.transition import Transition
 from pipeline.folding.memory import waiting_blocks
+from pipeline.folding.projection import bias_of, weight_of
 from pipeline.folding.structure_module import StructureModule, StructureOutput
 from pipeline.folding.triangle import OuterProductMean, ProductDifference, TriangleAttention, TriangleMultiplication
 
@@ -110,7 +111,7 @@ class PairMLP(ResidueMLP):
         """Same shape as ``x`` [B, N, N, c]; ``plan`` says whether the update is added to ``x``."""
         norm, first, _, second, dropout = self.mlp
         keep = dropout_mask(x, dropout.p, None) if self.training else None
-        parameters = norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias
+        parameters = norm.weight, norm.bias, weight_of(first), bias_of(first), weight_of(second), bias_of(second)
         return Transition.apply(x, keep, *parameters, norm.eps, plan)
 
 

@@ -1,10 +1,13 @@
 """Records in the usual shapes to what trl's trainers take.
 
-Instruction tuning: Alpaca (instruction, input, output), prompt and completion, messages (or ShareGPT's conversations),
-plain text. Preferences: prompt, chosen, rejected as texts or as messages; chosen and rejected as whole conversations;
-question, chosen, rejected with an optional system message (intel orca); OpenAI's preference format.
+Instruction tuning: Alpaca (instruction, input, output), Dolly (instruction, context, response), prompt and completion
+or response, messages (or ShareGPT's conversations), plain text. Preferences: prompt, chosen, rejected as texts or as
+messages; chosen and rejected as whole dialogues, messages or text (hh-rlhf); question, chosen, rejected with an
+optional system message (intel orca); LLaMA-Factory's two forms; OpenAI's preference format. A message's content is
+text, or parts of text.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +43,7 @@ def _message(value: Any) -> Message:
     """``{"role": ..., "content": ...}``, also from ShareGPT's ``from`` and ``value``."""
     if not isinstance(value, dict):
         raise ValueError(f"a message has role and content, found {value!r:.80}")
-    role, content = value.get("role"), value.get("content", value.get("value"))
+    role, content = value.get("role"), _content(value.get("content", value.get("value")))
     if role is None and "from" in value:
         role = SHAREGPT_ROLES.get(str(value["from"]))
         if role is None:
@@ -50,24 +53,53 @@ def _message(value: Any) -> Message:
     return {"role": role, "content": content}
 
 
+def _content(value: Any) -> Any:
+    """The text of a content in parts, ``[{"type": "text", "text": ...}]``; another content as it is."""
+    if not isinstance(value, list) or not value:
+        return value
+    for part in value:
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise ValueError(f"a part of a message's content has a text, found {kind!r:.80}: only text is read")
+    return "".join(part["text"] for part in value)
+
+
+def _dialogue(record: Record) -> list[Message]:
+    """The ``messages`` or ``conversations`` of a record, after the ``system`` message beside them if there is one."""
+    turns = messages(record.get("messages", record.get("conversations")))
+    system = record.get("system")
+    return [{"role": "system", "content": _text(record, "system")}, *turns] if system else turns
+
+
 def instruction_example(record: Record) -> Record:
     """``prompt`` and ``completion``, or ``text``. Of a conversation the last answer is the completion."""
-    if "instruction" in record and "output" in record:
-        prompt = alpaca_prompt(_text(record, "instruction"), _text(record, "input") if record.get("input") else "")
-        return {"prompt": prompt, "completion": _text(record, "output")}
-    if "prompt" in record and "completion" in record:
+    for context, answer in (("input", "output"), ("context", "response")):  # Alpaca, Dolly
+        if "instruction" in record and answer in record:
+            return {"prompt": _instruction(record, context), "completion": _text(record, answer)}
+    answer = "completion" if "completion" in record else "response"
+    if "prompt" in record and answer in record:
         if isinstance(record["prompt"], list):
-            return {"prompt": messages(record["prompt"]), "completion": messages(record["completion"])}
-        return {"prompt": _text(record, "prompt"), "completion": _text(record, "completion")}
+            return {"prompt": messages(record["prompt"]), "completion": messages(record[answer])}
+        return {"prompt": _text(record, "prompt"), "completion": _text(record, answer)}
     if "messages" in record or "conversations" in record:
-        turns = messages(record.get("messages", record.get("conversations")))
+        turns = _dialogue(record)
         if turns[-1]["role"] != "assistant" or len(turns) < 2:
             raise ValueError("a conversation ends with an answer of the assistant")
         return {"prompt": turns[:-1], "completion": turns[-1:]}
     if "text" in record:
         return {"text": _text(record, "text")}
     found = ", ".join(map(str, record))
-    raise ValueError(f"instruction and output, prompt and completion, messages, or text expected, found {found}")
+    raise ValueError(
+        "instruction and output or response, prompt and completion or response, messages, or text expected, "
+        f"found {found}"
+    )
+
+
+def _instruction(record: Record, context: str) -> str:
+    """Alpaca's prompt of a record with ``instruction`` and perhaps ``context``. Raises ValueError for a history."""
+    if record.get("history"):
+        raise ValueError("has a history of earlier turns, which Alpaca's prompt has no place for: give it as messages")
+    return alpaca_prompt(_text(record, "instruction"), _text(record, context) if record.get(context) else "")
 
 
 def preference_example(record: Record) -> Record:
@@ -82,6 +114,10 @@ def preference_example(record: Record) -> Record:
     if not {"chosen", "rejected"} <= set(record):
         raise ValueError(f"chosen and rejected, with prompt or question, expected, found {', '.join(map(str, record))}")
     chosen, rejected = record["chosen"], record["rejected"]
+    if isinstance(chosen, dict):  # LLaMA-Factory: one message each, after the conversation
+        if "conversations" not in record and "messages" not in record:
+            raise ValueError("chosen and rejected are one message each, and there are no conversations before them")
+        return {"prompt": _dialogue(record), "chosen": messages([chosen]), "rejected": messages([rejected])}
     if isinstance(chosen, list):
         chosen, rejected = messages(chosen), messages(rejected)
         if isinstance(record.get("prompt"), list):
@@ -92,6 +128,10 @@ def preference_example(record: Record) -> Record:
         if not shared:
             raise ValueError("chosen and rejected are conversations that do not begin alike, and there is no prompt")
         return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
+    if "instruction" in record:  # LLaMA-Factory's other form
+        return {"prompt": _instruction(record, "input"), **{key: _text(record, key) for key in ("chosen", "rejected")}}
+    if not {"prompt", "question", "input"} & set(record):
+        return _split_dialogues(_text(record, "chosen"), _text(record, "rejected"))
     question = next((key for key in ("question", "input") if key in record and "prompt" not in record), None)
     if question is None:
         return {key: _text(record, key) for key in ("prompt", "chosen", "rejected")}
@@ -103,7 +143,23 @@ def preference_example(record: Record) -> Record:
     }
 
 
+def _split_dialogues(chosen: str, rejected: str) -> Record:
+    """Two dialogues as text into what both begin with, up to the last turn of an assistant (hh-rlhf), and the rest."""
+    unlike = (place for place, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other)
+    shared = chosen[: next(unlike, min(len(chosen), len(rejected)))]
+    turn = "\n\nAssistant:"
+    if turn in shared:
+        shared = shared[: shared.rindex(turn) + len(turn)]
+    else:  # whole words
+        shared = re.sub(r"\s+\S*$", "", shared) if re.search(r"\s", shared) else ""
+    if not shared:
+        raise ValueError("chosen and rejected are texts that do not begin alike, and there is no prompt")
+    return {"prompt": shared, "chosen": chosen[len(shared) :], "rejected": rejected[len(shared) :]}
+
+
 def _text(record: Record, key: str) -> str:
+    if key not in record:
+        raise ValueError(f"no field {key}; there are {', '.join(map(str, record))}")
     if not isinstance(record.get(key), str):
         raise ValueError(f"{key} must be text, found {type(record.get(key)).__name__}")
     return record[key]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 import lorta
+from lorta.config import ALL_ROLES
 from pipeline.bundled import bundled_names, bundled_text
 from pipeline.config import (
     ConfigError,
@@ -74,8 +75,8 @@ class AdapterSettings(Strict):
     """0: the method's default (8)."""
     alpha: NonNegativeFloat = 0.0
     """Updates are scaled by alpha / rank; 0: the method's default."""
-    targets: tuple[Literal["q", "k", "v", "o"], ...] = ()
-    """Attention matrices that are adapted; empty: the method's default (all four)."""
+    targets: tuple[Literal[ALL_ROLES], ...] | Literal["all-linear"] = ()
+    """Matrices that are adapted, q k v o and up gate down, or all-linear; empty: the method's default (q k v o)."""
     init: str = ""
     """Start of the factors; empty: the method's default."""
     dropout: Fraction = 0.0

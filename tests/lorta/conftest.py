@@ -38,13 +38,37 @@ class Attention(nn.Module):
         return getattr(self, self.output)(y)
 
 
+class Layer(nn.Module):
+    """Attention, then a gated feed-forward, under Llama's names."""
+
+    def __init__(self, attention: Attention, width: int, inner: int):
+        super().__init__()
+        self.self_attn, self.mlp = attention, nn.Module()
+        for name, shape in (("up_proj", (width, inner)), ("gate_proj", (width, inner)), ("down_proj", (inner, width))):
+            self.mlp.add_module(name, nn.Linear(*shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.self_attn(x)
+        return y - x + self.mlp.down_proj(functional.silu(self.mlp.gate_proj(y)) * self.mlp.up_proj(y))
+
+
 class Plain(nn.Module):
     """Embedding and residual attention blocks; ``checkpointing`` is None, 'reentrant' or 'non-reentrant'."""
 
-    def __init__(self, width: int = 24, num_heads: int = 4, head_dim: int = 6, layers: int = 3, output: str = "o_proj"):
+    def __init__(
+        self,
+        width: int = 24,
+        num_heads: int = 4,
+        head_dim: int = 6,
+        layers: int = 3,
+        output: str = "o_proj",
+        feed_forward: int = 0,
+    ):
         super().__init__()
         self.embed = nn.Embedding(33, width)
         self.blocks = nn.ModuleList(Attention(width, num_heads, head_dim, output) for _ in range(layers))
+        if feed_forward:
+            self.blocks = nn.ModuleList(Layer(block, width, feed_forward) for block in self.blocks)
         self.checkpointing: str | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -67,6 +91,8 @@ class ModelCase:
     heads: int
     layers: int
     groups: int = 1
+    feed_forward: str = "up down"
+    """Its roles in this model."""
 
 
 SHAPE = {
@@ -74,7 +100,7 @@ SHAPE = {
     "hidden_size": 24,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "intermediate_size": 48,
+    "intermediate_size": 52,
     "pad_token_id": 1,
 }
 
@@ -86,10 +112,12 @@ def _hf(kind: str, **settings) -> nn.Module:
     return getattr(transformers, f"{kind}Model")(config)
 
 
+GATED = "up gate down"
 MODELS = {
     "esm2": ModelCase(lambda: ESM2(num_layers=3, embed_dim=40, attention_heads=4, alphabet="ESM-1b"), 40, 40, 4, 3),
-    "plain": ModelCase(Plain, 24, 24, 4, 3),
-    "wide-heads": ModelCase(lambda: Plain(head_dim=8, output="out_proj"), 24, 32, 4, 3),
+    "plain": ModelCase(Plain, 24, 24, 4, 3, feed_forward=""),
+    "wide-heads": ModelCase(lambda: Plain(head_dim=8, output="out_proj"), 24, 32, 4, 3, feed_forward=""),
+    "layers": ModelCase(lambda: Plain(feed_forward=76), 24, 24, 4, 3, feed_forward=GATED),
 }
 ESM = {"mask_token_id": 32, "position_embedding_type": "rotary", "hidden_dropout_prob": 0.0}
 GPT2 = {"bos_token_id": 2, "eos_token_id": 3, "n_positions": 32}
@@ -97,11 +125,19 @@ HF_MODELS = {
     "bert": ModelCase(lambda: _hf("Bert"), 24, 24, 4, 3),
     "roberta": ModelCase(lambda: _hf("Roberta"), 24, 24, 4, 3),
     "esm": ModelCase(lambda: _hf("Esm", **ESM), 24, 24, 4, 3),
-    "llama": ModelCase(lambda: _hf("Llama"), 24, 24, 4, 3),
-    "gqa": ModelCase(lambda: _hf("Mistral", num_key_value_heads=2), 24, 24, 4, 3, groups=2),
-    "qwen3": ModelCase(lambda: _hf("Qwen3", num_key_value_heads=1, head_dim=8), 24, 32, 4, 3, groups=4),
+    "llama": ModelCase(lambda: _hf("Llama"), 24, 24, 4, 3, feed_forward=GATED),
+    "gqa": ModelCase(lambda: _hf("Mistral", num_key_value_heads=2), 24, 24, 4, 3, groups=2, feed_forward=GATED),
+    "qwen3": ModelCase(
+        lambda: _hf("Qwen3", num_key_value_heads=1, head_dim=8), 24, 32, 4, 3, groups=4, feed_forward=GATED
+    ),
     "gpt2": ModelCase(lambda: _hf("GPT2", **GPT2), 24, 24, 4, 3),
     "neox": ModelCase(lambda: _hf("GPTNeoX"), 24, 24, 4, 3),
+    "esmc": ModelCase(lambda: _hf("Esmc"), 24, 24, 4, 3, feed_forward=GATED),
+    "modernbert": ModelCase(
+        lambda: _hf("ModernBert", bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3),
+        *(24, 24, 4, 3),
+        feed_forward=GATED,
+    ),
 }
 
 HAVE_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
@@ -117,6 +153,14 @@ METHODS = {
     "lorta-no-heads": {"modes": ("matrices", "layers")},
     "lorta-qv": {"targets": ("q", "v")},
     "lora": {"method": "lora"},
+    "lorta-all": {"targets": "all-linear"},
+    "lora-all": {"method": "lora", "targets": "all-linear"},
+}
+METHODS |= {
+    "lorta-all-per-layer": {"modes": ("heads", "matrices"), "targets": "all-linear"},
+    "lorta-all-per-matrix": {"modes": ("heads",), "targets": "all-linear"},
+    "lorta-all-no-heads": {"modes": ("matrices", "layers"), "targets": "all-linear"},
+    "lorta-up": {"targets": ("v", "up")},
 }
 OTHERS = {
     "lora-fa": {"method": "lora-fa"},
@@ -133,11 +177,18 @@ OTHERS = {
     "tenslora-ranks": {"method": "tenslora", "ranks": {"in": 2, "out": 4, "layers": 1}},
     "cara": {"method": "cara"},
     "loretta-rep": {"method": "loretta-rep", "tt_rank": 2},
+    "tt-lora": {"method": "tt-lora"},
     "lorta-frozen": {"axis": "input", "freeze": ("B", "C_H")},
     "lorta-input": {"axis": "input"},
     "lorta-output": {"axis": "output"},
 }
-"""These run on one model, in all tests; they share every line of code but their ``Factors`` with the ones above."""
+OTHERS |= {
+    f"{name}-all": settings | {"targets": "all-linear"}
+    for name, settings in OTHERS.items()
+    if not name.startswith("lorta") and name not in ("lotr", "tenslora-ranks")
+}
+"""These run on one model, in all tests, or, on all linear maps, on one with a feed-forward; they share every line of
+code but their ``Factors`` with the ones above. LoTR shares all but its start with FacT-TT."""
 
 INSERTS = {
     "bitfit": {"method": "bitfit"},
@@ -148,12 +199,12 @@ INSERTS = {
 }
 """What acts behind modules; these run on every model that has a place for them, and share only test_inserts.py."""
 
-NO_BIAS = ("llama", "gqa", "qwen3")
-NO_FEED_FORWARD = ("plain", "wide-heads")
+NO_BIAS = ("llama", "gqa", "qwen3", "modernbert")
+NO_FEED_FORWARD = tuple(name for name, case in MODELS.items() if not case.feed_forward)
 
 EVERY_METHOD = ("wide-heads",)
 """Every LoRTA variant runs on these, and these on every model: the product of both lists would take minutes."""
-ON_EVERY_MODEL = ("lorta", "lora")
+ON_EVERY_MODEL = ("lorta", "lora", "lorta-all")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -173,13 +224,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     methods = [] if marker and marker.args[0] == "others" else list(METHODS)
     others = [] if marker and marker.args[0] == "methods" else list(OTHERS)
     if has_model and has_method:
-        pairs = [(m, a) for m in MODELS for a in methods if m in EVERY_METHOD or a in ON_EVERY_MODEL]
-        pairs += [("plain", a) for a in others]
+        every = [a for a in methods if a in ON_EVERY_MODEL]
+        pairs = [(m, a) for m in MODELS for a in every if a != "lorta-all" or MODELS[m].feed_forward]
+        pairs += [(m, a) for m in EVERY_METHOD for a in methods if a not in every and not _is_layered(a)]
+        pairs += [("layers", a) for a in methods if a not in every and _is_layered(a)]
+        pairs += [("layers" if _is_layered(a) else "plain", a) for a in others]
         metafunc.parametrize(("case", "config"), pairs, indirect=True)
     elif has_model:
         metafunc.parametrize("case", list(MODELS), indirect=True)
     elif has_method:
-        metafunc.parametrize("config", [*methods, *others], indirect=True)
+        metafunc.parametrize("config", [a for a in [*methods, *others] if not _is_layered(a)], indirect=True)
+
+
+def _is_layered(method: str) -> bool:
+    """Whether it needs a model with a feed-forward."""
+    return not set((METHODS | OTHERS)[method].get("targets", ())) <= set("qkvo")
 
 
 @pytest.fixture
@@ -222,6 +281,13 @@ def hf(needs_transformers: None) -> Callable[..., nn.Module]:
 def plain() -> nn.Module:
     torch.manual_seed(0)
     return Plain().eval()
+
+
+@pytest.fixture
+def layers() -> nn.Module:
+    """As ``plain``, with a gated feed-forward whose last slice is cut."""
+    torch.manual_seed(0)
+    return MODELS["layers"].build().eval()
 
 
 @pytest.fixture(scope="session")

@@ -205,6 +205,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(plain, config, tokens, 
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
+def test_gradient_checkpointing_of_all_linear_maps(layers, tokens, run, perturb, kind):
+    settings = lorta.LortaConfig(r=3, alpha=4.5, seed=7, targets="all-linear")
+    test_gradient_checkpointing_gives_the_same_gradients(layers, settings, tokens, run, perturb, kind)
+
+
 def test_dropout_acts_in_training_only(plain, tokens, perturb):
     adapter = lorta.attach(plain, r=3, dropout=0.5, seed=0)
     perturb(adapter)
@@ -429,9 +435,10 @@ class TestRefusals:
         assert all(parameter.requires_grad for parameter in plain.parameters())
 
 
-@pytest.mark.parametrize("method", ["lorta", "metatt-5d"])
-def test_compiles_without_a_graph_break(plain, tokens, perturb, method):
-    perturb(lorta.attach(plain, method=method, r=3, seed=0))
+@pytest.mark.parametrize("method", ["lorta", "metatt-5d", "fact-tk"])
+def test_compiles_without_a_graph_break(layers, tokens, perturb, method):
+    plain = layers
+    perturb(lorta.attach(plain, method=method, r=3, seed=0, targets="all-linear"))
     expected = plain(tokens)
     compiled = torch.compile(plain, fullgraph=True, backend="eager")  # fullgraph: a break is an error
     output = compiled(tokens)
@@ -453,7 +460,7 @@ from torch.nn.parallel import DistributedDataParallel
 def train(kind, rank, world):
     torch.manual_seed(0)
     esm = ESM2(num_layers=2, embed_dim=8, attention_heads=2, alphabet="ESM-1b").double()
-    adapter = lorta.attach(esm, r=2, seed=0)
+    adapter = lorta.attach(esm, r=2, seed=0, targets="all-linear")
     model = DistributedDataParallel(esm) if kind == "ddp" else esm
     if kind == "fsdp2":
         mesh = init_device_mesh("cpu", (world,))

@@ -17,8 +17,8 @@ from lorta import LortaConfig
         ({"alpha": float("nan")}, "alpha must be a finite number"),
         ({"alpha": "16"}, "alpha must be a finite number, got '16'"),
         ({"targets": ()}, "targets is empty"),
-        ({"targets": "qv"}, "targets must be a tuple"),
-        ({"targets": ("q", "x")}, "an entry of targets must be one of q, k, v, o, got 'x'"),
+        ({"targets": "qv"}, "targets must be a tuple of names out of .*, or 'all-linear', got 'qv'"),
+        ({"targets": ("q", "x")}, "an entry of targets must be one of q, k, v, o, up, gate, down, got 'x'"),
         ({"targets": ("q", "q")}, "targets has a repeated entry"),
         ({"modes": ("depth",)}, "an entry of modes must be one of heads, matrices, layers"),
         ({"method": "lora", "modes": ("heads",)}, "modes is a setting of lorta, tenslora, not of 'lora'"),
@@ -86,3 +86,11 @@ def test_equal_settings_are_one_key():
     first, second = LortaConfig(method="tenslora", ranks={"in": 4}), LortaConfig(method="tenslora", ranks={"in": 4})
     assert {first: 1}[second] == 1 and first == second
     assert first != LortaConfig(method="tenslora") and first != first.settings()
+
+
+def test_all_linear_in_every_way_it_is_written():
+    """As a word, as the command line of a stage gives it, as a file gives it back."""
+    config = LortaConfig(targets="all-linear")
+    assert config.targets == ("q", "k", "v", "o", "up", "gate", "down")
+    for written in (("all-linear",), ["all-linear"], config.targets, list(config.targets)):
+        assert LortaConfig(targets=written) == config

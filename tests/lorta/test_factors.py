@@ -1,6 +1,7 @@
 """Counts, dense reconstructions and initial scales of the decompositions."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,45 @@ def test_counts_of_the_papers_tables():
     assert count(ROBERTA_LARGE, r=8, method="lora", targets=("q", "v")) == 786432
 
 
+def layers_of(width: int, heads: int, layers: int, names: dict[str, tuple[int, int]]) -> nn.Module:
+    """Attention and a feed-forward of the given names and shapes (in, out), on the meta device."""
+
+    class Layer(nn.Module):
+        def __init__(self, attention: nn.Module):
+            super().__init__()
+            self.self_attn = attention
+            for path, shape in names.items():
+                parent = self
+                *outer, last = path.split(".")
+                for part in outer:
+                    if not hasattr(parent, part):
+                        parent.add_module(part, nn.Module())
+                    parent = getattr(parent, part)
+                parent.add_module(last, nn.Linear(*shape, device="meta"))
+
+    return nn.ModuleList(Layer(block) for block in attention_model(width, heads, layers))
+
+
+@pytest.mark.parametrize("r", [1, 4])
+def test_counts_of_all_linear(r):
+    """M is 4 for the attention and one for every slice of d of each feed-forward matrix."""
+    up_down = {"fc1": (768, 3072), "fc2": (3072, 768)}
+    roberta = layers_of(768, 12, 12, up_down)
+    assert lorta.attach(roberta, r=r, targets="all-linear").num_parameters() == r * (768 + 64 + 12 + 12 + 12)
+    assert count_of_lora(roberta) == 165888
+    esm2_35m = layers_of(480, 20, 12, {"fc1": (480, 1920), "fc2": (1920, 480)})
+    assert lorta.attach(esm2_35m, r=r, targets="all-linear").num_parameters() == r * (480 + 24 + 20 + 12 + 12)
+    assert count_of_lora(esm2_35m) == 103680
+    gated = {"mlp.up_proj": (4096, 11008), "mlp.gate_proj": (4096, 11008), "mlp.down_proj": (11008, 4096)}
+    llama = layers_of(4096, 32, 32, gated)
+    assert lorta.attach(llama, r=r, targets="all-linear").num_parameters() == r * (4096 + 128 + 32 + 32 + 4 + 9)
+    assert count_of_lora(llama) == 2498560
+
+
+def count_of_lora(model: nn.Module) -> int:
+    return lorta.attach(model, name="lora", method="lora", r=1, targets="all-linear").num_parameters()
+
+
 @pytest.mark.parametrize("r", [1, 4, 48, 192, 768])
 def test_count_llama2_7b(r):
     assert count(LLAMA2_7B, r=r) == 4292 * r
@@ -68,6 +108,8 @@ def dense_by_definition(adapter: Adapter, site: lorta.Site) -> Tensor:
     factors = {name: value.detach().double() for name, value in adapter.tensors[key].named_parameters()}
     if config.method == "lora":
         return config.alpha / config.r * factors["B"] @ factors["A"]
+    if site.role not in "qkvo":
+        return dense_of_slices(config, site, factors, row_of(adapter, site) if "matrices" in config.modes else 0)
     head_dim = site.head_width // site.own_heads
     all_heads = site.own_heads
     if "heads" in config.modes:  # grouped queries: head h stands for the query heads h * ratio and on
@@ -89,11 +131,40 @@ def dense_by_definition(adapter: Adapter, site: lorta.Site) -> Tensor:
             if "layers" in config.modes:
                 weight = weight * factors["C_L"][site.layer, component]
             if "matrices" in config.modes:
-                weight = weight * factors["C_M"][config.targets.index(site.role), component]
+                weight = weight * factors["C_M"][row_of(adapter, site), component]
             block += weight * torch.outer(rows, factors["A"][:, component])
         blocks.append(block)
     stacked = torch.cat(blocks)  # [H * d/H, d]: heads on the rows
     return stacked.T if site.role == "o" else stacked
+
+
+def row_of(adapter: Adapter, site: lorta.Site) -> int:
+    """The first row of C_M for the role of ``site``, counted from the widths of the model's first layer."""
+    rows = 0
+    for other in adapter.sites.values():
+        if other.layer == site.layer and other is not site:
+            slices = 1 if other.role in "qkvo" else math.ceil(other.far_width / (other.heads * other.head_dim))
+            earlier = adapter.config.targets.index(other.role) < adapter.config.targets.index(site.role)
+            rows += slices if earlier else 0
+    return rows
+
+
+def dense_of_slices(config: lorta.LortaConfig, site: lorta.Site, factors: dict[str, Tensor], first: int) -> Tensor:
+    """dW [out, in] of a feed-forward matrix, slice by slice as whole matrices, the last one cut, in float64."""
+    down = site.role == "down"
+    wide, width = (site.in_features, site.out_features) if down else (site.out_features, site.in_features)
+    weight = config.alpha / config.r / 0.02 ** (len(factors) - 1) / (3 * width) ** 0.5  # the balanced start's gain
+    inner = factors["B"]
+    if "heads" in config.modes:
+        inner = torch.einsum("hk,ik->hik", factors["C_H"], inner).flatten(0, 1)
+    blocks = []
+    for number in range(-(-wide // len(inner))):
+        component = factors["C_M"][first + number]
+        if "layers" in config.modes:
+            component = component * factors["C_L"][site.layer]
+        blocks.append(torch.einsum("k,ok,ik->oi", weight * component, inner, factors["A"]))
+    whole = torch.cat(blocks)[:wide]
+    return whole.T if down else whole
 
 
 def _keys_of(config: lorta.LortaConfig, site: lorta.Site) -> set[str]:

@@ -3,6 +3,8 @@
 The reconstructions build whole tensors with einsum, in float64, where the code multiplies thin factors site by site.
 """
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,8 +23,8 @@ def factors_of(adapter: Adapter, key: str) -> dict[str, Tensor]:
 
 
 def place(site: lorta.Site, cores: Tensor) -> Tensor:
-    """[heads, residual, head_dim] -> dW [out, in]: heads on the output of q, k, v and on the input of o."""
-    if site.role == "o":
+    """[heads, residual, head_dim] -> dW [out, in]: heads on the input of o and down, on the output of the others."""
+    if site.role in ("o", "down"):
         return cores.permute(1, 0, 2).flatten(1)
     return cores.permute(0, 2, 1).flatten(0, 1)
 
@@ -45,11 +47,11 @@ def nola(f, config, site, where):
 
 
 def fact_tt(f, config, site, where):
-    return torch.einsum("ia,nab,ob->noi", f["U"], f["S"], f["V"])[where["site"]]
+    return torch.einsum("ia,nab,ob->noi", f["U"], f["S"], f["V"])[where["row"]]
 
 
 def fact_tk(f, config, site, where):
-    return torch.einsum("ia,abc,nc,ob->noi", f["U"], f["C"], f["P"], f["V"])[where["site"]]
+    return torch.einsum("ia,abc,nc,ob->noi", f["U"], f["C"], f["P"], f["V"])[where["row"]]
 
 
 def metatt_4d(f, config, site, where):
@@ -74,11 +76,10 @@ def tenslora(f, config, site, where):
 
 
 def cara(f, config, site, where):
-    if site.role == "o":
-        rows = torch.einsum("k,nk,ik,ok->nio", f["w"], f["S"], f["A"], f["B"])
-        return rows[site.layer]
+    if site.role not in "qkv":
+        return place(site, torch.einsum("k,nk,ik,ok->nio", f["w"], f["S"], f["A"], f["B"])[where["row"]][None])
     whole = torch.einsum("k,nk,ik,hk,ok->nhio", f["w"], f["S"], f["A"], f["C_H"], f["B"])
-    return place(site, whole[3 * site.layer + "qkv".index(site.role)])
+    return place(site, whole[where["row"]])
 
 
 def loretta_rep(f, config, site, where):
@@ -87,6 +88,12 @@ def loretta_rep(f, config, site, where):
         g = [f[f"{name}.{i}"] for i in range(4)]
         trains.append(torch.einsum("aib,bjc,ckd,dre->ijkr", *g).reshape(width, config.r))
     return trains[1] @ trains[0].T
+
+
+def tt_lora(f, config, site, where):
+    g = [f[f"G.{i}"] for i in range(6)]
+    train = torch.einsum("zia,ajb,bkc,cld,dme,eny->ijklmn", *g)
+    return train.reshape(site.in_features, site.out_features).T
 
 
 def lorta_axis(f, config, site, where):
@@ -108,18 +115,40 @@ DEFINITIONS = {
     "tenslora": tenslora,
     "cara": cara,
     "loretta-rep": loretta_rep,
+    "tt-lora": tt_lora,
     "lorta": lorta_axis,
 }
 
 
+PAIRS = ("lora", "lora-fa", "vera", "nola", "loretta-rep", "tt-lora")
+"""These take a matrix of any shape as it is; the others in slices of the attention's."""
+
+
+def slices_of(site: lorta.Site, config: lorta.LortaConfig) -> int:
+    """Rounded up from the widths; 76 / 24 gives 4."""
+    return 1 if site.role in "qkvo" or config.method in PAIRS else -(-max(site.in_features, site.out_features) // WIDTH)
+
+
 @pytest.mark.only("others")
-def test_update_is_the_definition(plain, config, perturb):
-    adapter = lorta.attach(plain.double(), config)
+def test_update_is_the_definition(model, config, perturb):
+    adapter = lorta.attach(model.double(), config)
     perturb(adapter)
-    for position, site in enumerate(adapter.sites.values()):
-        (key,) = [key for key in adapter.tensors if adapter._group_of[site.name] == key]
-        where = {"site": position, "role": config.targets.index(site.role)}
-        expected = config.alpha / config.r * DEFINITIONS[config.method](factors_of(adapter, key), config, site, where)
+    rows, first, row = {}, {}, 0
+    for site in adapter.sites.values():  # of the first layer: the row of each role in a factor over matrices
+        if site.layer == 0:
+            first[site.role], row = row, row + slices_of(site, config)
+    for site in adapter.sites.values():
+        key = adapter._group_of[site.name]
+        factors, blocks = factors_of(adapter, key), []
+        spans = "matrices" in (config.modes or ("matrices",))
+        for number in range(slices_of(site, config)):
+            where = {"row": rows.get(key, 0), "role": (first[site.role] if spans else 0) + number}
+            rows[key] = where["row"] + 1
+            whole = site if slices_of(site, config) == 1 else dataclasses.replace(site, in_features=24, out_features=24)
+            blocks.append(DEFINITIONS[config.method](factors, config, whole, where))
+        axis = 1 if site.role == "down" else 0
+        wide = (site.out_features, site.in_features)[axis]
+        expected = config.alpha / config.r * torch.cat(blocks, axis).narrow(axis, 0, wide)
         assert expected.abs().max() > 1e-4
         torch.testing.assert_close(adapter.update(site).dense(), expected, rtol=1e-11, atol=1e-13)
 
@@ -157,11 +186,41 @@ def attention(width: int, heads: int, layers: int) -> nn.Module:
         ({"method": "tenslora", "r": 4, "modes": ("heads", "layers")}, 4 * (4 * (768 + 64 + 12 + 12) + 256)),
         ({"method": "cara", "r": 4}, 4 * (36 + 768 + 12 + 64 + 1) + 4 * (12 + 2 * 768 + 1)),
         ({"method": "loretta-rep", "r": 8}, 48 * 2 * (8 * 5 + 5 * 8 * 5 + 5 * 12 * 5 + 5 * 8)),
+        ({"method": "tt-lora", "r": 5}, 48 * (8 * 5 + 8 * 25 + 12 * 25 + 8 * 25 + 8 * 25 + 12 * 5)),
         ({"axis": "input", "r": 4}, 3440),
     ],
 )
 def test_counts(settings, expected):
     assert lorta.attach(attention(768, 12, 12), **settings).num_parameters() == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"r": 4}, 4 * (768 + 64 + 12 + 12 + 12)),
+        ({"method": "lora", "r": 8}, 12 * 8 * (4 * 2 * 768 + 2 * 5 * 768)),
+        ({"method": "lora-fa", "r": 8}, 12 * 8 * (4 * 768 + 5 * 768)),
+        ({"method": "vera", "r": 256}, 12 * (6 * 256 + 5 * 768 + 3072)),
+        ({"method": "nola", "bases": 100}, 72 * 200),
+        ({"method": "lotr", "r": 2}, 2 * 768 * 2 + 144 * 4),
+        ({"method": "fact-tt", "r": 16}, 2 * 768 * 16 + 144 * 256),  # 12 L matrices, as in its paper
+        ({"method": "fact-tk", "r": 32}, 2 * 768 * 32 + 144 * 32 + 32**3),
+        ({"method": "metatt-4d", "r": 8}, 2 * 768 * 8 + (12 + 12) * 64),
+        ({"method": "metatt-5d", "r": 8}, (768 + 64) * 8 + (12 + 12 + 12) * 64),
+        ({"method": "tenslora", "r": 4}, 4 * (768 + 64 + 12 + 12 + 12) + 4**5),
+        ({"method": "cara", "r": 32}, 32 * (12 * 12 + 3 * 768 + 12 + 64 + 2)),
+        ({"method": "loretta-rep", "r": 8}, 12 * (10 * (40 + 200 + 300 + 40) + 2 * (60 + 400 + 400 + 40))),
+    ],
+)
+def test_counts_of_all_linear(settings, expected):
+    """RoBERTa-base and ViT-B: 12 L matrices of 768 x 768, 3,072 being four of them; 3,072 is 12 x 16 x 16."""
+    model = nn.ModuleList()
+    for block in attention(768, 12, 12):
+        layer = nn.Module()
+        layer.self_attn = block
+        layer.fc1, layer.fc2 = nn.Linear(768, 3072, device="meta"), nn.Linear(3072, 768, device="meta")
+        model.append(layer)
+    assert lorta.attach(model, targets="all-linear", **settings).num_parameters() == expected
 
 
 def test_fixed_factors_are_in_the_file_and_do_not_train(plain, tokens, tmp_path):
@@ -183,7 +242,9 @@ def test_bases_come_from_the_seed_and_are_in_no_file(plain):
     assert not torch.equal(adapter.tensors[key].A, other.tensors[key].A)
 
 
-@pytest.mark.parametrize("method", ["vera", "nola", "metatt-5d", "tenslora", "cara", "loretta-rep", "lora-fa"])
+@pytest.mark.parametrize(
+    "method", ["vera", "nola", "metatt-5d", "tenslora", "cara", "loretta-rep", "tt-lora", "lora-fa"]
+)
 def test_grouped_queries_and_wide_heads(hf, method, tokens, run, perturb):
     model = hf("Qwen3", num_key_value_heads=2, head_dim=8).eval()
     adapter = lorta.attach(model, method=method, r=3, seed=0)
@@ -196,7 +257,7 @@ def test_grouped_queries_and_wide_heads(hf, method, tokens, run, perturb):
 @pytest.mark.parametrize("method", ["lotr", "fact-tt", "fact-tk", "metatt-4d"])
 def test_one_pair_for_all_needs_one_shape(hf, method):
     model = hf("Mistral", num_key_value_heads=2)
-    with pytest.raises(ValueError, match="one tensor needs the same out features at all its sites"):
+    with pytest.raises(ValueError, match="one tensor needs the same shape at all its sites"):
         lorta.attach(model, method=method, r=3)
 
 

@@ -1,8 +1,13 @@
 """The finder that waits for PEFT; what follows when it comes is in test_peft_plugin.py."""
 
 import importlib.util
+import pkgutil
+import subprocess
 import sys
 
+import pytest
+
+import lorta
 from lorta.on_import import _AfterPeft, watch
 
 
@@ -27,3 +32,30 @@ def test_it_waits_once_however_often_it_is_told(monkeypatch):
     watch()
     watch()
     assert len(sys.meta_path) == before + 1 and isinstance(sys.meta_path[0], _AfterPeft)
+
+
+@pytest.mark.parametrize("name", ["peft_plugin", "peft_config"])
+def test_a_module_imported_first_registers_the_tuner(name):
+    """PEFT is imported from within; what it calls back must find the module whole."""
+    pytest.importorskip("peft", reason="PEFT is not installed (lm extra)")
+    code = f"import lorta.{name}, peft; assert 'LORTA' in peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:lorta", "-c", code], capture_output=True, text=True
+    )
+    assert (done.returncode, "LortaConfig is not available" in done.stderr) == (0, False), done.stderr
+
+
+def test_every_module_can_be_imported_first():
+    """Each in an interpreter without any other module of the package: forgotten here, as a new process would start."""
+    names = [
+        module.name for module in pkgutil.iter_modules(lorta.__path__, "lorta.") if module.name != "lorta.peft_plugin"
+    ]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    for loaded in [m for m in sys.modules if m.partition('.')[0] == 'lorta']:\n"
+        "        del sys.modules[loaded]\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -481,3 +481,98 @@ def test_first_loss_of_dpo_is_ln_2(model, shift, tmp_path, trained):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses[1] != pytest.approx(math.log(2), abs=1e-4)
+
+
+HEADS = [
+    ("SEQ_CLS", "RobertaForSequenceClassification", {"num_labels": 3}),
+    ("TOKEN_CLS", "BertForTokenClassification", {"num_labels": 3}),
+    ("QUESTION_ANS", "BertForQuestionAnswering", {}),
+    ("CAUSAL_LM", "LlamaForCausalLM", {}),
+    ("FEATURE_EXTRACTION", "BertModel", {}),
+    ("SEQ_2_SEQ_LM", "BartForConditionalGeneration", {"d_model": 24, "encoder_layers": 1, "decoder_layers": 1}),
+]
+
+
+def with_head(kind: str, settings: dict) -> nn.Module:
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4} if "d_model" in settings else {}
+    return model(model.config_class(**SHAPE | settings | heads)).eval()
+
+
+@pytest.mark.parametrize(("task", "kind", "settings"), HEADS)
+def test_export_keeps_the_trained_head_and_the_task(tokens, shift, tmp_path, task, kind, settings):
+    model = with_head(kind, settings)
+    more = {"modules_to_save": ["lm_head"]} if task == "CAUSAL_LM" else {}
+    adapted = peft.get_peft_model(model, lorta.LortaConfig(r=3, seed=0, task_type=task, targets="all-linear", **more))
+    shift(adapted)
+    expected = adapted(input_ids=tokens)[0]
+    lorta.export_lora(adapted, tmp_path)
+    document = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert document["task_type"] == task
+    plain = peft.PeftModel.from_pretrained(with_head(kind, settings), tmp_path)
+    assert type(plain) is type(adapted)
+    torch.testing.assert_close(plain(input_ids=tokens)[0], expected, rtol=1e-4, atol=1e-5)
+    assert bool(document["modules_to_save"]) == (task in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM"))
+
+
+def test_export_keeps_what_trains_beside_an_adapter_without_peft(tokens, tmp_path):
+    model = classifier()
+    lorta.attach(model, r=2, seed=0)
+    model.classifier.requires_grad_(True)
+    with torch.no_grad():
+        model.classifier.dense.weight.add_(0.1)
+    lorta.export_lora(model, tmp_path, task_type="SEQ_CLS", base_model="somewhere/base")
+    document = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert document["modules_to_save"] == ["classifier.dense", "classifier.out_proj"]
+    assert (document["task_type"], document["base_model_name_or_path"]) == ("SEQ_CLS", "somewhere/base")
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert torch.equal(saved["base_model.model.classifier.dense.weight"], model.classifier.dense.weight)
+    model.roberta.encoder.layer[0].attention.self.query.base_layer.bias.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"query.base_layer.bias trains beside the adapter"):
+        lorta.export_lora(model, tmp_path)
+
+
+def test_the_card_of_a_saved_adapter_says_what_to_import(model, tmp_path):
+    adapted = adapt(model)
+    adapted.add_adapter("second", lorta.LortaConfig(r=2))
+    for _ in range(2):  # once, however often it is saved
+        adapted.save_pretrained(tmp_path)
+    for directory in (tmp_path, tmp_path / "second"):
+        assert (directory / "README.md").read_text().count("import lorta\n") == 1
+    assert "library_name: peft" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["lorta", "lora"])
+def test_weighted_sum_of_adapters(model, tokens, shift, tmp_path, method):
+    adapted = adapt(model, method=method)
+    adapted.add_adapter("second", lorta.LortaConfig(r=2, seed=1, method=method))
+    shift(lorta.adapter_set(adapted)["default"])
+    shift(lorta.adapter_set(adapted)["second"])
+    adapted.base_model.add_weighted_adapter(["default", "second"], [0.5, -1.0], "sum")
+    layer = adapted.base_model.model.model.layers[1].self_attn.o_proj
+    expected = 0.5 * layer.get_delta_weight("default") - layer.get_delta_weight("second")
+    torch.testing.assert_close(layer.get_delta_weight("sum"), expected, rtol=1e-4, atol=1e-5)
+    adapted.set_adapter("sum")
+    adapted.save_pretrained(tmp_path, selected_adapters=["sum"])
+    again = peft.PeftModel.from_pretrained(causal(), tmp_path / "sum")
+    torch.testing.assert_close(again(tokens).logits, adapted(tokens).logits)
+    for arguments, message in (
+        ((["default", "none"], [1.0, 1.0], "other"), "no adapter 'none'"),
+        ((["default"], [1.0], "sum"), "there is an adapter 'sum' already"),
+        ((["default"], [1.0], "other", "svd"), "only the exact sum is there"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adapted.base_model.add_weighted_adapter(*arguments)
+
+
+def test_rates_of_lora_plus(tokens):
+    """The factor that starts at zero has the higher rate, the head the lower; PEFT's helper does not know which."""
+    adapted = peft.get_peft_model(classifier(), lorta.LortaConfig(r=2, seed=0, task_type="SEQ_CLS"))
+    slow, fast = lorta.param_groups(adapted, 1e-3, ratio=4.0)
+    assert (slow["lr"], fast["lr"]) == (1e-3, 4e-3)
+    assert fast["params"] == [lorta.adapter_set(adapted)["default"].tensors["all"].A]
+    trains = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    assert {id(p) for p in slow["params"] + fast["params"]} == {id(p) for p in trains}
+    assert len(slow["params"]) + 1 == len(trains) > 5
+    torch.optim.AdamW([slow, fast]).step()

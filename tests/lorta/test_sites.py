@@ -23,6 +23,24 @@ def test_every_projection_of_every_block(model, case):
         assert (site.own_heads, site.head_dim) == (case.heads // groups, case.inner // case.heads)
 
 
+def test_every_linear_map_of_every_layer(model, case):
+    if not case.feed_forward:
+        with pytest.raises(ValueError, match=r"no feed-forward of a known name beside blocks\.0; target the attention"):
+            find_sites(model, "all-linear")
+        return
+    sites = find_sites(model, "all-linear")
+    roles = [*"qkvo", *case.feed_forward.split()]
+    assert [(site.layer, site.role) for site in sites] == [(layer, role) for layer in range(3) for role in roles]
+    assert [site for site in sites if site.role in "qkvo"] == find_sites(model)
+    for site in sites:
+        if site.role not in "qkvo":
+            shape = features(model.get_submodule(site.module), site.module)
+            assert shape == (site.in_features, site.out_features * (1 if site.rows is None else 2))
+            assert (site.residual_width, site.head_width, site.own_heads) == (case.width, case.inner, case.heads)
+            assert case.inner * (site.slices - 1) < site.far_width <= case.inner * site.slices
+            assert site.shape in ((case.width, case.inner), (case.inner, case.width))
+
+
 def test_names_of_fair_esm():
     model = ESM2(num_layers=2, embed_dim=8, attention_heads=2, alphabet="ESM-1b")
     assert [site.name for site in find_sites(model)[4:]] == [
@@ -49,6 +67,91 @@ def _refusal(model: nn.Module) -> str:
 
 def test_nothing_to_adapt():
     assert "no attention projections found in Sequential; known names are" in _refusal(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_layers_that_share_their_weights_are_one(hf):
+    """ALBERT: one layer of weights, however often it is run; T5: its feed-forward reads weights directly."""
+    albert = hf("Albert", embedding_size=8)
+    assert [site.role for site in find_sites(albert, "all-linear")] == [*"qkvo", "up", "down"]
+    t5 = hf("T5", d_model=24, d_kv=8, d_ff=48, num_decoder_layers=2, num_heads=4)
+    assert [site.role for site in find_sites(t5)] == [*"qkvo"] * (3 + 2 * 2)
+    assert (find_sites(t5)[0].heads, find_sites(t5)[0].head_dim) == (4, 8)
+    asked = {"input_ids": torch.arange(4, 13)[None], "decoder_input_ids": torch.arange(5, 10)[None]}
+    with torch.no_grad():
+        before = t5.eval()(**asked).last_hidden_state
+        assert len(lorta.attach(t5, r=2).modules_adapted) == 28
+        assert torch.equal(t5(**asked).last_hidden_state, before)
+    lorta.detach(t5)
+    with pytest.raises(ValueError, match="no feed-forward of a known name beside encoder"):
+        find_sites(t5, "all-linear")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "targets", "roles"),
+    [
+        ("Phi", {"hidden_size": 32}, "all-linear", 6),
+        ("Phi3", {"pad_token_id": 0}, "all-linear", 7),
+        ("DebertaV2", {}, "all-linear", 6),
+        ("MPNet", {}, "all-linear", 6),
+        ("Albert", {"embedding_size": 8}, "all-linear", 6),
+        ("GPTJ", {"rotary_dim": 4}, "all-linear", 6),
+        ("Bloom", {}, "all-linear", 6),
+        ("DistilBert", {}, "all-linear", 6),
+        ("Bart", {"d_model": 24, "encoder_attention_heads": 4, "decoder_attention_heads": 4}, "all-linear", 6),
+        ("T5", {"d_model": 24, "d_kv": 8, "d_ff": 48, "num_heads": 4}, ("q", "k", "v", "o"), 4),
+    ],
+)
+def test_every_map_of_a_family_reaches_the_output(hf, tokens, kind, settings, targets, roles):
+    """One role after the other off zero: each changes the output, as its merged weight does."""
+    torch.manual_seed(0)
+    model = hf(kind, **settings).eval()
+    whole = {"input_ids": tokens, "decoder_input_ids": tokens} if kind == "T5" else {"input_ids": tokens}
+    adapter = lorta.attach(model, method="lora", r=2, targets=targets, seed=0)
+    with torch.no_grad():
+        before = model(**whole).last_hidden_state
+        assert len({site.role for site in adapter.sites.values()}) == roles
+        for site in adapter.sites.values():
+            adapter.tensors[site.key].B.normal_(std=0.3)
+            after = model(**whole).last_hidden_state
+            assert not torch.equal(after, before), site.name
+            before = after
+        lorta.merge(model)
+        torch.testing.assert_close(model(**whole).last_hidden_state, before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_is_adapted_whole_or_not_at_all(hf):
+    led = {"d_model": 24, "encoder_layers": 1, "decoder_layers": 1, "attention_window": 4}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    place = "encoder.layers.0.self_attn.longformer_self_attn of LEDEncoderSelfAttention"
+    assert _refusal(hf("LED", **led, **heads)).startswith(f"{place} mixes its tokens by modules of unknown names")
+    minimax = hf("MiniMax", num_key_value_heads=2, num_local_experts=2, head_dim=6)
+    assert _refusal(minimax).startswith("layers.1 of MiniMaxDecoderLayer mixes its tokens by modules of unknown names")
+
+
+def test_original_esm_c():
+    """Names and order of the package esm: LayerNorm and projections in one Sequential, SwiGLU's gate first."""
+
+    class MultiHeadAttention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n_heads = 4
+            self.layernorm_qkv = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 72))
+            self.out_proj = nn.Linear(24, 24)
+
+    layer = nn.Module()
+    layer.attn = MultiHeadAttention()
+    layer.ffn = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 128), nn.SiLU(), nn.Linear(64, 24))
+    sites = {site.role: site for site in find_sites(nn.ModuleList([layer]), "all-linear")}
+    assert [site.name for site in sites.values()] == [
+        *(f"0.attn.layernorm_qkv.1:{role}" for role in "qkv"),
+        *("0.attn.out_proj", "0.ffn.1:up", "0.ffn.1:gate", "0.ffn.3"),
+    ]
+    starts = {role: site.rows.start for role, site in sites.items() if site.rows}
+    assert starts == {"q": 0, "k": 24, "v": 48, "gate": 0, "up": 64}
+
+
+def test_mamba_is_not_said_to_have_attention(hf):
+    assert "no attention projections found in MambaModel" in _refusal(hf("Mamba", state_size=4))
 
 
 def test_torch_multihead_attention():

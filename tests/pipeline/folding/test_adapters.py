@@ -63,6 +63,36 @@ def test_every_method_trains_the_trunk_through_its_adapter_alone(base, method):
     assert trains == {"trunk adapter", "structure module", "heads"}
 
 
+TRANSITIONS = {"targets": ["q", "k", "v", "o", "up", "down"]}
+
+
+@pytest.mark.parametrize("method", ["lorta", "lora"])
+def test_transitions_are_adapted_with_their_attention(base, method):
+    """Every factor has a gradient, the update starts at zero, and merged it is the same; both transitions move."""
+    plain = adapted(base, "none")
+    model = adapted(base, method, settings=TRANSITIONS)
+    assert outcome(model).item() == pytest.approx(outcome(plain).item(), rel=1e-5)
+    roles = {name: {site.role for site in next(iter(part.values())).sites.values()} for name, part in
+             model.trunk_adapters.items()}  # fmt: skip
+    assert roles == {name: set(TRANSITIONS["targets"]) for name in ("sequence", "triangle")}
+    proofs = prove_gradient_path(model, lambda: outcome(model), seed=0)
+    assert {proof.name.split(".")[0] for proof in proofs} == {"sequence", "triangle"}
+    off_zero(model)
+    with torch.no_grad():
+        before = model(*inputs(), num_recycles=1).structure.positions
+        with model.merged():
+            inside = model(*inputs(), num_recycles=1).structure.positions
+    torch.testing.assert_close(inside, before, rtol=1e-4, atol=1e-4)
+    assert (before - plain(*inputs(), num_recycles=1).structure.positions).abs().max() > 1e-3
+    for transition in (model.trunk.blocks[0].mlp_seq, model.trunk.blocks[0].mlp_pair):
+        assert {type(transition.mlp[i]).__name__ for i in (1, 3)} == {"AdaptedLinear"}
+
+
+def test_not_all_linear_maps_of_the_trunk_can_be_adapted(base):
+    with pytest.raises(ConfigError, match="triangle multiplications and the outer product cannot: give"):
+        adapted(base, "lorta", settings={"targets": "all-linear"})
+
+
 @pytest.mark.parametrize("method", ["lorta", "lora", "vera"])
 def test_merged_equals_unmerged_and_comes_back(base, method):
     model = adapted(base, method, stem="lora").eval()

@@ -56,6 +56,31 @@ def test_preference_shapes_agree():
     assert preference_example(plain) == plain
 
 
+def test_forms_that_the_field_uses():
+    """Dolly; prompt and response; content in parts; LLaMA-Factory's system beside its conversations."""
+    dolly = {"instruction": "Add.", "context": "1 2", "response": "3", "category": "closed_qa"}
+    assert instruction_example(dolly) == {"prompt": alpaca_prompt("Add.", "1 2"), "completion": "3"}
+    assert instruction_example({"prompt": "P", "response": "C"}) == {"prompt": "P", "completion": "C"}
+    parts = {"role": "user", "content": [{"type": "text", "text": "Q"}]}
+    assert instruction_example({"messages": [parts, GOOD]}) == {"prompt": [USER], "completion": [GOOD]}
+    turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "yes"}]
+    system = {"role": "system", "content": "S"}
+    assert instruction_example({"conversations": turns, "system": "S"})["prompt"] == [system, USER]
+
+
+def test_preferences_that_the_field_uses():
+    answers = {"chosen": {"from": "gpt", "value": "yes"}, "rejected": {"from": "gpt", "value": "no"}}
+    factory = preference_example({"conversations": [{"from": "human", "value": "Q"}], **answers})
+    assert factory == {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}
+    flat = {"instruction": "Add.", "input": "1 2", "chosen": "3", "rejected": "4"}
+    assert preference_example(flat) == {"prompt": alpaca_prompt("Add.", "1 2"), "chosen": "3", "rejected": "4"}
+    asked = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
+    whole = {"chosen": f"{asked} It is so.", "rejected": f"{asked} It is not."}
+    assert preference_example(whole) == {"prompt": asked, "chosen": " It is so.", "rejected": " It is not."}
+    plain = {"chosen": "Why? Because.", "rejected": "Why? No."}
+    assert preference_example(plain) == {"prompt": "Why?", "chosen": " Because.", "rejected": " No."}
+
+
 @pytest.mark.parametrize(
     ("shape", "record", "message"),
     [
@@ -74,7 +99,12 @@ def test_preference_shapes_agree():
         (preference_example, {"input": "Q", "preferred_output": [GOOD]}, "a list of messages expected, found 'Q'"),
         (preference_example, {"input": {"messages": [USER]}, "preferred_output": [GOOD]}, "found None"),
         (preference_example, {"chosen": [USER, GOOD], "rejected": [BAD]}, "do not begin alike"),
-        (preference_example, {"chosen": "y", "rejected": "x"}, "prompt must be text"),
+        (preference_example, {"chosen": "y", "rejected": "x"}, "do not begin alike, and there is no prompt"),
+        (preference_example, {"chosen": {"from": "gpt", "value": "y"}, "rejected": {}}, "no conversations before them"),
+        (preference_example, {"chosen": None, "rejected": "x"}, "chosen must be text, found NoneType"),
+        (instruction_example, {"prompt": None, "response": "x"}, "prompt must be text, found NoneType"),
+        (instruction_example, {"instruction": "x", "output": "y", "history": [["a", "b"]]}, "give it as messages"),
+        (instruction_example, {"messages": [{"role": "user", "content": [{"type": "image"}]}, GOOD]}, "found 'image'"),
     ],
 )
 def test_damage_names_the_example(shape, record, message):
