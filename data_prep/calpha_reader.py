@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.atom_arrays import ALLOWED_ATOMS, is_hydrogen
+from data_prep.atom_arrays import ALLOWED_ATOMS
 from data_prep.atom_site import AtomSite
 from data_prep.calpha_trace import BColumn, CalphaTrace
-from data_prep.components import ATOM_NAMES_EVERYWHERE
+from data_prep.components import CARBOXYL_NAMES, is_hydrogen
 from data_prep.conformers import conformer_rows
 from data_prep.decimals import read_decimals
 from data_prep.pdb_columns import AtomRecords, decimals, leading_codes, polymer_records, whole_numbers
@@ -133,7 +133,7 @@ def _atom_kind(word: int) -> int:
     """The kind of one ``identity`` word, -1 where it is no atom that a standard residue may have."""
     text = word.to_bytes(8, "little").decode("latin-1")
     name, component = text[:4].strip(), text[5:]
-    if component not in RESNAMES[: len(RESTYPES)] or name in ATOM_NAMES_EVERYWHERE:
+    if component not in RESNAMES[: len(RESTYPES)] or name in CARBOXYL_NAMES:
         return -1
     aatype = RESNAMES.index(component)
     if name not in ATOM37_INDEX:
@@ -297,7 +297,7 @@ def _conformers(atoms: AtomRecords, residue: np.ndarray, warnings: list[str]) ->
         occupancy=_occupancy(atoms.factors[rows, :6]),
         b_factor=np.zeros(len(rows), dtype=np.float32),
         start=np.cumsum(count) - count,
-        resname=same, chain=same, segment=same, seqnum=nothing, icode=same, label_seq=nothing,
+        resname=same, chain=same, segment=same, ters=nothing, seqnum=nothing, icode=same, label_seq=nothing,
         hetero=np.zeros(n, dtype=bool),
     )  # fmt: skip
     kept, _ = conformer_rows(np.arange(n), site, warnings)
