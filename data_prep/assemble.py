@@ -127,6 +127,7 @@ def _record(
         source_file=source_file,
         source_sha256=source_sha256,
         model_number=parsed.model_number,
+        states_plddt=parsed.states_plddt,
         warnings=tuple(warnings),
     )
 

@@ -190,6 +190,7 @@ class ParsedStructure:
     model_number: int = 1
     resolution: float | None = None
     method: str | None = None
+    states_plddt: bool = False
     deposition_date: str | None = None
     release_date: str | None = None
     warnings: tuple[str, ...] = ()

@@ -62,6 +62,8 @@ def _parse(path: str, loop: AtomLoop, block: cif.Block, extra: int, model: Model
                 model_number=order[position],
                 resolution=_resolution(block),
                 method=_method(block),
+                states_plddt=any("plddt" in value.lower() for value in block.find_values("_ma_qa_metric.type"))
+                or any("plddt" in value.lower() for value in block.find_values("_ma_qa_metric.name")),
                 deposition_date=_first_date(block, "_pdbx_database_status.recvd_initial_deposition_date")
                 or _first_date(block, "_database_PDB_rev.date_original"),
                 release_date=_release_date(block),

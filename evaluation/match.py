@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import gemmi
 import numpy as np
 
-from data_prep.calpha_trace import CalphaTrace
+from data_prep.record import ProteinRecord
 
 MODES: tuple[str, ...] = ("auto", "number", "label", "align")
 """What ``--match`` takes."""
@@ -62,7 +62,7 @@ class Correspondence:
     would bring as many residues of the same name together. These pairs are a tie between letters."""
 
 
-def match_residues(truth: CalphaTrace, prediction: CalphaTrace, mode: str = "auto") -> Correspondence:
+def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = "auto") -> Correspondence:
     """The residues that correspond, by one of ``MODES``. Only residues with an alpha carbon are paired.
 
     It does not judge whether the pairing makes sense: look at ``identity``.
@@ -86,17 +86,17 @@ def match_residues(truth: CalphaTrace, prediction: CalphaTrace, mode: str = "aut
     return max(candidates, key=lambda candidate: candidate.identity)
 
 
-def _by_number(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
+def _by_number(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
     return _by_keys("number", truth, *_number_keys(truth, prediction, 0), prediction)
 
 
-def _by_label(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
+def _by_label(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
     by_position = _by_keys("label", truth, truth.residue_index, prediction.residue_index, prediction)
     by_number = _by_keys("label", truth, truth.residue_index, prediction.auth_seq_id - 1, prediction)
     return max((by_position, by_number), key=lambda candidate: candidate.identical)
 
 
-def _by_alignment(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
+def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
     found = _aligned(truth, prediction, _CHEAP_GAP)
     if not found.identical:
         return found
@@ -111,7 +111,7 @@ def _by_alignment(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence
     return replace(found, shift=shift, off_shift=off_shift)
 
 
-def _aligned(truth: CalphaTrace, prediction: CalphaTrace, gap_open: int) -> Correspondence:
+def _aligned(truth: ProteinRecord, prediction: ProteinRecord, gap_open: int) -> Correspondence:
     true_index, pred_index = align_sequences(truth.sequence, prediction.sequence, gap_open)
     both = truth.ca_mask[true_index] & prediction.ca_mask[pred_index]
     return _correspondence("align", truth, true_index[both], prediction, pred_index[both])
@@ -179,7 +179,7 @@ def _aligned_positions(cigar: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(target_runs or empty), np.concatenate(query_runs or empty)
 
 
-def _number_keys(truth: CalphaTrace, prediction: CalphaTrace, shift: int) -> tuple[np.ndarray, np.ndarray]:
+def _number_keys(truth: ProteinRecord, prediction: ProteinRecord, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """int64 [T] and [P]: equal where author's number (the truth's plus ``shift``), insertion code and how many residues
     before had the same two are equal. A file that uses a number twice still has two residues there; they are paired in
     their order. Residues without an alpha carbon have no number to speak of."""
@@ -209,10 +209,10 @@ def _occurrence(keys: np.ndarray) -> np.ndarray:
 
 def _by_keys(
     mode: str,
-    truth: CalphaTrace,
+    truth: ProteinRecord,
     true_keys: np.ndarray,
     pred_keys: np.ndarray,
-    prediction: CalphaTrace,
+    prediction: ProteinRecord,
 ) -> Correspondence:
     """Pairs the residues whose keys (int [T] and [P]) are equal, among those with an alpha carbon; of several equal
     ones of the prediction the last."""
@@ -230,9 +230,9 @@ def _by_keys(
 
 def _correspondence(
     mode: str,
-    truth: CalphaTrace,
+    truth: ProteinRecord,
     true_index: np.ndarray,
-    prediction: CalphaTrace,
+    prediction: ProteinRecord,
     pred_index: np.ndarray,
 ) -> Correspondence:
     shorter = min(_known_residues(truth), _known_residues(prediction))
@@ -246,12 +246,12 @@ def _correspondence(
     return Correspondence(mode, true_index, pred_index, identical, n_known - identical, identity)
 
 
-def _known_residues(chain: CalphaTrace) -> int:
+def _known_residues(chain: ProteinRecord) -> int:
     """Residues with an alpha carbon and a name."""
     known = chain.ca_mask & (_letters(chain) != _UNKNOWN) if "X" in chain.sequence else chain.ca_mask
     return int(np.count_nonzero(known))
 
 
-def _letters(chain: CalphaTrace) -> np.ndarray:
+def _letters(chain: ProteinRecord) -> np.ndarray:
     """uint8 [N]: the letters of the sequence."""
     return np.frombuffer(chain.sequence.encode("ascii"), dtype=np.uint8)
