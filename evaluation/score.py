@@ -23,8 +23,8 @@ DEFINITIONS: Mapping[str, str] = {
     "lddt_ca_intra": "lddt_ca over pairs within chains only",
     "lddt_ca_strict": "lddt_ca with AlphaFold's strict comparisons: errors < the thresholds, distances < 15 A",
     "lddt_all": "lDDT over pairs of heavy atoms of different residues, names of symmetric side-chain atoms resolved "
-    "(OpenStructure 2.10); an atom that the prediction lacks loses its pairs; residues with an alpha carbon; with "
-    "--all-atom",
+    "(OpenStructure 2.10, without the stereochemistry checks that its own command does by default); an atom that the "
+    "prediction lacks loses its pairs; residues with an alpha carbon; with --all-atom",
     "tm_score": "TM-score of the given residue correspondence, all chains as one body, normalised by the truth's "
     "residues (not TM-align, which looks for a correspondence of its own); with --superposition",
     "gdt_ts": "mean share of the truth's residues within 1, 2, 4 and 8 A after superposition; with --superposition",
