@@ -115,7 +115,7 @@ def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord) -> Correspond
         # Of a homologue cheap gaps find a few letters more in fewer residues; of missing loops they are the truth.
         substituted = _aligned(truth, prediction, align_homologues(truth.sequence, prediction.sequence))
         more = len(substituted.true_index) - len(found.true_index)
-        if more > 0 and more >= found.identical - substituted.identical:
+        if more > 0 and 3 * more >= found.identical - substituted.identical:
             found = substituted
     if not found.identical:
         return found

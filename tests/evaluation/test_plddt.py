@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -26,3 +28,11 @@ def test_what_is_not_a_confidence(record):
     uneven = record("ACD", b_factors=values, backbone=True)
     uneven.b_factors[1, 0] += 1
     assert plddt_of([uneven]) == (None, ""), "atoms of a residue differ, as B-factors do"
+
+
+def test_a_file_that_states_plddt_may_have_one_for_each_atom(record):
+    """As AlphaFold 3 and its like write it: the alpha carbon's is the residue's."""
+    uneven = record("ACD", b_factors=np.array([30.0, 60.0, 95.5]), backbone=True)
+    uneven.b_factors[:, 0] += 1
+    (chain,), scale = plddt_of([replace(uneven, states_plddt=True)])
+    assert chain.tolist() == [30.0, 60.0, 95.5] and scale == "0-100"
