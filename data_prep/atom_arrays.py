@@ -80,7 +80,7 @@ def _atom_table(atoms: AtomSite, letter_of: Mapping[str, str]) -> np.ndarray:
     table = np.where(_ALLOWED_OR_NONE[aatype[:, None], usual], usual, -1)
     carboxyl = [(names.index(name), ATOM37_INDEX[place]) for name, place in CARBOXYL_NAMES.items() if name in names]
     for code, component in enumerate(components):
-        if is_standard(component):
+        if carboxyl and is_standard(component):
             for name, place in carboxyl:
                 table[code, name] = place
         if component in ATOM_NAMES_OF_PARENT:

@@ -90,15 +90,15 @@ class AtomSite:
     def backbone(self) -> np.ndarray:
         """float64 [R, 3, 3], angstrom: N, CA and C of each residue, of alternate locations the first; NaN without."""
         places = np.full((len(self.start), 3, 3), np.nan)
-        owner = np.repeat(np.arange(len(self.start)), self.count)
         for place, name in enumerate(BACKBONE):
             rows = self.rows_named(name)[::-1]
-            places[owner[rows], place] = self.xyz[rows]
+            places[self.start.searchsorted(rows, side="right") - 1, place] = self.xyz.take(rows, axis=0)
         return places
 
     def rows_named(self, *names: str) -> np.ndarray:
         """int64 [n], increasing: the atoms of these names."""
-        return np.flatnonzero(self.name.lookup(names.__contains__, bool))
+        codes = [self.name.values.index(name) for name in names if name in self.name.values]
+        return (self.name.code == codes[0] if len(codes) == 1 else np.isin(self.name.code, codes)).nonzero()[0]
 
     def with_whole_residues(self) -> Self:
         """One residue for each backbone: runs of atoms of one component at one place are joined, at the place of the

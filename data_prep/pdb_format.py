@@ -21,6 +21,8 @@ from data_prep.words import Words
 
 _READ = 76
 """Columns of an ATOM record that are read, up to the segment id."""
+_BEFORE_SEGMENT = 66
+"""Columns up to the B-factor."""
 
 _LEAST_MEAN_WIDTH, _ANY_LINES = 20, 10_000_000
 """Characters of a line in the mean, in texts of more bytes than the latter: each line takes some sixty bytes more, so
@@ -102,11 +104,14 @@ class _Lines:
         table = self._windows[self.start[numbers]].view(np.uint8).reshape(-1, _WIDTH)
         length = self.end[numbers] - self.start[numbers]
         short = np.flatnonzero(length < _READ)
+        if len(short):  # no segment id, and of the shortest not even a B-factor
+            table[short, _BEFORE_SEGMENT:_READ] = ord(" ")
+            short = short[length[short] < _BEFORE_SEGMENT]
         if len(short):
             begin, end = _LAST_COORDINATE
             length = np.where(length < end, np.minimum(length, begin), length)
-            inside = np.arange(_READ) < length[short, None]
-            table[short, :_READ] = np.where(inside, table[short, :_READ], ord(" "))
+            inside = np.arange(_BEFORE_SEGMENT) < length[short, None]
+            table[short, :_BEFORE_SEGMENT] = np.where(inside, table[short, :_BEFORE_SEGMENT], ord(" "))
         return table
 
 

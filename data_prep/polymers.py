@@ -95,9 +95,17 @@ def bonded(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """bool [...]: whether C of one residue and N of the other are as near as a peptide bond; where one is missing,
     whether the alpha carbons are as near as those of neighbours. ``before`` and ``after`` [..., 3, 3] are as of
     ``AtomSite.backbone``."""
-    length = np.linalg.norm(after[..., 0, :] - before[..., 2, :], axis=-1)
-    apart = np.linalg.norm(after[..., 1, :] - before[..., 1, :], axis=-1)
-    return np.where(np.isnan(length), apart < NEIGHBOURING_CALPHAS, length < PEPTIDE_BOND)
+    length = distances(before, after, 2, 0)
+    unknown = np.isnan(length)
+    if not unknown.any():
+        return length < PEPTIDE_BOND
+    return np.where(unknown, distances(before, after, 1, 1) < NEIGHBOURING_CALPHAS, length < PEPTIDE_BOND)
+
+
+def distances(before: np.ndarray, after: np.ndarray, first: int, second: int) -> np.ndarray:
+    """float64 [...], angstrom, of two of the atoms of ``AtomSite.backbone``, NaN where one is missing."""
+    apart = after[..., second, :] - before[..., first, :]
+    return np.sqrt(np.einsum("...i,...i->...", apart, apart))
 
 
 def _fits(before: np.ndarray, after: np.ndarray, steps: int) -> bool:
@@ -182,8 +190,8 @@ def _molecules(chain: np.ndarray, parsed: ParsedStructure, remarks: list[str]) -
     number, ters, segment = atoms.seqnum[chain], atoms.ters[chain], atoms.segment.code[chain]
     rises = number[1:] >= number[:-1]
     has_end = np.zeros(len(atoms.start), dtype=bool)
-    has_end[np.searchsorted(atoms.start, atoms.rows_named(*_CARBOXYL_ENDS), side="right") - 1] = True
-    has_end &= atoms.resname.lookup(is_standard, bool)
+    ends = np.searchsorted(atoms.start, atoms.rows_named(*_CARBOXYL_ENDS), side="right") - 1
+    has_end[ends] = atoms.resname.take(ends).lookup(is_standard, bool)
     signs = (ters[1:] != ters[:-1]) | (segment[1:] != segment[:-1]) | ~rises | has_end[chain][:-1]
     if not signs.any() or (rises.all() and len(chain) <= len(parsed.seqres(int(chain[0])))):
         return [Polymer(chain, tuple(remarks))] if len(chain) else []

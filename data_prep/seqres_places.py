@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.atom_site import AtomSite, ParsedStructure
 from data_prep.components import kind, parent_letter
-from data_prep.polymers import LONGEST_STEP, bonded
+from data_prep.polymers import LONGEST_STEP, bonded, distances
 from data_prep.seqres_alignment import align_to_seqres
 from data_prep.wording import some
 
@@ -59,12 +59,11 @@ def _steps(residues: np.ndarray, atoms: AtomSite, warnings: list[str] | None = N
     numbers, backbone = atoms.seqnum[residues].astype(np.int64), atoms.backbone[residues]
     steps = np.ones(len(numbers), dtype=np.int64)
     np.maximum(numbers[1:] - numbers[:-1], 1, out=steps[1:])
-    is_bonded = bonded(backbone[:-1], backbone[1:])
-    steps[1:][is_bonded] = 1
-    if warnings is None:
+    is_open = ~bonded(backbone[:-1], backbone[1:])
+    steps[1:][~is_open] = 1
+    if warnings is None or not is_open.any():
         return steps
-    apart = np.linalg.norm(backbone[1:, 0] - backbone[:-1, 2], axis=-1)
-    alpha = np.linalg.norm(backbone[1:, 1] - backbone[:-1, 1], axis=-1)
+    apart, alpha = (distances(backbone[:-1], backbone[1:], *ends) for ends in ((2, 0), (1, 1)))
     gap = 1 + np.flatnonzero((steps[1:] == 1) & (apart > SURELY_OPEN) & (alpha > SURELY_OPEN))
     if len(gap):
         steps[gap] = np.maximum(np.ceil((alpha[gap - 1] - 1.0) / LONGEST_STEP), 2).astype(np.int64)
