@@ -60,6 +60,9 @@ def _steps(residues: np.ndarray, atoms: AtomSite, warnings: list[str] | None = N
     steps = np.ones(len(numbers), dtype=np.int64)
     np.maximum(numbers[1:] - numbers[:-1], 1, out=steps[1:])
     is_open = ~bonded(backbone[:-1], backbone[1:])
+    jumps = np.count_nonzero((steps[1:] > 1) & ~is_open)
+    if jumps and warnings is not None:
+        warnings.append(f"{jumps} jumps of the numbers between bonded residues: no gaps")
     steps[1:][~is_open] = 1
     if warnings is None or not is_open.any():
         return steps
