@@ -18,13 +18,16 @@ an alignment pairs no more residues, else the way that brings most residues of t
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import gemmi
 import numpy as np
-from Bio.Align import PairwiseAligner, substitution_matrices
 
 from data_prep.record import ProteinRecord
 from data_prep.residues import RESTYPES_WITH_X
+
+if TYPE_CHECKING:
+    from Bio.Align import PairwiseAligner
 
 MODES: tuple[str, ...] = ("auto", "number", "label", "align")
 """What ``--match`` takes."""
@@ -193,7 +196,9 @@ def align_homologues(target: str, query: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _aligner() -> PairwiseAligner:
+def _aligner() -> "PairwiseAligner":
+    from Bio.Align import PairwiseAligner, substitution_matrices  # 0.1 s that most runs do without
+
     table, letters = substitution_matrices.load("BLOSUM62"), RESTYPES_WITH_X
     scores = np.array([[0.0 if "X" in a + b else table[a, b] for b in letters] for a in letters])
     aligner = PairwiseAligner(mode="global", open_gap_score=-11, extend_gap_score=-1, end_gap_score=0)
