@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -189,6 +189,9 @@ def build_dataset(
                 list(gathered.sequences), letters, pairs, split,
                 release_dates=gathered.dates, together=gathered.same_chain, left_out=gathered.left_out,
             )  # fmt: skip
+            dates = dict(zip(gathered.sequences, gathered.dates, strict=True))
+            unplaced = _why_in_no_split(placements, split, dates)
+            ledger = [_with_warnings(row, unplaced) for row in ledger]
             program = f"MMseqs2 {mmseqs.version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
             settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
             writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
@@ -336,6 +339,19 @@ def _twins(results: Sequence[Ingested]) -> dict[str, list[str]]:
         for row in result.rows
         if row.id and len(files_of[result.sha256]) > 1
     }
+
+
+def _why_in_no_split(
+    placements: Mapping[str, Placement], split: SplitSettings, dates: Mapping[str, str | None]
+) -> dict[str, list[str]]:
+    """By id of each accepted chain that is neither for training nor held out."""
+
+    def reason(record_id: str) -> str:
+        if split.val_from is None:
+            return "related to a chain that is held out by its id"
+        return "no release date" if dates[record_id] is None else "related to a chain that is held out or older"
+
+    return {name: [f"in no split: {reason(name)}"] for name, where in placements.items() if where.split == "none"}
 
 
 def _with_warnings(row: LedgerRow, warnings: dict[str, list[str]]) -> LedgerRow:

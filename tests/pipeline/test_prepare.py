@@ -265,6 +265,18 @@ def test_filters_and_val_ids(tmp_path, demo):
     ]
 
 
+def test_a_relative_of_a_validation_chain_says_why_it_is_in_no_split(tmp_path):
+    for name in ("a", "b"):
+        shutil.copy(DEMO / "1aki_A.pdb.gz", tmp_path / f"{name}.pdb.gz")
+    shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path)
+    (tmp_path / "val").write_text("a_A\n")
+    arguments = ["--pdb-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--val-ids", str(tmp_path / "val")]
+    assert main(arguments) == 0
+    reasons = {row.id: row.reason for row in read_ledger(tmp_path / "out/ledger.csv") if row.id}
+    assert reasons["b_A"].endswith("in no split: related to a chain that is held out by its id")
+    assert "in no split" not in reasons["a_A"] + reasons["2igd_A_A"]
+
+
 def test_ids_to_validate_on_that_were_left_out_say_why(tmp_path, capsys):
     (tmp_path / "val").write_text("2igd_A_A\n1aki_A_B\n")
     assert main(demo_arguments(tmp_path / "out", "--min-length", "100", "--val-ids", str(tmp_path / "val"))) == 2
