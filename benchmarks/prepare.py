@@ -1,11 +1,12 @@
-"""Speed of reading structure files against Biopython's parsers, as ratios within one process.
+"""Speed of reading structure files against Biopython's parsers and gemmi's, as ratios within one process.
 
     python benchmarks/prepare.py --structures DIR --out prepare.json
 
-Both sides open the file, decompress and parse it, and end with the same arrays per chain of the first model: sequence,
+Ours and Biopython's side open the file, decompress and parse it, and end with the same arrays per chain: sequence,
 atom37 positions, mask and B-factors, residue numbers, insertion codes. Ours does more in its time: checks, SEQRES,
-conformers, modified residues, hashes. The two alternate every 32 files in one thread, so that a busy machine slows
-both alike, and garbage is collected in between, so that neither pays for what the other left behind; of its own each
+conformers, modified residues, hashes. gemmi's side ends with the arrays of its ``FlatStructure``, as they stand in the
+file. They alternate every 32 files in one thread, so that a busy machine slows
+all alike, and garbage is collected in between, so that neither pays for what the other left behind; of its own each
 pays for what Python collects within such a turn, as in a run over many files. Times are CPU time. Beside the ratios:
 the rate of whole ingestion (filters, shards) in one process and in several, and the memory of a process that reads half
 of the files and all of them.
@@ -26,6 +27,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import gemmi
 import numpy as np
 from Bio.PDB import MMCIFParser, PDBParser
 from Bio.PDB.PDBExceptions import PDBConstructionException
@@ -67,14 +69,21 @@ def biopython_chains(path: Path) -> list[tuple]:
     return chains
 
 
+def gemmi_arrays(path: Path) -> tuple:
+    """Parsing alone: gemmi's arrays of atoms."""
+    flat = gemmi.FlatStructure(gemmi.read_structure(str(path)))
+    return flat.pos, flat.atom_names, flat.residue_names, flat.resnums
+
+
 def readable(files: list[Path]) -> dict[Path, int]:
-    """The files that both can read, with their number of chains as ours counts them; the others are named."""
+    """The files that all can read, with their number of chains as ours counts them; the others are named."""
     chains = {}
     for path in files:
         try:
             biopython_chains(path)
+            gemmi_arrays(path)
             chains[path] = len(read_structure(path))
-        except (StructureError, PDBConstructionException, ValueError, KeyError) as error:
+        except (StructureError, PDBConstructionException, ValueError, KeyError, RuntimeError) as error:
             print(f"left out {path.name}: {error}", file=sys.stderr)
     return chains
 
@@ -89,22 +98,25 @@ def cpu_seconds(read: Callable[[Path], object], files: list[Path]) -> float:
 
 
 def compare(files: list[Path]) -> dict:
-    """CPU time of both over the files that both can read."""
+    """CPU time of all three over the files that all can read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         chains = readable(files)
         files = list(chains)
-        ours = theirs = 0.0
+        ours = theirs = gemmis = 0.0
         for start in range(0, len(files), FILES_PER_TURN):
             turn = files[start : start + FILES_PER_TURN]
             ours += cpu_seconds(read_structure, turn)
             theirs += cpu_seconds(biopython_chains, turn)
+            gemmis += cpu_seconds(gemmi_arrays, turn)
     return {
         "files": len(files),
         "chains": sum(chains.values()),
         "biopython_ms_per_file": 1000 * theirs / len(files),
         "ours_ms_per_file": 1000 * ours / len(files),
+        "gemmi_ms_per_file": 1000 * gemmis / len(files),
         "ratio": theirs / ours,
+        "ratio_to_gemmi": ours / gemmis,
         "files_per_second_per_core": len(files) / ours,
         "chains_per_second_per_core": sum(chains.values()) / ours,
     }

@@ -47,24 +47,24 @@ def assemble(
     are read (``is_one_of_all``) the id says which it is.
     """
     parsed = replace(parsed, atoms=parsed.atoms.with_whole_residues())
-    kinds, warnings = residue_kinds(parsed), list(parsed.warnings)
-    polymers = split_polymers(parsed, warnings)
-    parsed = replace(parsed, warnings=tuple(warnings))
+    kinds = residue_kinds(parsed)
     records: list[ProteinRecord] = []
     skipped: list[SkippedChain] = []
-    for polymer in polymers:
-        kind_of = kinds[polymer].tolist()
-        counts = Counter(kind_of)
-        chain_id = parsed.atoms.chain[int(polymer[0])]
+    for polymer in split_polymers(parsed, kinds):
+        counts = Counter(kinds.take(polymer.residues).list())
+        chain_id = parsed.atoms.chain[int(polymer.residues[0])]
         n_amino, n_d, n_nucleotide = counts["amino"], counts["D-amino"], counts["nucleotide"]
         if n_amino == 0 or n_amino <= max(n_d, n_nucleotide):
             if n_d or n_nucleotide:
                 what = f"{n_nucleotide} nucleotides" if n_nucleotide >= n_d else f"{n_d} D-amino acids"
                 skipped.append(SkippedChain(chain_id, f"no protein chain ({what}, {n_amino} L-amino acids)"))
             continue
-        residues = polymer if counts.keys() <= _RESIDUES else polymer[[word in _RESIDUES for word in kind_of]]
+        residues = polymer.residues
+        if not counts.keys() <= _RESIDUES:
+            residues = residues[kinds.take(residues).lookup(_RESIDUES.__contains__, bool)]
         record_id = _unique_id(name, chain_id, parsed.model_number if is_one_of_all else None, taken)
-        record = _record(residues, parsed, record_id, source_file=source_file, source_sha256=source_sha256)
+        of_chain = replace(parsed, warnings=parsed.warnings + polymer.remarks)
+        record = _record(residues, of_chain, record_id, source_file=source_file, source_sha256=source_sha256)
         if record.atom37_mask.any():
             records.append(record)
         else:
@@ -95,7 +95,7 @@ def _record(
     letter_of = {name: parent_letter(name, parsed.parents) for name in atoms.resname.values}
     letters = "".join([letter_of[name] for name in atoms.resname.take(chosen).list()])
     positions, mask, b_factors = atom37_arrays(chosen, letter_of, rows, position, atoms, warnings)
-    placed = place_residues(chosen, letters, positions, mask, parsed, warnings)
+    placed = place_residues(chosen, letters, parsed, warnings)
     size = len(placed.sequence)
     is_whole = len(chosen) == size and np.array_equal(placed.where, np.arange(size))
 
@@ -127,6 +127,7 @@ def _record(
         source_file=source_file,
         source_sha256=source_sha256,
         model_number=parsed.model_number,
+        states_plddt=parsed.states_plddt,
         warnings=tuple(warnings),
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from data_prep.atom_site import AtomSite, plausible
-from data_prep.components import ATOM_NAMES_EVERYWHERE, ATOM_NAMES_OF_PARENT, LETTER_OF_RESNAME, kind
+from data_prep.components import ATOM_NAMES_OF_PARENT, CARBOXYL_NAMES, LETTER_OF_RESNAME, is_hydrogen, is_standard, kind
 from data_prep.residues import ATOM37_INDEX, RESTYPE_ATOM37_MASK, UNKNOWN_AATYPE, sequence_to_aatype
 from data_prep.wording import some
 
@@ -16,8 +16,6 @@ ALLOWED_ATOMS[:, ATOM37_INDEX["OXT"]] = True
 
 _ALLOWED_OR_NONE = np.pad(ALLOWED_ATOMS, ((0, 0), (0, 1)))
 """The same with a last column for position -1, which is none."""
-
-_PLACE_OF_NAME = ATOM37_INDEX | {name: ATOM37_INDEX[usual] for name, usual in ATOM_NAMES_EVERYWHERE.items()}
 
 _POINT = np.dtype("V12")
 """x, y and z as float32: NumPy moves one such item in a third of the time of a row of three."""
@@ -77,10 +75,14 @@ def atom37_arrays(
 def _atom_table(atoms: AtomSite, letter_of: Mapping[str, str]) -> np.ndarray:
     """int64 [component codes, name codes]: position in atom37 of an atom that the component may have, -1 for others."""
     names, components = atoms.name.values, atoms.resname.values
-    usual = np.array([_PLACE_OF_NAME.get(name, -1) for name in names], dtype=np.int64)
+    usual = np.array([ATOM37_INDEX.get(name, -1) for name in names], dtype=np.int64)
     aatype = sequence_to_aatype("".join([letter_of[component] for component in components]))
     table = np.where(_ALLOWED_OR_NONE[aatype[:, None], usual], usual, -1)
+    carboxyl = [(names.index(name), ATOM37_INDEX[place]) for name, place in CARBOXYL_NAMES.items() if name in names]
     for code, component in enumerate(components):
+        if carboxyl and is_standard(component):
+            for name, place in carboxyl:
+                table[code, name] = place
         if component in ATOM_NAMES_OF_PARENT:
             for name, parent_name in ATOM_NAMES_OF_PARENT[component].items():
                 if name in names:
@@ -88,8 +90,3 @@ def _atom_table(atoms: AtomSite, letter_of: Mapping[str, str]) -> np.ndarray:
         elif kind(component) == "D-amino":
             table[code, table[code] == ATOM37_INDEX["CB"]] = -1
     return table
-
-
-def is_hydrogen(name: str) -> bool:
-    """H or D, alone or after a digit; no heavy atom of a standard residue is named so."""
-    return name.lstrip("0123456789")[:1] in ("H", "D", "")

@@ -16,6 +16,7 @@ CATEGORIES = frozenset(
         *("_atom_site", "_entity_poly", "_entity_poly_seq", "_struct_asym", "_pdbx_struct_mod_residue", "_chem_comp"),
         *("_refine", "_em_3d_reconstruction", "_exptl", "_pdbx_database_status", "_database_PDB_rev"),
         "_pdbx_audit_revision_history",
+        "_ma_qa_metric",
     }
 )
 """What the reader looks at; the rest is not decoded."""

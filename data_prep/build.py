@@ -1,7 +1,8 @@
 """A directory of structure files to a dataset directory: find, read, filter, cluster, split, write."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from data_prep.inputs import find_structures
 from data_prep.ledger import LedgerRow
 from data_prep.report import report_page
 from data_prep.splits import SplitSettings, split_by_cluster
-from data_prep.structure_bytes import is_structure_name
+from data_prep.structure_bytes import is_structure_name, structure_stem
 
 MIN_CHAINS_PER_PROCESS = 200
 """Below this many chains, starting a process takes longer than comparing the sequences."""
@@ -48,7 +49,13 @@ class Input:
     n_read: int
     """Structure files that are or were read, those with a shared stem included."""
     rows: tuple[LedgerRow, ...]
-    """Of everything that is no structure file or cannot be used beside another one."""
+    """Of everything that is not a structure file or is another format of one that is read."""
+    path_in_id: tuple[str, ...] = ()
+    """Files whose stem is that of a file in another directory too."""
+
+    def settings(self, reading: IngestSettings) -> IngestSettings:
+        """What is read of these files, given what the user asked for."""
+        return replace(reading, path_in_id=self.path_in_id)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,10 @@ def find_input(
         raise BuildError(f"{root}: is empty, expected structure files")
     resolved, more = _settle_shared_stems(directory, ambiguous, reading)
     n_read = len(files) + sum(map(len, ambiguous))
-    return Input(directory, tuple(sorted([*files, *resolved])), n_read, (*rows, *more))
+    files = tuple(sorted([*files, *resolved]))
+    stems = Counter(structure_stem(file).lower() for file in files)
+    path_in_id = tuple(file for file in files if stems[structure_stem(file).lower()] > 1)
+    return Input(directory, files, n_read, (*rows, *more), path_in_id)
 
 
 def work_directory(out: str | os.PathLike) -> Path:
@@ -109,7 +119,7 @@ def read_blocks(
     where the work directory holds something else.
     """
     check_target(out, overwrite=overwrite)
-    blocks = Blocks(source.root, source.files, reading, work_directory(out))
+    blocks = Blocks(source.root, source.files, source.settings(reading), work_directory(out))
     try:
         blocks.open(restart=overwrite)
     except OSError as error:
@@ -179,6 +189,9 @@ def build_dataset(
                 list(gathered.sequences), letters, pairs, split,
                 release_dates=gathered.dates, together=gathered.same_chain, left_out=gathered.left_out,
             )  # fmt: skip
+            dates = dict(zip(gathered.sequences, gathered.dates, strict=True))
+            unplaced = _why_in_no_split(placements, split, dates)
+            ledger = [_with_warnings(row, unplaced) for row in ledger]
             program = f"MMseqs2 {mmseqs.version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
             settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
             writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
@@ -246,7 +259,7 @@ def _why_nothing(source: Input, ledger: Sequence[LedgerRow]) -> str:
 
 
 def _check_complete(source: Input, out: str | os.PathLike, reading: IngestSettings) -> None:
-    blocks = Blocks(source.root, source.files, reading, work_directory(out))
+    blocks = Blocks(source.root, source.files, source.settings(reading), work_directory(out))
     if not blocks.path.is_dir():
         raise BuildError(f"{blocks.path}: no such directory, expected the work of --shard runs for {out}")
     blocks.open()
@@ -286,21 +299,20 @@ def _repeats(better: str) -> str:
 def _settle_shared_stems(
     root: Path, groups: Iterable[Sequence[str]], reading: IngestSettings
 ) -> tuple[list[str], list[LedgerRow]]:
-    """Of files that share a stem, those that may be used: the only readable one of its group, else none."""
+    """Of files of one directory that share a stem the first that can be read, and rows for the others."""
     usable, rows = [], []
     for group in groups:
-        unreadable = {}
+        used = None
         for file in group:
+            if used is not None:
+                rows.append(LedgerRow(file, "", "rejected", f"same name as {used}, which is read in its place"))
+                continue
             result = ingest_file(root, file, reading)
-            if not result.sha256:
-                unreadable[file] = result.rows
-        readable = [file for file in group if file not in unreadable]
-        rows += [row for file_rows in unreadable.values() for row in file_rows]
-        if len(readable) == 1:
-            usable += readable
-        for file in readable if len(readable) > 1 else ():
-            reason = f"duplicate stem: shared with {_others(readable, file)}; rename or remove"
-            rows.append(LedgerRow(file, "", "rejected", reason))
+            if result.sha256:
+                used = file
+                usable.append(file)
+            else:
+                rows += result.rows
     return usable, rows
 
 
@@ -327,6 +339,19 @@ def _twins(results: Sequence[Ingested]) -> dict[str, list[str]]:
         for row in result.rows
         if row.id and len(files_of[result.sha256]) > 1
     }
+
+
+def _why_in_no_split(
+    placements: Mapping[str, Placement], split: SplitSettings, dates: Mapping[str, str | None]
+) -> dict[str, list[str]]:
+    """By id of each accepted chain that is neither for training nor held out."""
+
+    def reason(record_id: str) -> str:
+        if split.val_from is None:
+            return "related to a chain that is held out by its id"
+        return "no release date" if dates[record_id] is None else "related to a chain that is held out or older"
+
+    return {name: [f"in no split: {reason(name)}"] for name, where in placements.items() if where.split == "none"}
 
 
 def _with_warnings(row: LedgerRow, warnings: dict[str, list[str]]) -> LedgerRow:

@@ -1,9 +1,14 @@
-"""One conformer of each residue: the one of highest mean occupancy as a whole, ties to the first listed."""
+"""One conformer of each residue, as a whole: the most complete backbone, then the highest mean occupancy, then the
+first listed. Atoms that it lacks are taken from the others where they are bonded to its own."""
 
 import numpy as np
 
-from data_prep.atom_site import AtomSite
+from data_prep.atom_site import BACKBONE, AtomSite
+from data_prep.components import is_hydrogen
 from data_prep.wording import some
+
+LONGEST_BOND = 2.0
+"""angstrom, between heavy atoms of a residue (1.8 between C and S)."""
 
 
 def one_component_per_place(residues: np.ndarray, atoms: AtomSite, labelled: bool, warnings: list[str]) -> np.ndarray:
@@ -12,25 +17,27 @@ def one_component_per_place(residues: np.ndarray, atoms: AtomSite, labelled: boo
     Equal numbers are different residues, and all are kept, unless each has alternate locations of its own.
     """
     place = atoms.place[residues]
-    if (place[1:] > place[:-1]).all():
+    same = np.append(False, place[1:] == place[:-1])
+    if not same.any():
         return residues
-    values, group, size = np.unique(place, return_inverse=True, return_counts=True)
-    if len(values) == len(residues):
-        return residues
-    dropped: list[str] = []
+    first = np.flatnonzero(~same & np.append(same[1:], False))  # of each run of neighbours at one place
+    dropped, kept = [], []
     lost = np.zeros(len(residues), dtype=bool)
-    for number in dict.fromkeys(group[size[group] > 1].tolist()):  # by first appearance
-        members = np.flatnonzero(group == number)
-        shared = residues[members].tolist()
+    for begin in first.tolist():
+        end = begin + 1
+        while end < len(residues) and same[end]:
+            end += 1
+        shared = residues[begin:end].tolist()
         letters = [set(_altlocs(residue, atoms).tolist()) - {_no_altloc(atoms)} for residue in shared]
         if labelled or (all(letters) and len(set.union(*letters)) == sum(map(len, letters))):
-            best = max(shared, key=lambda residue: _best_occupancy(residue, atoms))
-            lost[members] = residues[members] != best
+            best = max(shared, key=lambda residue: _completeness(residue, atoms))
+            lost[begin:end] = residues[begin:end] != best
             dropped.append("/".join(atoms.resname[residue] for residue in shared) + f" -> {atoms.label(best)}")
         else:
             names = ", ".join(atoms.resname[residue] for residue in shared)
-            label = atoms.label(shared[0])
-            warnings.append(f"residues with one number and no insertion code, all kept: {names} at {label}")
+            kept.append(f"{names} at {atoms.label(shared[0])}")
+    if kept:
+        warnings.append(f"{len(kept)} numbers of several residues without insertion code, all kept: {some(kept)}")
     if dropped:
         warnings.append(f"{len(dropped)} heterogeneous positions, highest occupancy kept: {some(dropped)}")
     return residues[~lost]
@@ -47,17 +54,48 @@ def conformer_rows(residues: np.ndarray, atoms: AtomSite, warnings: list[str]) -
     n_codes = len(atoms.altloc.values)
     pair = position[labelled] * n_codes + altloc[labelled]
     values, first, group = np.unique(pair, return_index=True, return_inverse=True)
-    mean = _mean_occupancy(atoms.occupancy[rows[labelled]], group, len(values))
     owner = values // n_codes
-    order = np.lexsort((first, -mean, owner))  # by residue, then the best first
+    mean = _mean_occupancy(atoms.occupancy[rows[labelled]], group, len(values))
+    is_backbone = atoms.name.lookup(BACKBONE.__contains__, bool)[rows[labelled]]
+    backbone = np.bincount(group, weights=is_backbone, minlength=len(values))
+    order = np.lexsort((first, -mean, -backbone, owner))  # by residue, then the best first
     best = order[np.append(True, np.diff(owner[order]) != 0)]
     chosen = np.full(len(residues), -1)
     chosen[owner[best]] = values[best] % n_codes
-    several = len(values) - len(best) and int((np.bincount(owner) > 1).sum())
-    if several:
-        warnings.append(f"{several} residues with alternate locations: highest occupancy kept")
     keep = blank | (altloc == chosen[position])
+    several = len(values) - len(best) and np.bincount(owner, minlength=len(residues)) > 1  # [n]
+    if np.any(several):
+        said = f"{np.count_nonzero(several)} residues with alternate locations: highest occupancy kept"
+        whole = values[order[np.append(True, np.diff(owner[order]) != 0)]]
+        by_occupancy = np.lexsort((first, -mean, owner))
+        usual = values[by_occupancy[np.append(True, np.diff(owner[by_occupancy]) != 0)]]
+        filled = _fill(rows, position, keep, np.flatnonzero(several[position]), atoms)
+        if (n := np.count_nonzero(whole != usual)) or filled:
+            said += f" ({n} by their backbone, {filled} atoms from other ones)"
+        warnings.append(said)
     return rows[keep], position[keep]
+
+
+def _fill(rows: np.ndarray, position: np.ndarray, keep: np.ndarray, among: np.ndarray, atoms: AtomSite) -> int:
+    """Set ``keep`` of atoms that the chosen conformers lack and that are bonded to an atom of theirs; of several the
+    one of highest occupancy. ``among`` int [k]: the atoms of residues with several conformers. Returns how many."""
+    key = position * len(atoms.name.values) + atoms.name.code[rows]
+    kept = set(key[among[keep[among]]].tolist())
+    lacking = [i for i in among[~keep[among]].tolist() if int(key[i]) not in kept]
+    lacking = [i for i in lacking if not is_hydrogen(atoms.name[rows[i]])]
+    lacking.sort(key=lambda i: -atoms.occupancy[rows[i]])
+    count, found = 0, True
+    while found:
+        found = False
+        for i in lacking:
+            if int(key[i]) in kept:
+                continue
+            own = rows[np.flatnonzero(keep & (position == position[i]))]
+            if (np.linalg.norm(atoms.xyz[own] - atoms.xyz[rows[i]], axis=1) < LONGEST_BOND).any():
+                keep[i], found = True, True
+                kept.add(int(key[i]))
+                count += 1
+    return count
 
 
 def _mean_occupancy(occupancy: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -75,12 +113,14 @@ def _altlocs(residue: int, atoms: AtomSite) -> np.ndarray:
     return atoms.altloc.code[atoms.start[residue] : atoms.start[residue] + atoms.count[residue]]
 
 
-def _best_occupancy(residue: int, atoms: AtomSite) -> float:
-    """The highest mean occupancy of a residue's alternate locations; of all its atoms if it has none."""
+def _completeness(residue: int, atoms: AtomSite) -> tuple[bool, float]:
+    """Whether a residue has most of a backbone, and the highest mean occupancy of its alternate locations; of all its
+    atoms if it has none."""
     altlocs = _altlocs(residue, atoms)
     occupancy = atoms.occupancy[atoms.start[residue] : atoms.start[residue] + atoms.count[residue]]
     named = altlocs != _no_altloc(atoms)
     if not named.any():
         named = ~named
     _, group = np.unique(altlocs[named], return_inverse=True)
-    return float(_mean_occupancy(occupancy[named], group, group.max() + 1).max())
+    has_backbone = np.count_nonzero(np.isfinite(atoms.backbone[residue, :, 0])) >= 2
+    return has_backbone, float(_mean_occupancy(occupancy[named], group, group.max() + 1).max())

@@ -8,6 +8,7 @@ from pathlib import Path
 from data_prep.clashes import clashing_fractions
 from data_prep.confidence import ConfidenceSettings, with_confidence
 from data_prep.filters import FilterSettings, rejection
+from data_prep.inputs import name_with_path
 from data_prep.ledger import LedgerRow
 from data_prep.models import ModelChoice
 from data_prep.record import ProteinRecord
@@ -25,6 +26,8 @@ class IngestSettings:
     """Record ids to keep, None is all."""
     confidence: ConfidenceSettings | None = None
     """Given if the files are predictions with pLDDT in their B-factor column."""
+    path_in_id: tuple[str, ...] = ()
+    """Files whose records have their directory in their ids: other directories have files of the same stem."""
 
     @cached_property
     def wanted_ids(self) -> frozenset[str] | None:
@@ -53,7 +56,8 @@ def ingest_file(root: str | os.PathLike, file: str, settings: IngestSettings) ->
     A file that cannot be used becomes a ledger row, never an exception.
     """
     try:
-        structure = read_structure_file(Path(root, file), model=settings.model)
+        name = name_with_path(file) if file in settings.path_in_id else None
+        structure = read_structure_file(Path(root, file), model=settings.model, name=name)
     except StructureError as error:
         return Ingested(file, "", (), (LedgerRow(file, "", "unreadable", error.reason),))
     wants_clashes = settings.filters.max_clash_fraction is not None

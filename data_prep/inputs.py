@@ -19,8 +19,9 @@ def find_structures(
     groups of structure files that share a stem.
 
     Subdirectories are searched; hidden files and directories are not read, links to directories are not followed,
-    pipes and devices are never opened. Files that share a stem (``x.pdb`` and ``x.cif.gz``, in whichever directories,
-    upper and lower case being the same) would give records of one name; they are in the groups only.
+    pipes and devices are never opened. Files of one directory that share a stem (``x.pdb`` and ``x.cif.gz``, upper and
+    lower case being the same) are taken for one structure in several formats; they are in the groups only, mmCIF first,
+    then BinaryCIF, then PDB, of each the uncompressed one first.
 
     With ``only_files`` (paths relative to ``root``, or absolute) nothing else is looked at; a directory among them is
     not searched. The dataset ``out`` and its unfinished work are no input where they lie under ``root``.
@@ -38,11 +39,24 @@ def find_structures(
         else:
             unreadable = reason.startswith("cannot")
             rows.append(LedgerRow(path, "", "unreadable" if unreadable else "rejected", reason))
-    by_stem: dict[str, list[str]] = {}
-    for path in sorted(found):
-        by_stem.setdefault(structure_stem(path).lower(), []).append(path)
-    groups = list(by_stem.values())
+    by_stem: dict[tuple[str, str], list[str]] = {}
+    for path in sorted(found, key=lambda path: (_format_order(path), path)):
+        by_stem.setdefault((os.path.dirname(path), structure_stem(path).lower()), []).append(path)
+    groups = sorted(by_stem.values())
     return sorted(g[0] for g in groups if len(g) == 1), rows, [g for g in groups if len(g) > 1]
+
+
+def _format_order(path: str) -> tuple[int, bool]:
+    """Which of several files of one structure comes first."""
+    name = path.lower()
+    is_gzip = name.endswith(".gz")
+    kind = name.removesuffix(".gz").rpartition(".")[2]
+    return {"cif": 0, "mmcif": 0, "bcif": 1}.get(kind, 2), is_gzip
+
+
+def name_with_path(path: str) -> str:
+    """What files of one stem in several directories are called: their path without the ending, ``_`` for ``/``."""
+    return "_".join([*(part for part in Path(path).parent.parts if part != os.sep), structure_stem(path)])
 
 
 def _relative(path: str, root: Path) -> str:

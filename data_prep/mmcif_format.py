@@ -13,6 +13,9 @@ from data_prep.dates import is_date
 from data_prep.mmcif_atoms import AtomLoop, ParsedLoop, read_atom_loop
 from data_prep.models import ModelChoice, choose_models, model_note
 from data_prep.structure_bytes import StructureError
+from data_prep.words import Words
+
+_NO_NUMBER = np.iinfo(np.int32).min
 
 _ONE_LETTER_CODES = re.compile(r"(\s*([A-IK-Za-ik-z]|\([A-Za-z0-9]{1,5}\)))+\s*")
 """Letters, and component ids in brackets; ``entity_poly.pdbx_seq_one_letter_code``."""
@@ -59,6 +62,8 @@ def _parse(path: str, loop: AtomLoop, block: cif.Block, extra: int, model: Model
                 model_number=order[position],
                 resolution=_resolution(block),
                 method=_method(block),
+                states_plddt=any("plddt" in value.lower() for value in block.find_values("_ma_qa_metric.type"))
+                or any("plddt" in value.lower() for value in block.find_values("_ma_qa_metric.name")),
                 deposition_date=_first_date(block, "_pdbx_database_status.recvd_initial_deposition_date")
                 or _first_date(block, "_database_PDB_rev.date_original"),
                 release_date=_release_date(block),
@@ -85,22 +90,22 @@ def _atom_site(loop: AtomLoop) -> tuple[AtomSite, list[str]]:
         warnings.append(f"{outside.sum()} atoms with impossible coordinates treated as missing")
         xyz[outside] = np.nan
     words = {
-        "resname": loop.words("label_comp_id", "auth_comp_id"),
-        "chain": loop.words("auth_asym_id", "label_asym_id"),
+        "resname": _either(loop, "label_comp_id", "auth_comp_id"),
+        "chain": _either(loop, "auth_asym_id", "label_asym_id"),
         "segment": loop.words("label_asym_id", optional=True),
         "icode": loop.words("pdbx_PDB_ins_code", optional=True),
     }
     if not (loop.has("auth_seq_id") or loop.has("label_seq_id")):
         raise StructureError(loop.path, "no column _atom_site.auth_seq_id or label_seq_id")
-    label_seq, seqnum = (loop.integers(name, default=0) for name in ("label_seq_id", "auth_seq_id"))
-    numbers = {"seqnum": seqnum if loop.has("auth_seq_id") else label_seq, "label_seq": label_seq}
+    label_seq, seqnum = loop.integers("label_seq_id", default=0), loop.integers("auth_seq_id", default=_NO_NUMBER)
+    numbers = {"seqnum": np.where(seqnum == _NO_NUMBER, label_seq, seqnum), "label_seq": label_seq}
     new = np.zeros(len(loop), dtype=bool)
     new[0] = True
     for column in (*(column.code for column in words.values()), *numbers.values()):
         new[1:] |= column[1:] != column[:-1]
     start = np.flatnonzero(new)
     atoms = AtomSite(
-        name=loop.words("label_atom_id", "auth_atom_id"),
+        name=_either(loop, "label_atom_id", "auth_atom_id"),
         altloc=loop.words("label_alt_id", optional=True),
         xyz=xyz,
         occupancy=loop.numbers("occupancy", default=1.0).astype(np.float32),
@@ -109,8 +114,17 @@ def _atom_site(loop: AtomLoop) -> tuple[AtomSite, list[str]]:
         hetero=loop.words("group_PDB", optional=True).take(start).lookup("HETATM".__eq__, bool),
         **{name: column.take(start) for name, column in words.items()},
         **{name: column[start] for name, column in numbers.items()},
+        ters=np.zeros(len(start), dtype=np.int64),
     )
     return atoms, warnings
+
+
+def _either(loop: AtomLoop, first: str, second: str) -> Words:
+    """The first of two columns, and where a row states nothing there the second; the one that is there, if one is."""
+    words = loop.words(first, second)
+    if "" not in words.values or not (loop.has(first) and loop.has(second)):
+        return words
+    return Words.of(one or other for one, other in zip(words.list(), loop.words(second).list(), strict=True))
 
 
 def _rows(block: cif.Block, category: str, tags: list[str]) -> list[list[str]]:

@@ -11,6 +11,7 @@ from operator import itemgetter
 import numpy as np
 
 from data_prep.atom_site import MAX_DAMAGED_FRACTION, AtomSite, ParsedStructure, plausible
+from data_prep.components import kind
 from data_prep.decimals import read_decimals, read_integers
 from data_prep.models import ModelChoice, choose_models, model_note
 from data_prep.pdb_fields import HYBRID36_DIGITS, word
@@ -18,8 +19,10 @@ from data_prep.pdb_header import PdbHeader
 from data_prep.structure_bytes import StructureError
 from data_prep.words import Words
 
-_READ = 66
-"""Columns of an ATOM record that are read, up to the B-factor."""
+_READ = 76
+"""Columns of an ATOM record that are read, up to the segment id."""
+_BEFORE_SEGMENT = 66
+"""Columns up to the B-factor."""
 
 _LEAST_MEAN_WIDTH, _ANY_LINES = 20, 10_000_000
 """Characters of a line in the mean, in texts of more bytes than the latter: each line takes some sixty bytes more, so
@@ -28,16 +31,23 @@ that a text of line breaks would fill the memory."""
 _LAST_COORDINATE = (46, 54)
 """Where z begins and ends."""
 
-_WIDTH = 72
+_WIDTH = 80
 """Columns that are cut out of the text: a whole number of 8-byte words, so that words can be compared."""
 
 
-_RESIDUE_WORDS = ((2, word(b"\0\xff\xff\xff\xff\xff\xff\xff")), (3, word(b"\xff\xff\xff")))
+_RESIDUE_WORDS = (
+    (2, word(b"\0\xff\xff\xff\xff\xff\xff\xff")), (3, word(b"\xff\xff\xff")), (9, word(b"\xff\xff\xff\xff"))
+)  # fmt: skip
 """Words of a record and their bytes that say which residue an atom belongs to: component (columns 18-20), chain (21 and
-22), number (23-26), insertion code (27)."""
+22), number (23-26), insertion code (27), segment (73-76)."""
+
+_IDENTITY = slice(12, 27)
+"""Columns of an atom's name, conformer, component, chain, number and insertion code."""
 
 _CHAIN = slice(20, 22)
-"""Where the chain id stands: one letter in the second of these columns, or two (see ``_clear_column_21``)."""
+"""Where the chain id stands: one letter in the second of these columns, or two (see ``_fourth_letters``)."""
+
+_SEGMENT = slice(72, 76)
 
 _ONE_FORM = frozenset(
     ("GLY", "ALA", "VAL", "LEU", "ILE", "PRO", "PHE", "TRP", "TYR", "SER", "THR", "ASN", "GLN", "MET")
@@ -45,10 +55,11 @@ _ONE_FORM = frozenset(
 """Residues that no force field tells apart by a fourth letter, as it does LYSH or HISB."""
 
 
-_READ_BESIDE_ATOMS = tuple(
-    word(name) for name in (b"HEAD", b"EXPD", b"REVD", b"REMA", b"SEQR", b"MODR", b"MODE", b"ENDM")
-)
-"""The first four letters of the other records of interest, beside TER."""
+_NO_RESIDUES = ("water", "other")
+"""Kinds of components whose records may be damaged: VMD, for one, numbers waters beyond 9999 in hexadecimal."""
+
+_READ_BESIDE_ATOMS = tuple(word(name) for name in (b"HEAD", b"EXPD", b"REVD", b"REMA", b"SEQR", b"MODR", b"MODE"))
+"""The first four letters of the other records of interest, beside TER, END and ENDMDL."""
 
 
 class _Lines:
@@ -74,7 +85,8 @@ class _Lines:
         remark = (six == word(b"REMARK")) & (head != word(b"REMARK  "))
         others = np.flatnonzero(~(passed_over | remark))
         first = first[others]
-        is_read = first & word(b"\xff" * 3) == word(b"TER")
+        three = first & word(b"\xff" * 3)
+        is_read = (three == word(b"TER")) | (three == word(b"END"))
         for beginning in _READ_BESIDE_ATOMS:
             is_read |= first == beginning
         others = others[is_read]
@@ -92,11 +104,14 @@ class _Lines:
         table = self._windows[self.start[numbers]].view(np.uint8).reshape(-1, _WIDTH)
         length = self.end[numbers] - self.start[numbers]
         short = np.flatnonzero(length < _READ)
+        if len(short):  # no segment id, and of the shortest not even a B-factor
+            table[short, _BEFORE_SEGMENT:_READ] = ord(" ")
+            short = short[length[short] < _BEFORE_SEGMENT]
         if len(short):
             begin, end = _LAST_COORDINATE
             length = np.where(length < end, np.minimum(length, begin), length)
-            inside = np.arange(_READ) < length[short, None]
-            table[short, :_READ] = np.where(inside, table[short, :_READ], ord(" "))
+            inside = np.arange(_BEFORE_SEGMENT) < length[short, None]
+            table[short, :_BEFORE_SEGMENT] = np.where(inside, table[short, :_BEFORE_SEGMENT], ord(" "))
         return table
 
 
@@ -109,7 +124,7 @@ def parse_pdb(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedS
     if len(data) > _ANY_LINES and data.count(b"\n") + data.count(b"\r") > len(data) // _LEAST_MEAN_WIDTH:
         raise StructureError(path, f"lines of fewer than {_LEAST_MEAN_WIDTH} characters in the mean: no PDB file")
     lines = _Lines(data)
-    models = _models(lines)
+    models, notes = _models(lines)
     if not models:
         raise StructureError(path, "no ATOM records")
     header = PdbHeader(line for _, line in lines.others)
@@ -133,32 +148,55 @@ def parse_pdb(path: str, data: bytes, model: ModelChoice = None) -> list[ParsedS
                 method=header.method(),
                 deposition_date=header.deposition_date(),
                 release_date=header.release_date(),
-                warnings=(*warnings, *model_note(len(models), position, model)),
+                warnings=(*warnings, *notes, *model_note(len(models), position, model)),
             )
         )
     return parsed
 
 
-def _models(lines: _Lines) -> list[tuple[int, int, int]]:
-    """(first line, line after the last, number) of each model that has ATOM records; its order if none is stated."""
-    starts = [
-        (number, line) for number, line in lines.others if line.startswith(b"MODEL") and line[:6].rstrip() == b"MODEL"
-    ]
-    if not starts:
-        return [(0, len(lines.start), 1)] if lines.is_atom.any() else []
-    ends = [number for number, line in lines.others if line.startswith(b"ENDMDL")] + [len(lines.start)]
+def _models(lines: _Lines) -> tuple[list[tuple[int, int, int]], list[str]]:
+    """(first line, line after the last, number) of each model that has ATOM records, and remarks.
+
+    A model is numbered by its MODEL record, else by its order. Where END or ENDMDL stand without MODEL, as between the
+    frames of a trajectory, what repeats the atoms of the first part is a further model; other parts belong to it.
+    """
+    ends = [(0, b"")]
+    ends += [(n, line) for n, line in lines.others if line[:6].rstrip() in (b"MODEL", b"ENDMDL", b"END")]
+    stops = [number for number, _ in ends[1:]] + [len(lines.start)]
+    parts = [(start, stop, line) for (start, line), stop in zip(ends, stops, strict=True)]
+    parts = [part for part in parts if lines.is_atom[part[0] : part[1]].any()]
+    is_model = [line.startswith(b"MODEL") for _, _, line in parts]
+    notes = []
+    if not all(is_model):
+        other = is_model.index(False) or 1  # a part to compare the first with
+        if len(parts) > 1 and _share_repeated(lines, parts[0], parts[other]) > 0.5:
+            notes = ["frames without MODEL records, parted by END or ENDMDL"]
+        elif any(is_model):
+            parts = [part for part, here in zip(parts, is_model, strict=True) if here]
+            notes = ["atoms outside of the MODEL records left out"]
+        else:
+            notes = ["atoms after END read as part of the same model"] if len(parts) > 1 else []
+            parts = [(0, len(lines.start), b"")] if parts else []
+    orders = {start: order for order, (start, _) in enumerate((e for e in ends if e[1].startswith(b"MODEL")), start=1)}
     models = []
-    for order, (start, line) in enumerate(starts, start=1):
-        next_start = starts[order][0] if order < len(starts) else len(lines.start)
-        stop = min(next_start, ends[bisect_left(ends, start)])
-        text = line[6:].strip()
-        if lines.is_atom[start:stop].any():
-            models.append((start, stop, int(text) if text.isdigit() else order))
-    return models
+    for order, (start, stop, line) in enumerate(parts, start=1):
+        text = line[6:].strip() if line.startswith(b"MODEL") else b""
+        models.append((start, stop, int(text) if text.isdigit() else orders.get(start, order)))
+    return models, notes
+
+
+def _share_repeated(lines: _Lines, first: tuple[int, int, bytes], second: tuple[int, int, bytes]) -> float:
+    """Share of the atoms of a part of the file that a part before it has too."""
+    atoms = []
+    for start, stop, _ in (first, second):
+        table = lines.table(np.flatnonzero(lines.is_atom[start:stop]) + start)[:, _IDENTITY]
+        atoms.append(np.ascontiguousarray(table).view("V15")[:, 0].tolist())
+    there = set(atoms[0])
+    return sum(atom in there for atom in atoms[1]) / len(atoms[1])
 
 
 def _read_model(
-    path: str, lines: _Lines, records: np.ndarray, ters: list[tuple[int, bytes]]
+    path: str, lines: _Lines, records: np.ndarray, ter_lines: list[tuple[int, bytes]]
 ) -> tuple[AtomSite, frozenset[str], list[str]]:
     """The atoms of the ATOM records on these lines (int [A], not empty), chains with a TER, and what was dropped."""
     warnings: list[str] = []
@@ -172,16 +210,16 @@ def _read_model(
         if not len(records):
             raise StructureError(path, "no complete ATOM record: the file is truncated")
     table = lines.table(records)
-    _clear_column_21(table)
-    segment, ended = _segments(table, records, ters)
-    atoms, damaged = _atom_site(table, segment)
+    with_fourth = _fourth_letters(table)
+    ters, ended = _ters(table, records, ter_lines)
+    atoms, damaged = _atom_site(table, ters, with_fourth)
     damage = [lines[number] for number in records[damaged].tolist()]
     if len(damage) > MAX_DAMAGED_FRACTION * len(records) and len(damage) > 1:
         raise StructureError(
             path, f"damaged ATOM records: {len(damage)} of {len(records)}, for example {_shown(damage[0])}"
         )
     if not len(atoms):
-        raise StructureError(path, f"no sound ATOM record, for example {_shown(damage[0])}")
+        raise StructureError(path, f"no sound ATOM record, for example {_shown(lines[int(records[0])])}")
     if damage:
         warnings.append(f"{len(damage)} damaged ATOM records dropped, for example {_shown(damage[0])}")
     return atoms, ended, warnings
@@ -199,37 +237,41 @@ def _shown(line: bytes) -> str:
     return '"' + ascii(line[:66].decode("latin-1").rstrip())[1:-1] + '"'
 
 
-def _clear_column_21(table: np.ndarray) -> None:
-    """Make column 21 blank, as the format has it, unless it holds the first letter of chain ids: gemmi and others write
-    it there when one letter is not enough. A force field's fourth letter of a residue name stands there too.
+def _fourth_letters(table: np.ndarray) -> bool:
+    """Whether column 21 holds the fourth letter of residue names (NMET, TIP3), as force fields write them.
+
+    It is made blank, as the format has it, where it holds neither such letters nor the first letter of chain ids: gemmi
+    and others write that there when one letter is not enough.
     """
-    marked = table[table[:, 20] != ord(" ")]
-    if len(marked):
-        names = [name for name in Words.of_cells(marked[:, 17:21]).values if len(name) == 4]
-        if not any(name[:3] in _ONE_FORM and name[3].isalnum() for name in names):
-            table[:, 20] = ord(" ")
+    marked = np.flatnonzero(table[:, 20] != ord(" "))
+    if not len(marked):
+        return False
+    cells = Words.of_cells(table[marked, 17:21])
+    if any(len(name) == 4 and name[:3] in _ONE_FORM and name[3].isalnum() for name in cells.values):
+        return False
+    named = cells.lookup(lambda name: len(name) == 4 and kind(name) in ("amino", "water"), bool)
+    table[marked[~named], 20] = ord(" ")
+    return bool(named.any())
 
 
-def _segments(
-    table: np.ndarray, records: np.ndarray, ters: list[tuple[int, bytes]]
-) -> tuple[np.ndarray, frozenset[str]]:
+def _ters(table: np.ndarray, records: np.ndarray, lines: list[tuple[int, bytes]]) -> tuple[np.ndarray, frozenset[str]]:
     """int64 [atoms], how many TER records stand before each atom in its chain; ids of the chains that have one."""
-    segment = np.zeros(len(records), dtype=np.int64)
+    count = np.zeros(len(records), dtype=np.int64)
     ended: set[str] = set()
-    for number, line in ters:
+    for number, line in lines:
         if line[3:6].strip():
             continue  # a word that only begins with TER
         before = int(np.searchsorted(records, number))
         chain = line[_CHAIN] if len(line) > 21 else b""
-        if not chain:  # a bare "TER" ends the chain of the atom before it
+        if not chain.strip():  # a bare "TER" ends the chain of the atom before it
             chain = table[before - 1, _CHAIN].tobytes() if before else b"  "
-        segment[before:] += (table[before:, 21] == chain[1]) & (table[before:, 20] == chain[0])
+        count[before:] += (table[before:, 21] == chain[1]) & (table[before:, 20] == chain[0])
         ended.add(chain.decode("latin-1").strip())
-    return segment, frozenset(ended)
+    return count, frozenset(ended)
 
 
-def _atom_site(table: np.ndarray, segment: np.ndarray) -> tuple[AtomSite, np.ndarray]:
-    """Columns of the sound ATOM records, and which records are damaged (int [n])."""
+def _atom_site(table: np.ndarray, ters: np.ndarray, with_fourth: bool) -> tuple[AtomSite, np.ndarray]:
+    """Columns of the sound ATOM records, and which records are damaged (int [n]); of water and ligands none is."""
     # Latin-1 or control bytes inside a record are damage; in headers they are nobody's concern.
     sound = _printable(table, _LAST_COORDINATE[1])
     xyz, stated = read_decimals(table[:, 30:54].reshape(-1, 3, 8), 3, np.nan)
@@ -237,19 +279,24 @@ def _atom_site(table: np.ndarray, segment: np.ndarray) -> tuple[AtomSite, np.nda
     sound &= numbered & plausible(xyz)
     if not stated.all():
         sound &= stated.all(axis=1)
+    name = slice(17, 21 if with_fourth else 20)
     damaged = np.flatnonzero(~sound)
     if len(damaged):
-        table, segment, xyz, seqnum = table[sound], segment[sound], xyz[sound], seqnum[sound]
+        kept = np.flatnonzero(sound)
+        damaged = damaged[
+            Words.of_cells(table[damaged, name]).lookup(lambda word: kind(word) not in _NO_RESIDUES, bool)
+        ]
+        table, ters, xyz, seqnum = table[kept], ters[kept], xyz[kept], seqnum[kept]
     factors, given = read_decimals(table[:, 54:66].reshape(-1, 2, 6), 2, 0.0)
     occupancy, b_factor = factors.astype(np.float32).T
     occupancy[~given[:, 0]] = 1.0
 
     words = table.view("<u8")
     new = np.ones(len(table), dtype=bool)
-    new[1:] = segment[1:] != segment[:-1]
-    for place, kept in _RESIDUE_WORDS:
-        part = words[:, place] & kept
-        new[1:] |= part[1:] != part[:-1]
+    new[1:] = ters[1:] != ters[:-1]
+    for place, part in _RESIDUE_WORDS:
+        column = words[:, place] & part
+        new[1:] |= column[1:] != column[:-1]
     start = np.flatnonzero(new)
     residues = table.take(start, axis=0)
     return AtomSite(
@@ -259,9 +306,10 @@ def _atom_site(table: np.ndarray, segment: np.ndarray) -> tuple[AtomSite, np.nda
         occupancy=occupancy,
         b_factor=b_factor,
         start=start,
-        resname=Words.of_cells(residues[:, 17:20]),
-        chain=Words.of_cells(residues[:, _CHAIN]),
-        segment=Words(segment[start], tuple(map(str, range(int(segment.max(initial=0)) + 1)))),
+        resname=Words.of_cells(residues[:, name]),
+        chain=Words.of_cells(residues[:, 21:22] if with_fourth else residues[:, _CHAIN]),
+        segment=Words.of_cells(residues[:, _SEGMENT]),
+        ters=ters[start],
         seqnum=seqnum[start],
         icode=Words.of_cells(residues[:, 26:27]),
         label_seq=np.zeros(len(start), dtype=np.int32),

@@ -45,6 +45,8 @@ class ProteinRecord:
     source_sha256: str = ""
     """Hash of the bytes of the file as it lies on disk (compressed, if it is)."""
     model_number: int = 1
+    states_plddt: bool = False
+    """The file says that its B-factors are pLDDT (mmCIF's ma_qa_metric)."""
     warnings: tuple[str, ...] = ()
     """One line each: what was repaired, mapped or dropped while this chain was read."""
 

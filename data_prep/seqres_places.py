@@ -4,17 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.atom_site import ParsedStructure
+from data_prep.atom_site import AtomSite, ParsedStructure
 from data_prep.components import kind, parent_letter
-from data_prep.polymers import PEPTIDE_BOND
-from data_prep.residues import ATOM37_INDEX
+from data_prep.polymers import LONGEST_STEP, bonded, distances
 from data_prep.seqres_alignment import align_to_seqres
 from data_prep.wording import some
 
 MAX_SEQRES_DISAGREEMENT = 0.1
 """Share of observed residues that may differ from SEQRES or have no place in it before SEQRES is disbelieved."""
 
-_N, _C = ATOM37_INDEX["N"], ATOM37_INDEX["C"]
+SURELY_OPEN = 6.0
+"""angstrom: C and N of neighbours, and their alpha carbons, this far apart have something missing between them."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,15 @@ class Placed:
 def place_residues(
     residues: np.ndarray,
     letters: str,
-    positions: np.ndarray,
-    mask: np.ndarray,
     parsed: ParsedStructure,
     warnings: list[str],
 ) -> Placed:
-    """Place the observed ``residues`` (int [n] of ``parsed.atoms``), given their letters and atom37 arrays."""
+    """Place the observed ``residues`` (int [n] of ``parsed.atoms``), given their letters."""
     seqres = parsed.seqres(int(residues[0]))
     seqres_letters = _letters(seqres, parsed)
-    places = (
-        _seqres_places(residues, letters, positions, mask, seqres, seqres_letters, parsed, warnings) if seqres else None
-    )
+    places = _seqres_places(residues, letters, seqres, seqres_letters, parsed, warnings) if seqres else None
     if places is None:
-        steps = _steps(parsed.atoms.seqnum[residues])
+        steps = _steps(residues, parsed.atoms, warnings)
         everything = np.arange(len(residues))
         return Placed(letters, (np.cumsum(steps) - steps[0]).astype(np.int32), everything, everything)
     first, last = _without_caps(seqres, places)
@@ -56,25 +52,32 @@ def place_residues(
     return Placed(sequence, np.arange(last - first, dtype=np.int32), keep, where)
 
 
-def _steps(numbers: np.ndarray) -> np.ndarray:
-    """int64 [n]: how many places each residue should stand after the one before, by the author's numbers."""
-    wide = numbers.astype(np.int64)
-    steps = np.ones(len(wide), dtype=np.int64)
-    np.maximum(wide[1:] - wide[:-1], 1, out=steps[1:])
+def _steps(residues: np.ndarray, atoms: AtomSite, warnings: list[str] | None = None) -> np.ndarray:
+    """int64 [n]: how many places each residue should stand after the one before: one where they are bonded, else by the
+    author's numbers, and where these leave no gap that the coordinates show, as many as it takes to bridge it (with a
+    remark among the ``warnings``, if asked for)."""
+    numbers, backbone = atoms.seqnum[residues].astype(np.int64), atoms.backbone[residues]
+    steps = np.ones(len(numbers), dtype=np.int64)
+    np.maximum(numbers[1:] - numbers[:-1], 1, out=steps[1:])
+    is_open = ~bonded(backbone[:-1], backbone[1:])
+    jumps = np.count_nonzero((steps[1:] > 1) & ~is_open)
+    if jumps and warnings is not None:
+        warnings.append(f"{jumps} jumps of the numbers between bonded residues: no gaps")
+    steps[1:][~is_open] = 1
+    if warnings is None or not is_open.any():
+        return steps
+    apart, alpha = (distances(backbone[:-1], backbone[1:], *ends) for ends in ((2, 0), (1, 1)))
+    gap = 1 + np.flatnonzero((steps[1:] == 1) & (apart > SURELY_OPEN) & (alpha > SURELY_OPEN))
+    if len(gap):
+        steps[gap] = np.maximum(np.ceil((alpha[gap - 1] - 1.0) / LONGEST_STEP), 2).astype(np.int64)
+        shown = some([atoms.label(int(residue)) for residue in residues[gap]])
+        warnings.append(f"{len(gap)} gaps that the numbers do not show, by C-N distance: before {shown}")
     return steps
-
-
-def _bonded(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """bool [n - 1]: residues whose N is bonded to the C of the one before."""
-    length = np.linalg.norm(positions[1:, _N] - positions[:-1, _C], axis=-1)
-    return mask[:-1, _C] & mask[1:, _N] & (length < PEPTIDE_BOND)
 
 
 def _seqres_places(
     residues: np.ndarray,
     letters: str,
-    positions: np.ndarray,
-    mask: np.ndarray,
     seqres: tuple[str, ...],
     seqres_letters: str,
     parsed: ParsedStructure,
@@ -82,22 +85,30 @@ def _seqres_places(
 ) -> np.ndarray | None:
     """SEQRES position of each observed residue, -1 for none; None where the two do not belong together."""
     atoms = parsed.atoms
+    stated, codes = _codes(seqres_letters), _codes(letters)
+
+    def contradictions(places: np.ndarray) -> int:
+        """Residues without a place or with a letter that SEQRES does not have there."""
+        return int(np.count_nonzero((places < 0) | _contradict(codes, stated[places])))
+
+    places, differ = None, len(residues)
     if parsed.has_labels:
         places = atoms.label_seq[residues].astype(np.int64) - 1
-        places[places >= len(seqres)] = -1
-    else:
-        steps = _steps(atoms.seqnum[residues])
-        steps[1:][_bonded(positions, mask)] = 1
+        places[(places >= len(seqres)) | np.append(False, np.diff(places) < 1)] = -1
+        differ = contradictions(places)
+    if places is None or differ:
         code = {name: i for i, name in enumerate(atoms.resname.values)}
         components = np.array([code.get(name, -1) for name in seqres], dtype=np.int64)
         observed, first_number = atoms.resname.code[residues], int(atoms.seqnum[residues[0]])
-        placed = align_to_seqres(components, seqres_letters, observed, letters, steps, first_number)
-        if placed is None:
+        aligned = align_to_seqres(components, seqres_letters, observed, letters, _steps(residues, atoms), first_number)
+        if aligned is None and places is None:
             warnings.append(f"chain too long to align to SEQRES ({len(residues)} residues): observed sequence used")
             return None
-        places = placed
+        if aligned is not None and (places is None or contradictions(aligned) < differ):
+            if places is not None:
+                warnings.append(f"label_seq_id contradicts the sequence at {differ} residues: aligned instead")
+            places, differ = aligned, contradictions(aligned)
     missing = places < 0
-    differ = np.count_nonzero(missing | _contradict(_codes(letters), _codes(seqres_letters)[places]))
     if differ > max(1, MAX_SEQRES_DISAGREEMENT * len(residues)):
         warnings.append(
             f"SEQRES and ATOM sequences do not align ({differ} of {len(residues)} observed residues differ): "
@@ -105,8 +116,9 @@ def _seqres_places(
         )
         return None
     if missing.any():
-        bonded = _bonded(positions, mask)
-        joined = missing & (np.append(bonded, False) | np.append(False, bonded))
+        backbone = atoms.backbone[residues]
+        joint = bonded(backbone[:-1], backbone[1:])
+        joined = missing & (np.append(joint, False) | np.append(False, joint))
         if joined.any():
             shown = some([atoms.label(residue) for residue in residues[joined].tolist()])
             warnings.append(f"SEQRES lacks {joined.sum()} residues of the chain: {shown}; observed sequence used")

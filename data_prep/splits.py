@@ -32,12 +32,18 @@ class SplitSettings:
     val_from: str | None = None
     """ISO date; if given, chains released from this day on are for validation, whatever ``val_fraction``."""
     seed: int = 0
+    test_fraction: float = 0.0
+    """Share of the chains that is drawn for test, before those for validation; not with ``test_ids``."""
 
     def __post_init__(self) -> None:
         if not 0 < self.identity <= 1:
             raise ValueError(f"identity is {self.identity}, expected more than 0 and at most 1")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}, expected 0 or more and less than 1")
+        if not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction is {self.test_fraction}, expected 0 or more and less than 1")
+        if self.test_fraction and self.test_ids is not None:
+            raise ValueError("test chains are given by test_ids and by test_fraction: choose one")
         if self.val_from is not None and not is_date(self.val_from):
             raise ValueError(f"val_from is {self.val_from}, expected a date as 2020-05-01")
         if self.val_from is not None and self.val_ids is not None:
@@ -70,7 +76,8 @@ def split_by_cluster(
     - ``val_from``: older chains are for training. Chains released from that day on are for validation if no older
       chain is in their cluster, else 'none'; so are chains without a date. The split is by time and by cluster.
 
-    ``test_ids`` goes before the others. Raises ``SplitError`` for unknown ids or nothing left to train on.
+    ``test_ids``, or a draw of ``test_fraction``, goes before the others. Raises ``SplitError`` for unknown ids or
+    nothing left to train on.
     """
     numbers: dict[str, int] = {}
     number = np.array([numbers.setdefault(sequence, len(numbers)) for sequence in sequences], dtype=np.int64)
@@ -79,12 +86,18 @@ def split_by_cluster(
     labels = clusters(len(numbers), [*pairs, *tied], settings.identity)[number]
     sizes = np.bincount(labels)
     splits = _by_ids(ids, labels, {"test": settings.test_ids or (), "val": settings.val_ids or ()}, left_out or {})
+
+    def drawn(name: str, fraction: float, seed: int) -> list[str]:
+        free = {label for label, split in zip(labels.tolist(), splits, strict=True) if split == "train"}
+        chosen = _draw(sequences, labels, sizes, free, fraction, seed)
+        return [name if label in chosen else split for label, split in zip(labels.tolist(), splits, strict=True)]
+
+    if settings.test_fraction:
+        splits = drawn("test", settings.test_fraction, settings.seed + 1)  # another draw than that for validation
     if settings.val_from is not None:
         splits = _by_date(splits, labels, release_dates or [None] * len(ids), settings.val_from)
     elif settings.val_ids is None:
-        free = {label for label, split in zip(labels.tolist(), splits, strict=True) if split == "train"}
-        chosen = _draw(sequences, labels, sizes, free, settings.val_fraction, settings.seed)
-        splits = ["val" if label in chosen else split for label, split in zip(labels.tolist(), splits, strict=True)]
+        splits = drawn("val", settings.val_fraction, settings.seed)
     if "train" not in splits:
         raise SplitError("every chain is held out or related to one that is: nothing is left to train on")
     nearest = _nearest_training(number.tolist(), splits, pairs)

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from data_prep.calpha_trace import CalphaTrace
+from data_prep.record import ProteinRecord
 from evaluation.lddt import THRESHOLDS, PairBlock, pair_blocks, preserved_thresholds, thousandths
 from evaluation.match import MIN_IDENTITY, Correspondence, MatchError, match_residues
 
@@ -36,8 +36,8 @@ class ChainMatch:
 
 
 def match_chains(
-    truth: Sequence[CalphaTrace],
-    prediction: Sequence[CalphaTrace],
+    truth: Sequence[ProteinRecord],
+    prediction: Sequence[ProteinRecord],
     mode: str = "auto",
     min_identity: float = MIN_IDENTITY,
     chain_map: Mapping[str, str] | None = None,
@@ -91,8 +91,8 @@ class _Search:
 
     def __init__(
         self,
-        truth: Sequence[CalphaTrace],
-        prediction: Sequence[CalphaTrace],
+        truth: Sequence[ProteinRecord],
+        prediction: Sequence[ProteinRecord],
         fitting: Mapping[tuple[int, int], Correspondence],
     ):
         self.n_true, self.n_pred = len(truth), len(prediction)
@@ -217,7 +217,7 @@ def _pairs(assignment: Sequence[int | None]) -> list[tuple[int, int]]:
     return [(t, p) for t, p in enumerate(assignment) if p is not None]
 
 
-def _contacts_by_chains(truth: Sequence[CalphaTrace]) -> dict[tuple[int, int], tuple[np.ndarray, ...]]:
+def _contacts_by_chains(truth: Sequence[ProteinRecord]) -> dict[tuple[int, int], tuple[np.ndarray, ...]]:
     """For each two chains a <= b of the truth that touch: residue of a, residue of b (int64 [P], within their
     chains), their distance (float64 [P], thousandths of an angstrom)."""
     chain = np.repeat(np.arange(len(truth)), [len(record) for record in truth])
@@ -239,7 +239,7 @@ def _contacts_by_chains(truth: Sequence[CalphaTrace]) -> dict[tuple[int, int], t
 
 
 def _named_assignment(
-    truth: Sequence[CalphaTrace], prediction: Sequence[CalphaTrace], chain_map: Mapping[str, str]
+    truth: Sequence[ProteinRecord], prediction: Sequence[ProteinRecord], chain_map: Mapping[str, str]
 ) -> Assignment:
     """``chain_map`` as indices."""
     index = {record.chain_id: p for p, record in reversed(list(enumerate(prediction)))}
@@ -252,8 +252,8 @@ def _named_assignment(
 
 
 def _why_not(
-    truth: Sequence[CalphaTrace],
-    prediction: Sequence[CalphaTrace],
+    truth: Sequence[ProteinRecord],
+    prediction: Sequence[ProteinRecord],
     candidates: Mapping[tuple[int, int], Correspondence],
     min_identity: float,
 ) -> str:

@@ -77,7 +77,9 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError(f"--out {options.out} is a file: expected a directory")
     settings = Settings(options.match, options.min_identity, options.chain_map, options.all_atom, options.superposition)
     ids = None if options.ids is None else read_ids(options.ids)
-    pairing = pair(options.preds, options.truth, options.pairs, options.split, ids, options.truth_suffix)
+    pairing = pair(
+        options.preds, options.truth, options.pairs, options.split, ids, options.truth_suffix, options.pred_suffix
+    )
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(
@@ -193,6 +195,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--truth-suffix", metavar="TEXT", default="", help="prediction x belongs to truth x<TEXT>, e.g. _ref: x_ref.cif"
+    )
+    parser.add_argument(
+        "--pred-suffix",
+        metavar="TEXT",
+        default="",
+        help="prediction x<TEXT> belongs to truth x; the samples of AlphaFold, ColabFold, Boltz, Chai, Protenix and "
+        "OpenFold (x_model_0.cif, x/ranked_0.pdb) pair without it",
     )
     parser.add_argument("--split", help="TRUTH is a dataset: expect every record of this split, e.g. val")
     parser.add_argument(

@@ -8,11 +8,10 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-from data_prep.calpha_reader import read_calpha_of
 from data_prep.record import ProteinRecord
 from data_prep.structure_io import StructureError, read_structure
 from evaluation.match import MIN_IDENTITY, MatchError
-from evaluation.score import Chain, PairScore, TruthError, score_pair
+from evaluation.score import PairScore, TruthError, score_pair
 from evaluation.targets import Target
 
 STATUSES: Mapping[str, str] = {
@@ -26,7 +25,6 @@ STATUSES: Mapping[str, str] = {
 
 
 _TARGETS_AT_ONCE = 16  # per message to a process: few, so that progress shows and a stopped run loses little
-_READ_AT_ONCE = 16  # targets whose files are read before the first is scored: their chains are kept so long
 
 
 class WorkerError(RuntimeError):
@@ -99,12 +97,9 @@ def _evaluate_list(targets: Sequence[Target], settings: Settings) -> list[Row]:
 
 
 def _evaluate_some(targets: Sequence[Target], settings: Settings) -> Iterator[Row]:
-    structures = _Structures(settings)
-    for start in range(0, len(targets), _READ_AT_ONCE):
-        some = targets[start : start + _READ_AT_ONCE]
-        structures.read(some)
-        for target in some:
-            yield _evaluate_one(target, settings, structures)
+    structures = _Structures()
+    for target in targets:
+        yield _evaluate_one(target, settings, structures)
 
 
 def _evaluate_one(target: Target, settings: Settings, structures: "_Structures") -> Row:
@@ -125,7 +120,7 @@ def _evaluate_one(target: Target, settings: Settings, structures: "_Structures")
     except (StructureError, TruthError) as error:
         return row("failed", f"truth: {error}", counts=False)
     try:
-        pred_chains = structures.of_file(target.prediction)
+        pred_chains = read_structure(target.prediction)
     except StructureError as error:
         return row("failed", f"prediction: {error}")
     hashes = {"prediction_sha256": pred_chains[0].source_sha256, "truth_sha256": true_chains[0].source_sha256}
@@ -148,36 +143,13 @@ def _evaluate_one(target: Target, settings: Settings, structures: "_Structures")
 
 
 class _Structures:
-    """Reads the files of some targets at a time, each once, and keeps those that the next ones name too."""
+    """Reads truths, and keeps the last one: it may be that of the next target too."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._all_atom = settings.all_atom
-        self._found: dict[Path, Sequence[Chain] | StructureError] = {}
+    def __init__(self) -> None:
+        self._last: tuple[Path | None, Sequence[ProteinRecord]] = None, ()
         self._datasets: dict[Path, object] = {}
 
-    def read(self, targets: Sequence[Target]) -> None:
-        """Reads what these targets need and forgets the rest."""
-        wanted = {target.truth for target in targets if target.record_id is None and _is_scored(target)}
-        wanted |= {target.prediction for target in targets if _is_scored(target)}
-        self._found = {path: chains for path, chains in self._found.items() if path in wanted}
-        if not self._all_atom:  # whole chains take much memory: one pair at a time, and the truth if it comes again
-            missing = sorted(wanted - self._found.keys())
-            self._found |= zip(missing, read_calpha_of(missing), strict=True)
-
-    def of_file(self, path: Path) -> Sequence[Chain]:
-        """The chains of a file.
-
-        Raises:
-            StructureError: it cannot be read.
-        """
-        found = self._found.get(path)
-        if found is None:
-            return read_structure(path)
-        if isinstance(found, StructureError):
-            raise found
-        return found
-
-    def truth(self, target: Target) -> Sequence[Chain]:
+    def truth(self, target: Target) -> Sequence[ProteinRecord]:
         """The chains of the truth.
 
         Raises:
@@ -187,9 +159,9 @@ class _Structures:
         if target.record_id is not None:
             chains = [self._record(target)]
         else:
-            chains = self.of_file(target.truth)
-            if self._all_atom:
-                self._found = {target.truth: chains}
+            if self._last[0] != target.truth:
+                self._last = target.truth, read_structure(target.truth)
+            chains = self._last[1]
         if target.true_chain is None:
             return chains
         named = [chain for chain in chains if chain.chain_id == target.true_chain]
@@ -207,7 +179,3 @@ class _Structures:
             return self._datasets[target.truth].load(target.record_id)
         except DatasetError as error:
             raise TruthError(str(error)) from None
-
-
-def _is_scored(target: Target) -> bool:
-    return not target.problem and target.truth is not None and target.prediction is not None

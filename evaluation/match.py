@@ -5,20 +5,29 @@ Three ways, of which a person can ask for one:
 - ``number``: the author's residue number and insertion code are equal.
 - ``label``: the position along the sequence is equal (mmCIF's label_seq_id). Where a prediction is numbered 1..L and
   the truth is not, the prediction's number is its position.
-- ``align``: the sequences are aligned, by their letters alone. Where several alignments are equally good, as when the
-  residue before a missing loop is also the last one of the loop, gaps come as early as they can.
+- ``align``: the sequences are aligned, by their letters alone: with gaps wherever that pairs more equal letters, as of
+  a chain with missing loops, or by BLOSUM62 where that pairs more residues, as of a homologue. Where several alignments
+  are equally good, as when the residue before a missing loop is also the last one of the loop, gaps come as early as
+  they can.
 
-``auto`` is a choice between these three and nothing of its own: the way that brings most residues of the same name
-together, the share of ``Correspondence.identity``. Of equals ``number`` comes first, then ``align``.
+``auto`` is a choice between these three and nothing of its own: ``number`` where it agrees well with the sequences and
+an alignment pairs no more residues, else the way that brings most residues of the same name together, the share of
+``Correspondence.identity``. Of equals ``number`` comes first, then ``align``.
 """
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
 
 import gemmi
 import numpy as np
 
-from data_prep.calpha_trace import CalphaTrace
+from data_prep.record import ProteinRecord
+from data_prep.residues import RESTYPES_WITH_X
+
+if TYPE_CHECKING:
+    from Bio.Align import PairwiseAligner
 
 MODES: tuple[str, ...] = ("auto", "number", "label", "align")
 """What ``--match`` takes."""
@@ -26,6 +35,9 @@ MODES: tuple[str, ...] = ("auto", "number", "label", "align")
 MIN_IDENTITY: float = 0.4
 """Two chains whose ``Correspondence.identity`` is lower are not the same protein. Of 1,000 pairs of unrelated real
 chains, 999 are below 0.25 by it; constructs that differ in tags, loops and mutations are above 0.7."""
+
+AGREEING_NUMBERS: float = 0.9
+"""Identity from which on the author's numbers are believed where no alignment pairs more residues."""
 
 _CHEAP_GAP, _COSTLY_GAP = -9, -60  # a gap costs as much as a mismatch, or as six
 _UNKNOWN = ord("X")
@@ -62,7 +74,7 @@ class Correspondence:
     would bring as many residues of the same name together. These pairs are a tie between letters."""
 
 
-def match_residues(truth: CalphaTrace, prediction: CalphaTrace, mode: str = "auto") -> Correspondence:
+def match_residues(truth: ProteinRecord, prediction: ProteinRecord, mode: str = "auto") -> Correspondence:
     """The residues that correspond, by one of ``MODES``. Only residues with an alpha carbon are paired.
 
     It does not judge whether the pairing makes sense: look at ``identity``.
@@ -79,29 +91,39 @@ def match_residues(truth: CalphaTrace, prediction: CalphaTrace, mode: str = "aut
     shorter = min(np.count_nonzero(truth.ca_mask), np.count_nonzero(prediction.ca_mask))
     if number.identical == shorter:  # nothing can bring more residues together
         return number
+    aligned = _by_alignment(truth, prediction)
+    if number.identity >= AGREEING_NUMBERS and len(number.true_index) >= len(aligned.true_index):
+        return number
     # max() keeps the first of equals, so the order here is the order of preference.
-    candidates = [number, _by_alignment(truth, prediction)]
+    candidates = [number, aligned]
     if candidates[1].identity < 1:
         candidates.append(_by_label(truth, prediction))
     return max(candidates, key=lambda candidate: candidate.identity)
 
 
-def _by_number(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
+def _by_number(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
     return _by_keys("number", truth, *_number_keys(truth, prediction, 0), prediction)
 
 
-def _by_label(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
+def _by_label(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
     by_position = _by_keys("label", truth, truth.residue_index, prediction.residue_index, prediction)
     by_number = _by_keys("label", truth, truth.residue_index, prediction.auth_seq_id - 1, prediction)
     return max((by_position, by_number), key=lambda candidate: candidate.identical)
 
 
-def _by_alignment(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence:
-    found = _aligned(truth, prediction, _CHEAP_GAP)
+def _by_alignment(truth: ProteinRecord, prediction: ProteinRecord) -> Correspondence:
+    found = _aligned(truth, prediction, align_sequences(truth.sequence, prediction.sequence, _CHEAP_GAP))
+    shorter = min(np.count_nonzero(truth.ca_mask), np.count_nonzero(prediction.ca_mask))
+    if found.identical < shorter:
+        # Of a homologue cheap gaps find a few letters more in fewer residues; of missing loops they are the truth.
+        substituted = _aligned(truth, prediction, align_homologues(truth.sequence, prediction.sequence))
+        more = len(substituted.true_index) - len(found.true_index)
+        if more > 0 and 3 * more >= found.identical - substituted.identical:
+            found = substituted
     if not found.identical:
         return found
     if found.mismatches or _shortest_run(found) < _UNBROKEN:
-        found = replace(found, identity=_aligned(truth, prediction, _COSTLY_GAP).identity)
+        found = replace(found, identity=_costly_identity(truth, prediction))
     shifts = prediction.auth_seq_id[found.pred_index] - truth.auth_seq_id[found.true_index]
     if (shifts == shifts[0]).all():
         return replace(found, shift=int(shifts[0]))
@@ -111,8 +133,14 @@ def _by_alignment(truth: CalphaTrace, prediction: CalphaTrace) -> Correspondence
     return replace(found, shift=shift, off_shift=off_shift)
 
 
-def _aligned(truth: CalphaTrace, prediction: CalphaTrace, gap_open: int) -> Correspondence:
-    true_index, pred_index = align_sequences(truth.sequence, prediction.sequence, gap_open)
+def _costly_identity(truth: ProteinRecord, prediction: ProteinRecord) -> float:
+    return _aligned(truth, prediction, align_sequences(truth.sequence, prediction.sequence, _COSTLY_GAP)).identity
+
+
+def _aligned(
+    truth: ProteinRecord, prediction: ProteinRecord, alignment: tuple[np.ndarray, np.ndarray]
+) -> Correspondence:
+    true_index, pred_index = alignment
     both = truth.ca_mask[true_index] & prediction.ca_mask[pred_index]
     return _correspondence("align", truth, true_index[both], prediction, pred_index[both])
 
@@ -156,6 +184,28 @@ def align_sequences(target: str, query: str, gap_open: int) -> tuple[np.ndarray,
     return len(target) - 1 - target_index[::-1], len(query) - 1 - query_index[::-1]
 
 
+def align_homologues(target: str, query: str) -> tuple[np.ndarray, np.ndarray]:
+    """Alignment of two sequences in which a substitution is a substitution: BLOSUM62, a gap of k residues costs 10 + k,
+    at the ends nothing. Arguments and result as of ``align_sequences``."""
+    if not target or not query:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    aligned = _aligner().align(target, query)[0].aligned
+    runs = [[np.arange(start, stop) for start, stop in side] for side in aligned]
+    none = [np.zeros(0, dtype=np.int64)]
+    return np.concatenate(none + runs[0]), np.concatenate(none + runs[1])
+
+
+@cache
+def _aligner() -> "PairwiseAligner":
+    from Bio.Align import PairwiseAligner, substitution_matrices  # 0.1 s that most runs do without
+
+    table, letters = substitution_matrices.load("BLOSUM62"), RESTYPES_WITH_X
+    scores = np.array([[0.0 if "X" in a + b else table[a, b] for b in letters] for a in letters])
+    aligner = PairwiseAligner(mode="global", open_gap_score=-11, extend_gap_score=-1, end_gap_score=0)
+    aligner.substitution_matrix = substitution_matrices.Array(letters, dims=2, data=scores)
+    return aligner
+
+
 def _only_place(piece: str, whole: str) -> int | None:
     """Where ``piece`` stands in ``whole``, if it does so once: no alignment is as good as that."""
     start = whole.find(piece) if piece else -1
@@ -179,7 +229,7 @@ def _aligned_positions(cigar: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(target_runs or empty), np.concatenate(query_runs or empty)
 
 
-def _number_keys(truth: CalphaTrace, prediction: CalphaTrace, shift: int) -> tuple[np.ndarray, np.ndarray]:
+def _number_keys(truth: ProteinRecord, prediction: ProteinRecord, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """int64 [T] and [P]: equal where author's number (the truth's plus ``shift``), insertion code and how many residues
     before had the same two are equal. A file that uses a number twice still has two residues there; they are paired in
     their order. Residues without an alpha carbon have no number to speak of."""
@@ -209,10 +259,10 @@ def _occurrence(keys: np.ndarray) -> np.ndarray:
 
 def _by_keys(
     mode: str,
-    truth: CalphaTrace,
+    truth: ProteinRecord,
     true_keys: np.ndarray,
     pred_keys: np.ndarray,
-    prediction: CalphaTrace,
+    prediction: ProteinRecord,
 ) -> Correspondence:
     """Pairs the residues whose keys (int [T] and [P]) are equal, among those with an alpha carbon; of several equal
     ones of the prediction the last."""
@@ -230,9 +280,9 @@ def _by_keys(
 
 def _correspondence(
     mode: str,
-    truth: CalphaTrace,
+    truth: ProteinRecord,
     true_index: np.ndarray,
-    prediction: CalphaTrace,
+    prediction: ProteinRecord,
     pred_index: np.ndarray,
 ) -> Correspondence:
     shorter = min(_known_residues(truth), _known_residues(prediction))
@@ -246,12 +296,12 @@ def _correspondence(
     return Correspondence(mode, true_index, pred_index, identical, n_known - identical, identity)
 
 
-def _known_residues(chain: CalphaTrace) -> int:
+def _known_residues(chain: ProteinRecord) -> int:
     """Residues with an alpha carbon and a name."""
     known = chain.ca_mask & (_letters(chain) != _UNKNOWN) if "X" in chain.sequence else chain.ca_mask
     return int(np.count_nonzero(known))
 
 
-def _letters(chain: CalphaTrace) -> np.ndarray:
+def _letters(chain: ProteinRecord) -> np.ndarray:
     """uint8 [N]: the letters of the sequence."""
     return np.frombuffer(chain.sequence.encode("ascii"), dtype=np.uint8)

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from data_prep.calpha_trace import CalphaTrace
+from data_prep.record import ProteinRecord
 from data_prep.residues import RESNAMES, RESTYPES_WITH_X
 from evaluation.chains import ChainMatch
 
@@ -75,8 +75,8 @@ _NAME_OF_LETTER[[ord(letter) for letter in RESTYPES_WITH_X]] = RESNAMES
 
 
 def residue_table(
-    truth: Sequence[CalphaTrace],
-    prediction: Sequence[CalphaTrace],
+    truth: Sequence[ProteinRecord],
+    prediction: Sequence[ProteinRecord],
     chains: ChainMatch,
     lddt_ca: np.ndarray,
     lddt_all: np.ndarray | None,
@@ -120,7 +120,7 @@ def residue_table(
     return ResidueTable(**{name: np.concatenate([part[name] for part in parts]) for name in RESIDUE_COLUMNS})
 
 
-def _counterparts(chain: CalphaTrace | None, partner: np.ndarray, plddt: np.ndarray | None) -> dict[str, np.ndarray]:
+def _counterparts(chain: ProteinRecord | None, partner: np.ndarray, plddt: np.ndarray | None) -> dict[str, np.ndarray]:
     """The columns on a chain of the prediction, for residues whose counterparts it has at ``partner`` (-1: none)."""
     n = len(partner)
     if chain is None:
@@ -135,6 +135,6 @@ def _counterparts(chain: CalphaTrace | None, partner: np.ndarray, plddt: np.ndar
     }
 
 
-def _names(chain: CalphaTrace) -> np.ndarray:
+def _names(chain: ProteinRecord) -> np.ndarray:
     """<U3 [N]."""
     return _NAME_OF_LETTER[np.frombuffer(chain.sequence.encode("ascii"), dtype=np.uint8)]

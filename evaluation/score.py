@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data_prep.calpha_trace import CalphaTrace
 from data_prep.record import ProteinRecord
 from evaluation.all_atom import AllAtomResult, lddt_all
 from evaluation.calibration import NOTHING_TO_COMPARE, Calibration, calibrate
@@ -17,9 +16,6 @@ from evaluation.residue_table import ResidueTable, residue_table
 from evaluation.superposition import SuperpositionScores, superposition_scores
 from evaluation.trace import Trace
 
-Chain = CalphaTrace | ProteinRecord
-"""A whole chain where all of its atoms count, else its alpha carbons."""
-
 DEFINITIONS: Mapping[str, str] = {
     "lddt_ca": "pooled over all pairs of the truth; a pair that the prediction lacks counts as not preserved",
     "lddt_ca_common": "the same over the pairs of which the prediction has both residues",
@@ -27,8 +23,8 @@ DEFINITIONS: Mapping[str, str] = {
     "lddt_ca_intra": "lddt_ca over pairs within chains only",
     "lddt_ca_strict": "lddt_ca with AlphaFold's strict comparisons: errors < the thresholds, distances < 15 A",
     "lddt_all": "lDDT over pairs of heavy atoms of different residues, names of symmetric side-chain atoms resolved "
-    "(OpenStructure 2.10); an atom that the prediction lacks loses its pairs; residues with an alpha carbon; with "
-    "--all-atom",
+    "(OpenStructure 2.10, without the stereochemistry checks that its own command does by default); an atom that the "
+    "prediction lacks loses its pairs; residues with an alpha carbon; with --all-atom",
     "tm_score": "TM-score of the given residue correspondence, all chains as one body, normalised by the truth's "
     "residues (not TM-align, which looks for a correspondence of its own); with --superposition",
     "gdt_ts": "mean share of the truth's residues within 1, 2, 4 and 8 A after superposition; with --superposition",
@@ -105,8 +101,8 @@ class PairScore:
 
 
 def score_pair(
-    truth: Sequence[Chain],
-    prediction: Sequence[Chain],
+    truth: Sequence[ProteinRecord],
+    prediction: Sequence[ProteinRecord],
     mode: str = "auto",
     min_identity: float = MIN_IDENTITY,
     chain_map: Mapping[str, str] | None = None,
@@ -122,9 +118,8 @@ def score_pair(
         MatchError: no alpha carbon on one side, chains that do not belong together, or a truth too small to score.
     """
     warnings = (*_warnings(truth, "truth"), *_warnings(prediction, "prediction"))
-    true_records, true_notes = _with_alpha_carbons(truth, "truth")
-    pred_records, pred_notes = _with_alpha_carbons(prediction, "prediction")
-    truth, prediction = ([_trace(one) for one in records] for records in (true_records, pred_records))
+    truth, true_notes = _with_alpha_carbons(truth, "truth")
+    prediction, pred_notes = _with_alpha_carbons(prediction, "prediction")
     chains = match_chains(truth, prediction, mode, min_identity, chain_map)
 
     positions, mask = _in_the_truths_places(truth, prediction, chains)
@@ -136,7 +131,7 @@ def score_pair(
         raise TruthError(
             f"lDDT is undefined: the truth has {whole.residues} alpha carbon(s) and no two of them within 15 A"
         )
-    atoms = _all_atoms(true_records, pred_records, chains, chain_index) if all_atom else None
+    atoms = _all_atoms(truth, prediction, chains, chain_index) if all_atom else None
     both = mask & true_mask
     compared = both.nonzero()[0]  # rows by their number are taken faster than rows by a mask
     found_positions = positions.take(compared, axis=0)
@@ -206,7 +201,7 @@ class TruthError(MatchError):
     """A truth that no prediction could be scored against."""
 
 
-def _with_alpha_carbons(records: Sequence[Chain], whose: str) -> tuple[list[Chain], list[str]]:
+def _with_alpha_carbons(records: Sequence[ProteinRecord], whose: str) -> tuple[list[ProteinRecord], list[str]]:
     """The chains that can be scored, and notes on the others."""
     usable = [record for record in records if record.ca_mask.any()]
     if not usable:
@@ -217,17 +212,13 @@ def _with_alpha_carbons(records: Sequence[Chain], whose: str) -> tuple[list[Chai
     return usable, [f"{whose} chain {chain!r} has 0 CA atoms and is left out" for chain in left_out]
 
 
-def _trace(chain: Chain) -> CalphaTrace:
-    return chain if isinstance(chain, CalphaTrace) else CalphaTrace.of(chain)
-
-
-def _warnings(records: Sequence[Chain], whose: str) -> list[str]:
+def _warnings(records: Sequence[ProteinRecord], whose: str) -> list[str]:
     """The reader's warnings, each once, in order."""
     return [f"{whose}: {warning}" for warning in dict.fromkeys(w for record in records for w in record.warnings)]
 
 
 def _in_the_truths_places(
-    truth: Sequence[CalphaTrace], prediction: Sequence[CalphaTrace], chains: ChainMatch
+    truth: Sequence[ProteinRecord], prediction: Sequence[ProteinRecord], chains: ChainMatch
 ) -> tuple[np.ndarray, np.ndarray]:
     """float32 [R, 3] and bool [R]: the prediction's alpha carbons for the R residues of all chains of the truth."""
     positions = np.zeros((sum(len(record) for record in truth), 3), dtype=np.float32)
@@ -271,8 +262,8 @@ def _superposed(positions: np.ndarray, true_positions: np.ndarray, n_truth: int)
 
 
 def _pairing_notes(
-    truth: Sequence[CalphaTrace],
-    prediction: Sequence[CalphaTrace],
+    truth: Sequence[ProteinRecord],
+    prediction: Sequence[ProteinRecord],
     chains: ChainMatch,
     mode: str,
     mismatches: int,

@@ -1,12 +1,14 @@
 """Which prediction file is scored against which truth.
 
 Names decide: ``preds/x.pdb`` belongs to ``truth/x.cif.gz``. Predictions made from a dataset are named
-``<file stem>_<chain>``; where no truth has that whole name, ``x_B`` belongs to chain B of ``truth/x.pdb``. A truth may
+``<file stem>_<chain>``; where no truth has that whole name, ``x_B`` belongs to chain B of ``truth/x.pdb``. Samples of
+other predictors, ``x_model_0.cif`` or ``preds/x/ranked_0.pdb``, belong to ``truth/x.pdb`` (``_SAMPLE``). A truth may
 also be a dataset directory of pipeline.prepare, and a table may name the pairs outright.
 """
 
 import csv
 import io
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,12 @@ from pathlib import Path
 
 from data_prep.bounded_reading import read_table
 from data_prep.structure_io import is_structure_name, structure_stem
+
+_SAMPLE = re.compile(r"[_.-]((un)?relaxed|model|seed|sample|rank|ranked|pred)([_.-]|\d|$)", re.IGNORECASE)
+"""Where the name of a target ends and the sample begins in the names of predictors' files: x_unrelaxed_rank_001_...
+(ColabFold), fold_x_model_0 (AlphaFold Server), x_model, x_seed-1_sample-0_model (AlphaFold 3), x_model_0 (Boltz),
+x_sample_0 (Protenix), x_model_1_ptm_relaxed (OpenFold), and in a directory x ranked_0 (AlphaFold), pred.model_idx_0
+(Chai)."""
 
 
 class UsageError(ValueError):
@@ -60,6 +68,7 @@ def pair(
     split: str | None = None,
     ids: Collection[str] | None = None,
     truth_suffix: str = "",
+    pred_suffix: str = "",
 ) -> Pairing:
     """Finds the targets.
 
@@ -74,6 +83,7 @@ def pair(
         ids: names of the targets to score, all of them expected; the others are left out.
         truth_suffix: with two directories, what the truths' names have after the predictions': ``x`` belongs to
             ``x<suffix>``. Truths without it are left out.
+        pred_suffix: the same for predictions: ``x<suffix>`` belongs to ``x``.
 
     Raises:
         UsageError: paths that do not exist, no structure file, nothing that pairs.
@@ -94,7 +104,7 @@ def pair(
         return _pair_with_dataset(preds, truth, split, ids)
     if preds.is_dir() and truth.is_dir():
         truths = _with_suffix(_by_stem(truth, "TRUTH"), truth, truth_suffix)
-        return _only(ids, _pair_directories(preds, truth, truths), truths)
+        return _only(ids, _pair_directories(preds, truth, truths, pred_suffix), truths)
     if ids is not None:
         raise UsageError("--ids is for directories, datasets and --pairs: leave it out where files are named")
     if preds.is_file() and truth.is_file():
@@ -160,15 +170,16 @@ def _with_suffix(truths: dict[str, list[Path]], directory: Path, suffix: str) ->
     return cut
 
 
-def _pair_directories(preds: Path, truth: Path, truths: dict[str, list[Path]]) -> Pairing:
-    predictions = _by_stem(preds, "PREDS")
+def _pair_directories(preds: Path, truth: Path, truths: dict[str, list[Path]], suffix: str) -> Pairing:
+    predictions = _by_stem(preds, "PREDS", truths)
     targets, used = [], set()
     whole, by_chain = [], []  # predictions that pair by their whole name, and as <stem>_<chain>
     for stem, files in predictions.items():
-        if stem in truths:
-            true_stem, chain = stem, None
+        name = stem.removesuffix(suffix) if suffix and stem.endswith(suffix) else stem
+        if name in truths:
+            true_stem, chain = name, None
         else:
-            true_stem, chain = _split_chain(stem, truths)
+            true_stem, chain = _without_sample(name, truths) or _split_chain(name, truths)
         if true_stem is None:
             targets.append(Target(stem, files[0], None))
             continue
@@ -282,10 +293,16 @@ def _find(name: str, base: Path, table: Path) -> Path | None:
     return None
 
 
-def _by_stem(directory: Path, whose: str) -> dict[str, list[Path]]:
+def _by_stem(directory: Path, whose: str, targets: Collection[str] = ()) -> dict[str, list[Path]]:
+    """Structure files by their names; those in a directory named as one of the ``targets`` are called by both names."""
     stems: dict[str, list[Path]] = defaultdict(list)
     for path in structure_files(directory):
         stems[structure_stem(path)].append(path)
+    for folder in sorted(path for path in directory.iterdir() if path.is_dir() and path.name in targets):
+        for path in sorted(path for path in folder.rglob("*") if is_structure_name(path) and path.is_file()):
+            if not path.name.startswith("."):
+                parts = path.parent.relative_to(directory).parts
+                stems["_".join([*parts, structure_stem(path)])].append(path)
     listed = _listed(directory) if any(len(files) > 1 for files in stems.values()) else set()
     for stem, files in stems.items():
         stems[stem] = [path for path in files if path.name in listed] or files
@@ -311,6 +328,15 @@ def _listed(directory: Path) -> set[str]:
         except (OSError, UnicodeDecodeError, csv.Error):
             continue
     return names
+
+
+def _without_sample(stem: str, truths: Iterable[str]) -> tuple[str, str | None] | None:
+    """``x_model_0`` or ``fold_x_model_0`` -> (x, None), ``x_B_model_0`` -> (x, B), where x is a truth."""
+    ends = [match.start() for match in _SAMPLE.finditer(stem)]
+    names = [stem[:end].removeprefix(prefix) for end in ends for prefix in ("", "fold_")]
+    whole = [(name, None) for name in names if name in truths]
+    by_chain = [found for name in names if (found := _split_chain(name, truths))[0] is not None]
+    return (*whole[::-1], *by_chain, None)[0]
 
 
 def _split_chain(stem: str, truths: Iterable[str]) -> tuple[str | None, str | None]:

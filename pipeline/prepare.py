@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if args.strict and any(map(_is_unusable, report.ledger)) else 0
 
 
-_UNUSABLE = ("duplicate stem", "id taken", "id cannot be", "asked for,")
+_UNUSABLE = ("id taken", "id cannot be", "asked for,")
 """How the reasons begin that are no decision about a chain."""
 
 

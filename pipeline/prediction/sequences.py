@@ -108,6 +108,8 @@ def single_chain(name: str, sequence: str, header: str = "") -> Query | Rejected
             letter = ascii(odd[0]).replace("\\\\", "\\")
             return Rejected(name, header, f"{where}{letter} at position {odd.start() + 1}: one-letter codes expected")
         ungapped = ungapped.upper()
+        if _looks_nucleic(ungapped):
+            notes.append(f"{where}looks like {'RNA' if 'U' in ungapped else 'DNA'}, and is folded as amino acids")
         for letter, parent in PARENTS.items():
             if letter in ungapped:
                 notes.append(f"{where}{ungapped.count(letter)} {letter} folded as {parent}")
@@ -122,6 +124,19 @@ def single_chain(name: str, sequence: str, header: str = "") -> Query | Rejected
     return Query(name, tuple(chains), index, header, tuple(notes))
 
 
+def _looks_nucleic(letters: str) -> bool:
+    """Whether these are the letters of DNA or RNA, and enough of them that no protein has only these."""
+    return len(letters) >= 10 and len(set(letters)) >= 3 and set(letters) <= set("ACGTUN")
+
+
+def _is_a3m(text: str) -> bool:
+    """Whether rows have insertions in lower case between columns in upper case, as many in every row."""
+    rows = [re.sub(r"\s", "", raw) for _, raw in SimpleFastaParser(io.StringIO(text))] if text.startswith(">") else []
+    columns = {len(re.sub(r"[a-z.]", "", row)) for row in rows}
+    has_insertions = any(re.search(r"[A-Z-][a-z]+[A-Z-]", row) for row in rows)
+    return len(rows) > 1 and len(columns) == 1 and has_insertions
+
+
 def read_fasta(path: Path) -> list[Query | Rejected]:
     """Records of a FASTA file in their order, named by the first word of their headers.
 
@@ -131,10 +146,14 @@ def read_fasta(path: Path) -> list[Query | Rejected]:
     Raises:
         InputError: no such file, not FASTA, or no record that can be folded.
     """
-    text = _read_text(path)
-    if not text.strip():
+    text = _read_text(path).lstrip()
+    if not text:
         raise InputError(f"{path}: is empty: records that start with '>' are expected")
-    first_line = _printable(text.lstrip().split("\n", 1)[0])
+    first_line = _printable(text.split("\n", 1)[0])
+    if first_line.startswith(("# STOCKHOLM", "CLUSTAL")) or _is_a3m(text):
+        raise InputError(
+            f"{path}: an alignment, whose rows are not sequences to fold: give FASTA records of its queries"
+        )
     if not first_line.startswith(">"):
         raise InputError(f"{path}: not FASTA: its first line must start with '>', and is {first_line[:_SHOWN]!r}")
     records: list[Query | Rejected] = []

@@ -112,6 +112,9 @@ def build_parser() -> argparse.ArgumentParser:
     split.add_argument(
         "--val-fraction", type=float, default=0.1, metavar="X", help="share of the chains to validate on (default: 0.1)"
     )
+    split.add_argument(
+        "--test-fraction", type=float, default=0.0, metavar="X", help="share of the chains to test on (default: 0)"
+    )
     for name, text in (("--val-ids", "validate on these record ids, one per line"), ("--test-ids", "test on these")):
         split.add_argument(name, type=Path, metavar="FILE", action=_Once, help=text)
     split.add_argument("--val-from", metavar="DATE", help="validate on chains released from this day on, if unrelated")
@@ -174,7 +177,14 @@ def split_settings(args: argparse.Namespace) -> SplitSettings:
     """How chains are split. Errors as of ``reading_settings``."""
     lists = {name: getattr(args, name) for name in ("val_ids", "test_ids")}
     ids = {name: None if path is None else read_lines(path) for name, path in lists.items()}
-    return SplitSettings(args.identity, args.val_fraction, val_from=args.val_from, seed=args.seed, **ids)
+    return SplitSettings(
+        args.identity,
+        args.val_fraction,
+        val_from=args.val_from,
+        seed=args.seed,
+        test_fraction=args.test_fraction,
+        **ids,
+    )
 
 
 def _cpu_count() -> int:

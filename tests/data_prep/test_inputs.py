@@ -97,7 +97,7 @@ def test_files_that_share_a_stem_are_grouped(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     files, rows, groups = find_structures(tmp_path)
-    assert (files, rows, groups) == (["y.pdb"], [], [["sub/X.ent", "x.cif.gz", "x.pdb"]])
+    assert (files, rows, groups) == (["sub/X.ent", "y.pdb"], [], [["x.cif.gz", "x.pdb"]])
 
 
 def test_a_directory_that_may_not_be_listed(tmp_path):

@@ -29,6 +29,17 @@ def test_whole_clusters_and_about_the_share_asked_for():
     assert all(placed[name].cluster_size == family.count(f) for name, f in zip(ids, family, strict=True))
 
 
+def test_clusters_are_drawn_for_test_too():
+    ids, sequences, pairs, family = example()
+    settings = SplitSettings(identity=0.4, val_fraction=0.2, test_fraction=0.2, seed=1)
+    splits = [placement.split for placement in split_by_cluster(ids, sequences, pairs, settings).values()]
+    for group in set(family):
+        assert len({split for split, f in zip(splits, family, strict=True) if f == group}) == 1
+    assert all(0.1 < splits.count(name) / len(ids) <= 0.2 for name in ("val", "test"))
+    with pytest.raises(ValueError, match="test chains are given by test_ids and by test_fraction"):
+        SplitSettings(test_ids=("a",), test_fraction=0.1)
+
+
 def test_order_and_names_do_not_matter_but_the_seed_does():
     ids, sequences, pairs, _ = example()
     first = split_by_cluster(ids, sequences, pairs, SplitSettings(identity=0.4, seed=3))

@@ -155,3 +155,13 @@ def test_a_sequence_aligns_with_a_piece_of_itself(letters, cut):
     piece = letters[cut:] or letters
     true_index, pred_index = align_sequences(letters, piece, COSTLY)
     assert [letters[i] for i in true_index] == [piece[j] for j in pred_index] == list(piece)
+
+
+def test_substitutions_of_a_homologue_are_no_gaps(record, sequence):
+    """As TIM of chicken, 1TIM against 8TIM: equal numbers, some substitutions beside each other, which cheap gaps would
+    turn into residues that the prediction lacks."""
+    letters = sequence(120, 0)
+    other = letters[:50] + letters[51] + letters[50] + "GG" + letters[54:80] + letters[81] + "A" + letters[82:]
+    for numbers, mode in ((range(1, 121), "number"), (range(5, 125), "align")):
+        found = match_residues(record(letters), record(other, numbers=numbers))
+        assert found.mode == mode and found.true_index.tolist() == found.pred_index.tolist() == list(range(120))

@@ -252,3 +252,33 @@ def test_a_dataset_without_its_files_is_one_line(folders, tmp_path):
     (truth / "dataset.json").write_text("{}")
     with pytest.raises(UsageError, match="TRUTH: "):
         pair(preds, truth)
+
+
+def test_samples_of_other_predictors_pair_with_their_targets(tmp_path):
+    names = {
+        "x": [
+            "x_unrelaxed_rank_001_alphafold2_ptm_model_1_seed_000.pdb", "fold_x_model_0.cif", "x_model.cif",
+            "x_model_0.cif", "x_sample_0.cif", "x_model_1_ptm_relaxed.pdb", "x/ranked_0.pdb",
+            "x/seed-1_sample-0/model.cif", "x/pred.model_idx_0.cif",
+        ],
+        "x_y": ["x_y_model_0.cif", "x_y_seed_101_sample_0.cif"],
+    }  # fmt: skip
+    for name in (*names["x"], *names["x_y"]):
+        (tmp_path / "preds" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "preds" / name).touch()
+    (tmp_path / "truth").mkdir()
+    for name in names:
+        (tmp_path / "truth" / f"{name}.pdb").touch()
+    pairs: dict[str, list] = {}
+    for target in pair(tmp_path / "preds", tmp_path / "truth").targets:
+        assert target.true_chain is None and not target.problem, target
+        pairs.setdefault(target.truth.stem, []).append(target.prediction.relative_to(tmp_path / "preds").as_posix())
+    assert {name: sorted(found) for name, found in pairs.items()} == {name: sorted(n) for name, n in names.items()}
+
+
+def test_predictions_with_a_suffix_of_their_own(tmp_path):
+    for name in ("preds/x-mine.pdb", "truth/x.pdb"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (target,) = pair(tmp_path / "preds", tmp_path / "truth", pred_suffix="-mine").targets
+    assert target.truth.name == "x.pdb"

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.dataset import StructureDataset
 from data_prep.ledger import read_ledger
-from data_prep.structure_io import read_structure, structure_stem
+from data_prep.structure_io import read_structure, structure_stem, write_mmcif, write_pdb
 from pipeline.prepare import main
 from tests.data_prep.compare import differences
 from tests.pipeline.prepare_demo import DEMO, demo_arguments, files_of
@@ -163,7 +163,7 @@ def test_summary_and_next_step(tmp_path, capsys):
 
 
 def test_duplicates(tmp_path, capsys):
-    """One stem twice: neither is used. One content twice: both are, in one cluster, and both say so."""
+    """One stem in two directories: the path tells them apart. One content: all are used, in one cluster, and say so."""
     source = (DEMO / "1aki_A.pdb.gz").read_bytes()
     for name in ("x.pdb.gz", "a.pdb.gz", "b.pdb.gz"):
         (tmp_path / name).write_bytes(source)
@@ -176,14 +176,25 @@ def test_duplicates(tmp_path, capsys):
     assert rows == {
         "2igd_A.cif": ("unreadable", "empty file (0 bytes)"),
         "2igd_A.pdb.gz": ("accepted", rows["2igd_A.pdb.gz"][1]),
-        "a.pdb.gz": ("accepted", "same content as b.pdb.gz"),
-        "b.pdb.gz": ("accepted", "same content as a.pdb.gz"),
-        "sub/X.ent.gz": ("rejected", "duplicate stem: shared with x.pdb.gz; rename or remove"),
-        "x.pdb.gz": ("rejected", "duplicate stem: shared with sub/X.ent.gz; rename or remove"),
+        "a.pdb.gz": ("accepted", "same content as b.pdb.gz, sub/X.ent.gz, x.pdb.gz"),
+        "b.pdb.gz": ("accepted", "same content as a.pdb.gz, sub/X.ent.gz, x.pdb.gz"),
+        "sub/X.ent.gz": ("accepted", "same content as a.pdb.gz, b.pdb.gz, x.pdb.gz"),
+        "x.pdb.gz": ("accepted", "same content as a.pdb.gz, b.pdb.gz, sub/X.ent.gz"),
     }
     index = {row["id"]: row for row in StructureDataset(tmp_path / "out").table.to_pylist()}
-    assert index["a_A"]["split"] == index["b_A"]["split"] and index["a_A"]["cluster_size"] == 2
-    assert index["a_A"]["warnings"] == ["same content as b.pdb.gz"]
+    assert index.keys() == {"2igd_A_A", "a_A", "b_A", "sub_X_A", "x_A"}
+    assert index["a_A"]["split"] == index["sub_X_A"]["split"] and index["a_A"]["cluster_size"] == 4
+    assert index["a_A"]["warnings"] == ["same content as b.pdb.gz, sub/X.ent.gz, x.pdb.gz"]
+
+
+def test_formats_of_one_structure_are_one(tmp_path):
+    """As predict writes them: mmCIF is read, whatever else lies beside it."""
+    source = read_structure(DEMO / "1aki_A.pdb.gz", name="x")
+    write_pdb(tmp_path / "x.pdb", source)
+    write_mmcif(tmp_path / "x.cif", source)
+    assert main(["--pdb-dir", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    rows = [(row.file, row.status, row.reason) for row in read_ledger(tmp_path / "out/ledger.csv")]
+    assert rows == [("x.cif", "accepted", ""), ("x.pdb", "rejected", "same name as x.cif, which is read in its place")]
 
 
 def test_many_files_of_one_name_or_content_name_a_few_of_each_other(tmp_path):
@@ -195,10 +206,9 @@ def test_many_files_of_one_name_or_content_name_a_few_of_each_other(tmp_path):
         (tmp_path / f"in/x{number}.pdb.gz").write_bytes(source)
     assert main(["--pdb-dir", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
     rows = {row.file: row.reason for row in read_ledger(tmp_path / "out/ledger.csv")}
-    names = [f"{number}/ranked_0.pdb.gz" for number in (0, 1, 2, 3, 5)]
-    expected = f"duplicate stem: shared with {', '.join(names)} and 4 more; rename or remove"
-    assert rows["4/ranked_0.pdb.gz"] == expected
-    assert rows["x9.pdb.gz"].endswith("same content as " + ", ".join(f"x{n}.pdb.gz" for n in range(5)) + " and 4 more")
+    names = ", ".join(f"{number}/ranked_0.pdb.gz" for number in range(5))
+    assert rows["x9.pdb.gz"].endswith(f"same content as {names} and 14 more")
+    assert len(StructureDataset(tmp_path / "out").ids()) == 20
 
 
 def test_ids_that_would_collide(tmp_path):
@@ -253,6 +263,18 @@ def test_filters_and_val_ids(tmp_path, demo):
         ("1cyo_A.pdb.gz", "too short: 93 residues (minimum 100)"),
         ("2igd_A.pdb.gz", "too short: 61 residues (minimum 100)"),
     ]
+
+
+def test_a_relative_of_a_validation_chain_says_why_it_is_in_no_split(tmp_path):
+    for name in ("a", "b"):
+        shutil.copy(DEMO / "1aki_A.pdb.gz", tmp_path / f"{name}.pdb.gz")
+    shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path)
+    (tmp_path / "val").write_text("a_A\n")
+    arguments = ["--pdb-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--val-ids", str(tmp_path / "val")]
+    assert main(arguments) == 0
+    reasons = {row.id: row.reason for row in read_ledger(tmp_path / "out/ledger.csv") if row.id}
+    assert reasons["b_A"].endswith("in no split: related to a chain that is held out by its id")
+    assert "in no split" not in reasons["a_A"] + reasons["2igd_A_A"]
 
 
 def test_ids_to_validate_on_that_were_left_out_say_why(tmp_path, capsys):

@@ -20,7 +20,10 @@ from tests.pipeline.prepare_demo import DEMO, files_of
             ["--pdb-dir", "{tmp}/bad"],
             r"no usable protein chain in 1 structure files; nothing written \(x.pdb: empty file",
         ),
-        (["--out", "{tmp}/empty/../bad"], r"already there; choose another place or overwrite it"),
+        (
+            ["--out", "{tmp}/empty/../bad"],
+            r"already there; --overwrite makes it anew from all files, another --out leaves it",
+        ),
         (["--out", "{tmp}/bad", "--overwrite"], r"is not a dataset \(no dataset\.json\), so it is not overwritten"),
         (["--out", "{tmp}/file/data"], r"cannot be written \(Not a directory\)"),
         (["--val-ids", "{tmp}/no"], r"/no: cannot be read \(No such file or directory\)"),

@@ -163,3 +163,21 @@ def test_bytes_that_are_no_utf_8_spoil_a_header_only(tmp_path):
 def test_same_letters_same_key(tmp_path):
     a, b, c, d = read(tmp_path, ">a\nMKTG\n>b\nmktg\n>c\nMK:TG\n>d\nMKT:G\n")
     assert a.key == b.key and len({a.key, c.key, d.key}) == 3
+
+
+def test_blanks_before_the_first_record_do_not_count(tmp_path):
+    assert [query.sequence for query in read(tmp_path, "\n  \n>a\nMKTAYI\n")] == ["MKTAYI"]
+    with pytest.raises(InputError, match="not FASTA: its first line must start with '>'"):
+        read(tmp_path, "\nsomething\n>a\nMKTAYI\n")
+
+
+@pytest.mark.parametrize("text", ["# STOCKHOLM 1.0\na MKTAYI\n//\n", ">a\nMKTAYI\n>b\nMK-avAYI\n"])
+def test_alignments_are_said_to_be_such(tmp_path, text):
+    with pytest.raises(InputError, match="an alignment, whose rows are not sequences to fold"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(("letters", "what"), [("ACGTACGTTGCA", "DNA"), ("GGCUAACGUUAG", "RNA")])
+def test_nucleic_acids_are_noticed(tmp_path, letters, what):
+    (query,) = read(tmp_path, f">a\n{letters}\n")
+    assert f"looks like {what}, and is folded as amino acids" in query.notes
