@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from pipeline.config import ConfigError
-from pipeline.training.checkpoint import CheckpointError
+from pipeline.training.checkpoint import CheckpointError, WhichStep
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -47,22 +47,22 @@ def run_command(
     try:
         return body(arguments)
     except (ConfigError, CheckpointError, *usage_errors) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return EXIT_USAGE
     except tuple(failures) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return EXIT_FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {where}{error.strerror or error}")
+        say(f"error: {where}{error.strerror or error}")
         return EXIT_USAGE if error.errno in WRONG_PATH else EXIT_FAILED
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         return EXIT_INTERRUPTED
 
 
-def _say(line: str) -> None:
-    """On stderr, from one process of each machine where a launcher started several: their errors are the same."""
+def say(line: str) -> None:
+    """Print a line on stderr, from one process of each machine where a launcher started several: the rest repeat it."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(line, file=sys.stderr)
 
@@ -70,6 +70,35 @@ def _say(line: str) -> None:
 def make_console(quiet: bool = False) -> Console:
     """Where commands print: text as it is (a path may hold brackets), and long lines are left to the terminal."""
     return Console(highlight=False, markup=False, soft_wrap=True, quiet=quiet)
+
+
+def add_resume_option(p: argparse._ActionsContainer) -> None:
+    """Add ``--resume`` of the commands that do many things one by one, and go on with them without it too."""
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on if there is something in --out to go on with, which the command does without it too; the same "
+        "options again are fine, others are refused",
+    )
+
+
+def add_checkpoint_option(p: argparse._ActionsContainer) -> None:
+    """Add ``--checkpoint`` of the commands that read a run."""
+    p.add_argument(
+        "--checkpoint",
+        type=_which_step,
+        default="last",
+        metavar="best|last|STEP",
+        help="best: of the best round of validation; last: the newest; or a kept step, 0: untrained (default: last)",
+    )
+
+
+def _which_step(text: str) -> WhichStep:
+    if text in ("best", "last"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: best, last or the number of a step expected")
+    return int(text)
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, program
 from data_prep.structure_bytes import atomic_write
 from evaluation.baselines import verdict, write_baselines
-from pipeline.command import EXIT_FAILED, make_console, run_command
+from pipeline.command import EXIT_FAILED, add_resume_option, make_console, run_command
 from pipeline.comparison.arms import USAGE_ERRORS, Arm, ArmError, parse_adapters
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import (
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add_version_option(p)
     p.add_argument("--data", type=Path, required=True, help="dataset directory with a validation split")
     p.add_argument("--out", type=Path, required=True, help="directory to write")
+    add_resume_option(p)
     p.add_argument(
         "--adapters",
         default=ADAPTERS,
@@ -82,9 +83,8 @@ def main(argv: list[str] | None = None) -> int:
             for seed in range(arguments.seeds)
             for adapter in adapters
         ]
-        for arm in arms[: len(adapters)]:  # another seed changes nothing that could be wrong
-            arm.check(options)
-        open_directory(arguments.out, arguments.data, options, {"train_chains": arguments.train_chains})
+        configs = [arm.configuration(options) for arm in arms[: len(adapters)]]  # in all that could be wrong
+        open_directory(arguments.out, arguments.data, options, configs[0], {"--train-chains": arguments.train_chains})
         failed: dict[str, str] = {}
         for number, arm in enumerate(arms, start=1):
             label = f"arm {number}/{len(arms)}: {arm.adapter.name}, seed {arm.seed}"

@@ -264,7 +264,11 @@ class TrainingConfig(Strict):
     validation_limit: NonNegativeInt = 20
     """Validation chains per round, spread over their clusters: one of each before a second one of any; 0: all."""
     checkpoint_every: PositiveInt = 500
+    checkpoint_minutes: NonNegativeFloat = 10.0
+    """A checkpoint, the report and the model card also when so many minutes have passed since the last; 0: by steps
+    alone."""
     keep_checkpoints: PositiveInt = 2
+    """The newest so many, and beside them the best round of validation."""
     seed: Seed = 0
     device: str = "auto"
     """``auto``: cuda, else mps, else cpu. Under torchrun each process takes the GPU of its local rank."""
@@ -285,8 +289,7 @@ class TrainingConfig(Strict):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Experiment trackers to send the rows of metrics.csv to as well, e.g. ["tensorboard"]; they write to RUN."""
     patience: NonNegativeInt = 0
-    """Stop after so many rounds of validation in a row without a better mean lDDT-Calpha; the checkpoint of the best
-    round is kept. 0: never."""
+    """Stop after so many rounds of validation in a row without a better mean lDDT-Calpha; 0: never."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     """With several processes: weights copied to each (ddp) or sharded over them (fsdp2)."""
     kernels: Kernels = "auto"

@@ -100,6 +100,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def has_field(layer: Mapping[str, Any], name: str) -> bool:
+    """Whether a layer sets the field of this dotted name, or something in it."""
+    here: Any = layer
+    for key in name.split("."):
+        if not isinstance(here, Mapping) or key not in here:
+            return False
+        here = here[key]
+    return True
+
+
 def resolve(*layers: Mapping[str, Any], kind: type[Resolved] = RunConfig) -> Resolved:
     """The configuration ``kind`` from layers of nested dictionaries, later ones win. Raises ConfigError."""
     values: dict[str, Any] = {}

@@ -201,6 +201,17 @@ def _costs(model: FoldingModel, config: RunConfig, micro: int) -> dict[str, Cost
     return {"stem": stem, "block": block(trunk.blocks), "block alone": block(1), "rest": rest_cost}
 
 
+NIGHT = 8
+"""Hours."""
+
+
+def night(seconds: float, max_steps: int) -> str:
+    """Say how many steps of ``seconds`` fit into a night, and what the run takes."""
+    steps = float(f"{3600 * NIGHT / seconds:.2g}")
+    whole = duration(seconds * max_steps)
+    return f"a night ({NIGHT} h) is about {steps:,.0f} steps, max_steps = {max_steps:,} takes {whole}"
+
+
 def report(e: Estimate, config: RunConfig, console: Console) -> None:
     """The estimate for people."""
     table = Table("part", "parameters", "train", title=f"{config.trunk.blocks} blocks over {config.stem.name}")
@@ -233,8 +244,5 @@ def report(e: Estimate, config: RunConfig, console: Console) -> None:
     console.print(f"A step: {e.flops / 1e12:.3g} TFLOP in matrix products (recycles: half of the most).")
     for throughput in THROUGHPUTS:
         seconds = e.flops / 1e12 / throughput
-        steps = config.training.max_steps
-        console.print(
-            f"  at {throughput:g} TFLOP/s sustained: {seconds:.3g} s a step, "
-            f"{duration(seconds * steps)} for {steps:,} steps"
-        )
+        words = night(seconds, config.training.max_steps)
+        console.print(f"  at {throughput:g} TFLOP/s sustained: {seconds:.3g} s a step; {words}")

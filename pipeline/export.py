@@ -10,7 +10,7 @@ from pathlib import Path
 
 import lorta
 from data_prep.release import add_version_option
-from pipeline.command import make_console, run_command
+from pipeline.command import add_checkpoint_option, make_console, run_command
 from pipeline.config import AdapterConfig, InitConfig, RunConfig, StemConfig, TrunkAdapterConfig
 from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--run", required=True, help="run directory of pipeline.train")
     p.add_argument("--to", choices=["hf", "lora", "merged"], required=True, help="see above")
     p.add_argument("--out", type=Path, required=True, help="new directory")
-    p.add_argument("--checkpoint", type=int, metavar="STEP", help="a kept step, 0: untrained (default: newest)")
+    add_checkpoint_option(p)
     p.add_argument("--weights", default="", metavar="FILE", help="the whole model that training started from, if moved")
     p.add_argument("--esm-weights", default="", metavar="FILE", help="the stem's pretrained weights, if they moved")
     return p

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from data_prep.release import add_version_option
-from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command
+from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, add_resume_option, make_console, run_command
 from pipeline.config import ConfigError
 from pipeline.config_layers import dotted_layer, merge
 from pipeline.lm.command_line import numbers
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_version_option(p)
     p.add_argument("--out", type=Path, help="directory to write, or to go on with (default: runs/compare-STAGE)")
+    add_resume_option(p)
     p.add_argument("--grid", metavar="GRID", help=f"TOML file, or one of {', '.join(grid_names())}")
     p.add_argument("--stage", choices=sorted(STAGES), help="without a grid: what is trained")
     p.add_argument("--methods", nargs="+", metavar="METHOD[:RANK,...]", help="in place of the grid's")

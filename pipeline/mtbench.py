@@ -12,7 +12,7 @@ from pathlib import Path
 from data_prep.file_names import is_file_name
 from data_prep.release import add_version_option, program
 from data_prep.structure_bytes import atomic_write
-from pipeline.command import make_console, pick_device, run_command
+from pipeline.command import add_resume_option, make_console, pick_device, run_command
 from pipeline.config import ConfigError
 from pipeline.lm.errors import InputError, StageFailed, require_extra, system_errors
 from pipeline.lm.mtbench.judge import check_endpoint
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_version_option(p)
     p.add_argument("--out", type=Path, help="directory to write, or to go on with (default: runs/mtbench)")
+    add_resume_option(p)
     p.add_argument("--run", type=Path, help="run directory of pipeline.sft or pipeline.dpo")
     p.add_argument("--model", help="in place of a run: hub name or directory of the model")
     p.add_argument("--adapter", type=Path, help="directory of an adapter for --model")

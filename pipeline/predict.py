@@ -17,7 +17,15 @@ from rich.table import Table
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, release
 from data_prep.signals import handled_by
-from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, pick_device, run_command
+from pipeline.command import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    add_checkpoint_option,
+    add_resume_option,
+    make_console,
+    pick_device,
+    run_command,
+)
 from pipeline.config import MAX_THREADS, ConfigError, Kernels
 from pipeline.folding.kernel_choice import KernelError, require
 from pipeline.folding.stem import StemError
@@ -83,9 +91,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--relax", action="store_true", help="relaxed structures too, in OUT/relaxed, see below")
     p.add_argument("--recycles", type=int, metavar="N", help="passes after the first (default: the model's own)")
     p.add_argument("--overwrite", action="store_true", help="delete the predictions in --out, and begin anew")
-    p.add_argument("--resume", action="store_true", help="go on with what is in --out; always so, unless --overwrite")
+    add_resume_option(p)
     weights = p.add_argument_group("model")
-    weights.add_argument("--checkpoint", type=int, metavar="STEP", help="a kept step, 0: untrained (default: newest)")
+    add_checkpoint_option(weights)
     weights.add_argument(
         "--weights", default="", metavar="FILE", help="the published model's own file or directory, if elsewhere"
     )

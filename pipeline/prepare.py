@@ -69,6 +69,8 @@ def _run(args: argparse.Namespace) -> int:
         raise BuildError(f"--list names files of a directory, and --pdb-dir {args.pdb_dir} is a file")
     if args.jobs < 1:
         raise BuildError(f"--jobs {args.jobs}: expected 1 or more")
+    if args.resume and args.overwrite:
+        raise BuildError("--overwrite with --resume: the one deletes what the other goes on with: choose")
     if args.merge and args.shard:
         raise BuildError("--merge finishes what --shard runs have read: give one of the two")
     shard = shard_of(args.shard)

@@ -43,9 +43,11 @@ from pipeline.folding.stem import StemError, is_hub_name, parameter_hash
 from pipeline.folding.weights import UNUSED, State, check_state
 from pipeline.initial import PUBLISHED, check_agreement, read_source, shape_layer, source_config
 from pipeline.tensor_files import write_tensors
-from pipeline.training.checkpoint import latest_checkpoint
+from pipeline.training.checkpoint import WhichStep, latest_checkpoint, list_checkpoints
 from pipeline.training.freezing import freeze
 from pipeline.training.sharding import like, local, whole
+from pipeline.training.tables import TableError
+from pipeline.training.validation import best_step, validation_history
 
 HASHES = 2
 """``hash_version`` of run.json. The hashes of version 1, which has no such field, counted ESM-2's masked-LM head, which
@@ -296,14 +298,32 @@ def initial_model(config: RunConfig) -> FoldingModel:
     return build_model(config, state)
 
 
+def _step_of_best(run: RunDirectory) -> int:
+    """Return the step of the best round of validation. Raises RunError: it has none, or its checkpoint was not kept."""
+    kept = [number for number, _ in list_checkpoints(run.checkpoints)]
+    # What is after the last checkpoint is lost when the run goes on, and was perhaps cut off in the middle of a round.
+    try:
+        best = best_step(validation_history(run.validation_file, kept[-1])) if kept else None
+    except TableError as error:
+        raise RunError(str(error)) from error
+    if best is None:
+        raise RunError(f"{run.path}: has no round of validation with a checkpoint, so none is best: use the last one")
+    if best and best not in kept:
+        raise RunError(
+            f"{run.path}: its best round of validation was at step {best}, and that checkpoint is not there (earlier "
+            f"versions did not keep it); there are: {', '.join(map(str, kept))}"
+        )
+    return best
+
+
 def load_run(
-    path: str | Path, *, step: int | None = None, esm_weights: str = "", init_from: str = ""
+    path: str | Path, *, step: WhichStep = "last", esm_weights: str = "", init_from: str = ""
 ) -> tuple[FoldingModel, int]:
     """The model of a run with its averaged weights, in eval mode on the CPU, and the step it was trained to.
 
     Args:
         path: run directory.
-        step: a checkpoint's step, 0 for the untrained model; None for the newest checkpoint.
+        step: a checkpoint's step, 0 for the untrained model; ``best``: of the best round of validation; ``last``.
         esm_weights: where the stem's pretrained weights are now; empty: where training found them.
         init_from: where the whole model that training started from is now; empty: where training found it.
 
@@ -339,8 +359,10 @@ def load_run(
             f"{path}: the weights of {config.init.weights} are not those that the run started from: say where those "
             "are with --weights (--init-from for pipeline.train)"
         )
+    if step == "best":
+        step = _step_of_best(run)
     if step != 0:
-        checkpoint = latest_checkpoint(run.checkpoints, step)
+        checkpoint = latest_checkpoint(run.checkpoints, None if step == "last" else step)
         if checkpoint is None:
             raise RunError(f"{run.checkpoints}: no checkpoint yet: train first, or use --checkpoint 0 (untrained)")
         load_parameters(model, checkpoint.ema, run.checkpoints)

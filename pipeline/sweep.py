@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option
 from evaluation.baselines import standing
-from pipeline.command import EXIT_FAILED, make_console, run_command
+from pipeline.command import EXIT_FAILED, add_resume_option, make_console, run_command
 from pipeline.comparison.arms import USAGE_ERRORS, Adapter, Arm, ArmError
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import target_scores, write_csv
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     add_version_option(p)
     p.add_argument("--data", type=Path, required=True, help="dataset directory with a validation split")
     p.add_argument("--out", type=Path, required=True, help="directory to write")
+    add_resume_option(p)
     p.add_argument("--adapter", default="lorta", metavar="METHOD")
     p.add_argument("--rank", type=int, default=8)
     p.add_argument("--seed", type=int, default=0)
@@ -114,9 +115,9 @@ def main(argv: list[str] | None = None) -> int:
             raise DatasetError(f"{arguments.data}: no validation chains: see pipeline.prepare --val-fraction")
         if arguments.rank < 1 or arguments.pairs < 1:
             raise ArmError("--rank and --pairs: at least 1")
-        arm_of(FIRST[0] * arguments.rank).check(options)
-        shared = {"adapter": arguments.adapter, "rank": arguments.rank, "seed": arguments.seed}
-        open_directory(arguments.out, arguments.data, options, shared)
+        config = arm_of(FIRST[0] * arguments.rank).configuration(options)
+        shared = {"--adapter": arguments.adapter, "--rank": arguments.rank, "--seed": arguments.seed}
+        open_directory(arguments.out, arguments.data, options, config, shared)
 
         def trial(alpha: float) -> Trial:
             arm, problem = arm_of(alpha), ""

@@ -4,6 +4,7 @@ python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter l
 """
 
 import argparse
+import math
 import platform
 import sys
 from collections.abc import Mapping
@@ -15,20 +16,21 @@ import torch
 from data_prep.checksums import sha256
 from data_prep.dataset import DatasetError, StructureDataset
 from data_prep.release import add_version_option, release
-from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command
+from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command, say
 from pipeline.config import ADAPTER_METHODS, TRUNK_METHODS, ConfigError, RunConfig
 from pipeline.config_layers import (
     describe_fields,
     dotted_layer,
     dotted_values,
     file_layer,
+    has_field,
     merge,
     preset_layer,
     preset_names,
     resolve,
     with_absolute_paths,
 )
-from pipeline.estimate import estimate, report
+from pipeline.estimate import estimate, night, report
 from pipeline.folding.kernel_choice import KernelError
 from pipeline.folding.stem import DEMO_STEM, ESM2_SHAPES, StemError, is_hub_name
 from pipeline.folding.weights import WeightsError
@@ -36,9 +38,9 @@ from pipeline.initial import PUBLISHED
 from pipeline.prediction.memory import is_out_of_memory
 from pipeline.run import RunDirectory, RunError, require_weights, with_initial_shape
 from pipeline.training.loop import train
-from pipeline.training.outcome import Interrupted, TrainingError
+from pipeline.training.outcome import Interrupted, TimeUp, TrainingError
 from pipeline.training.processes import Processes, is_lost_connection, is_restarted
-from pipeline.training.progress import duration
+from pipeline.training.progress import Clock
 from pipeline.training.proof import GradientPathError
 from pipeline.training.tables import TableError
 from pipeline.training.trial import try_steps, why_not
@@ -77,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
             "examples:\n"
             "  python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter lorta --rank 8\n"
             "  python -m pipeline.train --data DATASET --out RUN --preset tiny --seed 1\n"
-            "  python -m pipeline.train --data DATASET --out RUN --resume\n"
+            "  python -m pipeline.train --data DATASET --out RUN --resume --max-minutes 480\n"
             "  python -m pipeline.train --dry-run --preset esmfold --data.batch_size 1\n"
             "  python -m pipeline.train --data DATASET --out RUN --preset paper --trunk.blocks 8 --optimizer.lr 5e-4\n"
             "  python -m pipeline.train --data DATASET --out RUN --init-from esmfold_v1 --adapter lorta "
@@ -100,12 +102,18 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--preset", metavar="NAME", help=f"starting values: {', '.join(preset_names())}")
     p.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration file, over the preset")
-    again = p.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own configuration")
-    again.add_argument(
-        "--auto-resume",
+    p.add_argument(
+        "--resume",
         action="store_true",
-        help="start the run, or go on with it if --out holds it: one command for a job that may be started again",
+        help="go on with the run if --out holds one, with its own configuration, else start it: one command for a job "
+        "that may be started again; options may be left out or given again, and what would be another run is refused",
+    )
+    p.add_argument("--auto-resume", action="store_true", help=argparse.SUPPRESS)
+    p.add_argument(
+        "--max-minutes",
+        type=_minutes,
+        metavar="N",
+        help="end after so many minutes of this command, saved and with exit code 0; --resume goes on",
     )
     p.add_argument("--esm", metavar="NAME", help=f"stem: {', '.join(ESM2_SHAPES)}, with or without _UR50D")
     p.add_argument(
@@ -138,30 +146,81 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of minutes above 0 expected")
+    return minutes
+
+
 def configuration(arguments: argparse.Namespace, dotted: list[str], run: RunDirectory) -> RunConfig:
     """The resolved configuration; that of the run when resuming. Raises ConfigError, RunError."""
-    if arguments.resume:
-        if arguments.preset or arguments.config:
-            raise ConfigError("--resume takes the configuration of the run: leave out --preset and --config")
-        run.config()
-        config = resolve(file_layer(run.config_file), *_options(arguments, dotted))
-        return _same_run(run, with_absolute_paths(config, _is_name), "--resume")
-    again = arguments.auto_resume or is_restarted()
-    if run.exists() and not again:
+    if not run.exists():
+        return fresh_configuration(arguments, dotted)
+    if not (arguments.resume or is_restarted()):
         raise RunError(f"{run.path}: holds a run already: --resume to go on with it, or another --out")
-    config = fresh_configuration(arguments, dotted)
-    return _same_run(run, config, "--auto-resume") if run.exists() else config
+    return resumed_configuration(arguments, dotted, run)
 
 
 def fresh_configuration(arguments: argparse.Namespace, dotted: list[str]) -> RunConfig:
     """The configuration that preset, file and options say. Raises ConfigError, WeightsError."""
-    layers = [preset_layer(arguments.preset)] if arguments.preset else []
+    config = resolve(*with_initial_shape(list(_layers(arguments, dotted).values())))
+    return with_absolute_paths(config, _is_name)
+
+
+def resumed_configuration(arguments: argparse.Namespace, dotted: list[str], run: RunDirectory) -> RunConfig:
+    """Return the configuration of ``run`` with what the command changes of what may change.
+
+    A preset is what the run started from, so where the run may differ from it, it does; a file and options are wishes.
+
+    Raises ConfigError, RunError: something else is changed.
+    """
+    before, own = dotted_values(run.config()), file_layer(run.config_file)
+    layers = _layers(arguments, dotted)
+    wanted = with_absolute_paths(resolve(own, *layers.values()), _is_name)
+    for name, value in dotted_values(wanted).items():
+        if value != before[name] and not _is_free(name):
+            source = _source(name, arguments, layers)
+            raise ConfigError(
+                f"{source}: {name} = {value!r}, and {run.path} has {before[name]!r}: --resume can change training.* "
+                f"(but not the seed and freeze), {', '.join(FREE)}; anything else is another run, with another --out"
+            )
+    layers.pop("--preset", None)
+    config = with_absolute_paths(resolve(own, *layers.values()), _is_name)
+    require_weights(run, config)
+    return config
+
+
+def _is_free(name: str) -> bool:
+    """Whether a run that goes on can change this field."""
+    return name in FREE or (name.startswith("training.") and name not in FIXED)
+
+
+def _source(name: str, arguments: argparse.Namespace, layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the option that sets the field ``name``, as it was given."""
+    short = next((o for o, path in NAMED_OPTIONS.items() if name == ".".join(path)), "")
+    if short and getattr(arguments, short) is not None:
+        return f"--{short.replace('_', '-')}"
+    if has_field(layers["options"], name):
+        return f"--{name}"
+    of_file = has_field(layers.get("--config", {}), name)
+    return f"--config {arguments.config}" if of_file else f"--preset {arguments.preset}"
+
+
+def _layers(arguments: argparse.Namespace, dotted: list[str]) -> dict[str, Mapping[str, Any]]:
+    """Return the layers that the command gives, by where they come from, those that win last. Raises ConfigError."""
+    layers: dict[str, Mapping[str, Any]] = {}
+    if arguments.preset:
+        layers["--preset"] = preset_layer(arguments.preset)
     if arguments.config:
-        layers.append(file_layer(arguments.config))
-    options = _options(arguments, dotted)
-    if _chooses_weights(merge(*options)):
-        layers = [_without_stem_init(layer) for layer in layers]
-    return with_absolute_paths(resolve(*with_initial_shape([*layers, *options])), _is_name)
+        layers["--config"] = file_layer(arguments.config)
+    options = merge(*_options(arguments, dotted))
+    if _chooses_weights(options):
+        layers = {source: _without_stem_init(layer) for source, layer in layers.items()}
+    return layers | {"options": options}
 
 
 def _chooses_weights(options: Mapping[str, Any]) -> bool:
@@ -191,21 +250,6 @@ def _options(arguments: argparse.Namespace, dotted: list[str]) -> tuple[dict[str
     return dotted_layer(dotted), named
 
 
-def _same_run(run: RunDirectory, config: RunConfig, option: str) -> RunConfig:
-    """``config`` if it is that of the run but for what may change. Raises ConfigError, RunError."""
-    before = dotted_values(run.config())
-    for name, value in dotted_values(config).items():
-        free = name in FREE or (name.startswith("training.") and name not in FIXED)
-        if value != before[name] and not free:
-            raise ConfigError(
-                f"{option}: {name} = {value!r}, and the run has {before[name]!r}: a run that goes on can change "
-                f"training.* (but not the seed and freeze), {', '.join(FREE)}; anything else is another run, with "
-                "another --out"
-            )
-    require_weights(run, config)
-    return config
-
-
 def dry_run(config: RunConfig) -> int:
     """Say what a run will take; returns the exit code."""
     processes = Processes(config)
@@ -226,7 +270,7 @@ def dry_run(config: RunConfig) -> int:
     console.print(
         f"Measured on {processes.device}, {processes.count} process(es), {config.training.precision}: "
         f"{trial.seconds:.3g} s a step on average over the recycles, {trial.memory_mb / 1024:.2f} GB at most; "
-        f"{config.training.max_steps:,} steps without validation {duration(trial.seconds * config.training.max_steps)}."
+        f"{night(trial.seconds, config.training.max_steps)}, validation not counted."
     )
     return 0
 
@@ -244,7 +288,7 @@ def training_data(path: Path, run: RunDirectory) -> tuple[StructureDataset, str]
     return dataset, checksum
 
 
-def foreseeable(error: RuntimeError, processes: Processes) -> str:
+def foreseeable(error: Exception, processes: Processes) -> str:
     """What an error of torch means, where that can be said; else empty."""
     if is_out_of_memory(error):
         return (
@@ -260,6 +304,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = parser()
     arguments, dotted = options.parse_known_args(argv)
+    clock = Clock(arguments.max_minutes)
+    if arguments.auto_resume:
+        say("warning: --auto-resume is called --resume now; the next version will not know it")
+        arguments.resume = True
     if not arguments.dry_run and not (arguments.data and arguments.out):
         options.error("--data and --out are needed (or --dry-run)")
 
@@ -267,6 +315,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.dry_run:
             return dry_run(fresh_configuration(arguments, dotted))
         run = RunDirectory(arguments.out)
+        begun = run.exists()
         config = configuration(arguments, dotted, run)
         dataset, checksum = training_data(arguments.data, run)
         processes = Processes(config, run.path)
@@ -278,6 +327,8 @@ def main(argv: list[str] | None = None) -> int:
             f"device {processes.device}, {processes.count} process(es), stem {config.stem.name} ({config.stem.init}), "
             f"adapter {config.adapter.method}"
         )
+        if arguments.resume and not begun:
+            console.print(f"{run.path}: no run to go on with: a new one begins")
         if config.stem.init == "random" and config.init.weights:
             console.print("The stem was never pretrained: it is that of an earlier run, which began with a random one.")
         elif config.stem.init == "random":
@@ -292,14 +343,14 @@ def main(argv: list[str] | None = None) -> int:
             "command": ["python", "-m", "pipeline.train", *(sys.argv[1:] if argv is None else argv)],
         }
         try:
-            summary = train(config, dataset, run, processes, info, console)
+            summary = train(config, dataset, run, processes, info, console, clock)
         except Interrupted as error:
             console.print(
                 f"{error}; saved. Go on with: python -m pipeline.train --data {arguments.data} "
                 f"--out {arguments.out} --resume"
             )
-            return EXIT_INTERRUPTED
-        except RuntimeError as error:
+            return 0 if isinstance(error, TimeUp) else EXIT_INTERRUPTED
+        except (RuntimeError, MemoryError) as error:
             reason = foreseeable(error, processes)
             if not reason:
                 raise
@@ -313,7 +364,9 @@ def main(argv: list[str] | None = None) -> int:
             f"{summary.share_waiting:.1%} of the time waiting for data, {summary.memory_mb / 1024:.1f} GB."
         )
         if best is not None:
-            console.print(f"Best validation lDDT-Calpha: {summary.validation[best]:.4f} at step {best}.")
+            text = f"Best validation lDDT-Calpha: {summary.validation[best]:.4f} at step {best}"
+            last = "" if best == summary.step else "; --checkpoint best takes it in place of the last"
+            console.print(f"{text}{last}.")
         console.print(f"Wrote {run.path}: report.html, README.md, metrics.csv, validation.csv, checkpoints/, adapter/")
         console.print(
             f"Next: python -m pipeline.predict --run {arguments.out} --data {arguments.data} "

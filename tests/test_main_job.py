@@ -151,8 +151,9 @@ def test_mistakes_are_one_line_and_exit_2(folder, dataset, trained, tmp_path):
     assert "holds a run already" in error("pipeline.train", "--data", dataset, "--out", trained, *SMALL)
     assert "did you mean 'blocks'" in error("pipeline.train", *base, "--preset", "tiny", "--trunk.block", "2")
     assert "preset 'big' is unknown" in error("pipeline.train", *base, "--preset", "big")
-    assert "not a run directory" in error("pipeline.train", *base, "--resume")
     assert "not a run directory" in error("pipeline.predict", "--run", tmp_path, *base)
+    which = command("pipeline.predict", "--run", trained, *base, "--checkpoint", "first", code=2).stderr
+    assert "'first': best, last or the number of a step expected" in which
     assert "no checkpoint of step 77" in error("pipeline.predict", "--run", trained, *base, "--checkpoint", "77")
     changed = ("--data", dataset, "--out", trained, "--resume", "--optimizer.lr", "1e-5")
     assert "anything else is another run" in error("pipeline.train", *changed)

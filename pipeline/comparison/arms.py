@@ -16,7 +16,7 @@ from data_prep.signals import handled_by
 from data_prep.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, read_baselines
 from pipeline.command import EXIT_INTERRUPTED, pick_device
-from pipeline.config import ADAPTER_METHODS
+from pipeline.config import ADAPTER_METHODS, RunConfig
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.run import RunDirectory, RunError, load_run
@@ -29,7 +29,7 @@ WITHOUT_RANK = tuple(method for method in ADAPTER_METHODS if method not in lorta
 TRAIN_SCORES = "train_scores.csv"
 OWN_OPTIONS = (
     *("--seed", "--training.seed", "--adapter", "--adapter.method", "--rank", "--adapter.rank"),
-    *("--resume", "--auto-resume", "--dry-run"),
+    *("--auto-resume", "--dry-run", "--max-minutes"),
 )
 """Of the train command, that an arm gives it or that make no sense for it."""
 
@@ -119,21 +119,24 @@ class Arm:
         Raises KeyboardInterrupt when the training was interrupted.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        words = ["--data", str(data), "--out", str(self.path), "--auto-resume", *self._options(options)]
+        words = ["--data", str(data), "--out", str(self.path), "--resume", *self._options(options)]
         code = _run([sys.executable, "-m", "pipeline.train", *words], self.log)
         if not code:
             return ""
         last = self.log.read_text().strip().splitlines()[-1:]
         return last[0].removeprefix("error: ") if last else f"exit code {code}"
 
-    def check(self, options: Sequence[str]) -> None:
-        """Raise what the train command would for these options, ArmError for one that an arm sets by itself."""
+    def configuration(self, options: Sequence[str]) -> RunConfig:
+        """Return what the train command makes of these options.
+
+        Raises what it would, and ArmError for an option that an arm sets by itself.
+        """
         given = {word.partition("=")[0] for word in options}
         own = (*OWN_OPTIONS, *(() if self.adapter.alpha is None else ("--adapter.alpha",)))
         for option in own:
             if option in given:
                 raise ArmError(f"{option}: set for each arm, leave it out")
-        fresh_configuration(*train_parser().parse_known_args(self._options(options)))
+        return fresh_configuration(*train_parser().parse_known_args(self._options(options)))
 
     def _options(self, shared: Sequence[str]) -> list[str]:
         return ["--seed", str(self.seed), *self.adapter.options(), *shared]

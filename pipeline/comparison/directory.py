@@ -4,41 +4,69 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.bounded_reading import read_json
 from data_prep.checksums import sha256
 from data_prep.structure_bytes import atomic_write
 from pipeline.comparison.arms import ArmError
+from pipeline.config import RunConfig
+from pipeline.config_layers import dotted_layer, dotted_values
+from pipeline.train import parser as train_parser
 
 SETTINGS = "settings.json"
 
+OF_AN_ARM = ("adapter.method", "adapter.rank", "adapter.alpha", "training.seed")
+"""Fields in which arms of one directory differ."""
 
-def open_directory(out: Path, data: Path, options: Sequence[str], shared: Mapping[str, object] | None = None) -> None:
+
+def open_directory(
+    out: Path, data: Path, options: Sequence[str], config: RunConfig, shared: Mapping[str, object] | None = None
+) -> None:
     """Note what the arms under ``out`` have in common, or check that they have it.
 
-    ``data`` is the dataset, which counts by content; ``options`` are those of the train command, and files that they
-    name count by content too; ``shared`` is anything else. Raises ArmError where ``out`` holds arms of something else.
+    Args:
+        out: directory of the arms.
+        data: the dataset, which counts by content.
+        options: of the train command, for messages; files that they name count by content.
+        config: of an arm, which counts but for what differs between arms.
+        shared: anything else, by option.
+
+    Raises:
+        ArmError: ``out`` holds arms of something else; the message names an option and both values.
     """
-    files = {word: sha256(Path(word)) for word in options if Path(word).is_file()}
+    values = {f"--{name}": value for name, value in dotted_values(config).items() if name not in OF_AN_ARM}
+    _, dotted = train_parser().parse_known_args(list(options))
+    values["--adapter.alpha"] = dotted_layer(dotted).get("adapter", {}).get("alpha", "default")  # where arms say none
     wanted = {
         "dataset": sha256(data / "index.parquet"),
-        "options": list(options),
-        "files": files,
-        **(shared or {}),
+        "files": {word: sha256(Path(word)) for word in options if Path(word).is_file()},
+        "settings": json.loads(json.dumps({**values, **(shared or {})})),
     }
     note = out / SETTINGS
     if not note.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        atomic_write(note, (json.dumps(wanted, indent=1) + "\n").encode())
+        atomic_write(note, (json.dumps({**wanted, "options": list(options)}, indent=1) + "\n").encode())
         return
     try:
         found = dict(read_json(note))
-    except (ValueError, TypeError) as error:
+        problem = _difference(found, wanted)
+        before = shlex.join(found["options"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArmError(f"{note}: no readable settings of a comparison ({error}): choose another --out") from None
-    different = [name for name in wanted if found.get(name) != wanted[name]]
-    if different:
-        before = shlex.join(found.get("options", ()))
+    if problem:
         raise ArmError(
-            f"{out}: its arms were trained with other settings ({', '.join(different)}); choose another --out, or "
-            f"repeat the command with its dataset and options: {before or 'none'}"
+            f"{out}: its arms were trained with other settings: {problem}; choose another --out, or repeat the command "
+            f"with its dataset and options: {before or 'none'}"
         )
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return the first difference in words; empty: none."""
+    if found["dataset"] != wanted["dataset"]:
+        return "--data: another dataset, or it has changed"
+    for name, value in wanted["settings"].items():
+        if name not in found["settings"] or found["settings"][name] != value:
+            return f"{name} = {value!r}, and they have {found['settings'].get(name)!r}"
+    files = [word for word, checksum in wanted["files"].items() if found["files"].get(word, checksum) != checksum]
+    return f"the content of {files[0]} has changed" if files else ""

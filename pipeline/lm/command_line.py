@@ -57,7 +57,11 @@ def add_stage_options(p: argparse.ArgumentParser, stage: str) -> None:
     """The options of every stage."""
     presets = [name for name in preset_names() if stage_of_preset(name) == stage]
     p.add_argument("--out", type=Path, help="directory to write (default: runs/, named for stage, task, method, rank)")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out; a complete one is left alone")
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run if --out holds one, else start it; the same options again are fine, others are not",
+    )
     p.add_argument("--preset", metavar="NAME", help=f"starting values: {', '.join(presets)}")
     p.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration file, over the preset")
     p.add_argument("--model", help="hub name or local directory")

@@ -27,6 +27,8 @@ from pipeline.prediction.sequences import InputError, Query
 
 TABLE = "predictions.csv"
 SETTINGS = "predictions.json"
+OPTIONS = {"model": "--run or --checkpoint", "recycles": "--recycles", "format": "--format"}
+"""What decides a setting."""
 WAYS_OUT = "use another --out, or --overwrite"
 _SHARD_TABLE = re.compile(r"predictions\.\d+-of-\d+\.csv")
 _LOCKS = ".predictions*.csv.lock"
@@ -92,7 +94,7 @@ class PredictionDirectory:
             path.unlink(missing_ok=True)
         tables = self._tables()
         if self._settings.is_file():
-            self._check(settings)
+            self._check(settings, about)
         elif tables:
             raise InputError(f"{self.path}: holds {tables[0].name} but no {SETTINGS}: {WAYS_OUT}")
         else:
@@ -199,14 +201,19 @@ class PredictionDirectory:
         whole = self.path / TABLE
         return [*([whole] if whole.is_file() else []), *shards]
 
-    def _check(self, settings: Mapping[str, Any]) -> None:
+    def _check(self, settings: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         try:
-            old = read_json(self._settings)["settings"]
+            document = read_json(self._settings)
+            old = document["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self._settings}: cannot be read ({error}): {WAYS_OUT}") from error
-        changed = sorted(name for name in old.keys() | settings.keys() if old.get(name) != settings.get(name))
+        names = sorted(name for name in old.keys() | settings.keys() if old.get(name) != settings.get(name))
+        changed = {name: (old.get(name), settings.get(name)) for name in names}
+        described = document.get("description"), about.get("description")
+        if "model" in changed and described[0] != described[1]:  # else two hashes say that the weights differ
+            changed["model"] = described
         if changed:
-            what = ", ".join(f"{n} was {_short(old.get(n))}, now {_short(settings.get(n))}" for n in changed)
+            what = "; ".join(f"{OPTIONS.get(n, n)} was {_short(a)}, now {_short(b)}" for n, (a, b) in changed.items())
             raise InputError(f"{self.path}: holds predictions with other settings ({what}): {WAYS_OUT}")
 
     def _delete(self) -> None:
@@ -227,7 +234,7 @@ class PredictionDirectory:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return f"{text[:12]}..." if len(text) > 40 else text
+    return f"{text[:12]}..." if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _read(path: Path) -> list[PredictionRow]:

@@ -10,6 +10,7 @@ from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import parameter_hash
 from pipeline.initial import PUBLISHED, load_published
 from pipeline.run import RunDirectory, RunError, load_run, trained_parameters
+from pipeline.training.checkpoint import WhichStep
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Source:
 
     run: str
     """A run directory; or a published model's name, or its file or directory."""
-    step: int | None = None
-    """A kept step of a run, 0: untrained; None: the newest."""
+    step: WhichStep = "last"
+    """A kept step of a run, 0: untrained; ``best``: of the best round of validation; ``last``: the newest."""
     weights: str = ""
     """Local file or directory of a published model, or of the whole model that a run started from; empty: where its
     owners keep it, or where training found it."""
@@ -54,7 +55,7 @@ def load(source: Source) -> Loaded:
         raise RunError(f"{path}: is a run, which has its weights: leave --weights out")
     if not is_run and path.is_dir() and not any((path / name).is_file() for name in ("config.json", "model.toml")):
         raise RunError(f"{path}: not a run directory (no config.toml): give the --out of pipeline.train")
-    if not is_run and source.step is not None:
+    if not is_run and source.step != "last":
         raise RunError(f"{source.run}: published weights have no steps: leave --checkpoint out")
     if not is_run and not path.exists() and source.run not in PUBLISHED and not source.weights:
         raise RunError(f"{path}: no such run directory, and not the name of a published model ({', '.join(PUBLISHED)})")
@@ -63,7 +64,7 @@ def load(source: Source) -> Loaded:
         info = RunDirectory(path).info()  # load_run has checked the hashes of what does not train
         frozen = [info["stem_sha256"], info["frozen_sha256"]]
         weights = [*frozen, parameter_hash(trained_parameters(model).items())]
-        description = f"{path}, step {step}"
+        description = f"{path}, step {step}" + (", the best in validation" if source.step == "best" else "")
     else:
         model, origin = load_published(source.weights or source.run, source.esm_weights)
         weights, step = [parameter_hash(model.named_parameters())], None

@@ -18,6 +18,7 @@ from pipeline.prediction.modelcif_file import Origin, format_modelcif
 from pipeline.prediction.relaxation import relax
 from pipeline.prediction.rows import warnings_of
 from pipeline.prediction.sequences import InputError, Rejected, safe_name, single_chain
+from pipeline.training.checkpoint import WhichStep
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,13 +148,13 @@ class Predictor:
 
 
 def load_run(
-    run: str | Path, *, step: int | None = None, weights: str = "", esm_weights: str = "", device: str = "auto"
+    run: str | Path, *, step: WhichStep = "last", weights: str = "", esm_weights: str = "", device: str = "auto"
 ) -> Predictor:
     """A trained run, or a published model, to fold with.
 
     Args:
         run: directory of ``pipeline.train``; or ``esmfold_v1``, ``esmfold_v0``, or a file or directory of such a model.
-        step: a kept checkpoint of a run, 0: untrained; None: the newest.
+        step: a kept checkpoint of a run, 0: untrained; ``best``: of the best round of validation; ``last``: the newest.
         weights: file or directory of the published model, if it is not where its owners keep it.
         esm_weights: the stem's pretrained weights, if they moved since training.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.

@@ -80,6 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run = parser.add_argument_group("how to run")
     run.add_argument("--jobs", type=int, default=_cpu_count(), metavar="N", help="processes (default: %(default)s)")
+    run.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run, if there is one; so it does without"
+    )
     run.add_argument("--overwrite", action="store_true", help="replace DATASET if it is one, and other unfinished work")
     run.add_argument("--strict", action="store_true", help="exit 1 if a file could not be used or an id was not found")
     run.add_argument(

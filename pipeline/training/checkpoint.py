@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tree
@@ -31,6 +32,9 @@ from pipeline.training.sharding import like
 FORMAT_VERSION = 2
 
 PARTS = ("trained", "ema", "optimizer")
+
+WhichStep = int | Literal["best", "last"]
+"""A checkpoint of a run by its step, 0: untrained; or that of the best round of validation; or the newest."""
 
 
 class CheckpointError(ValueError):

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -21,9 +21,10 @@ from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_che
 from pipeline.training.feed import StepBatches
 from pipeline.training.freezing import freeze
 from pipeline.training.guard import MOST_IN_A_ROW, SpikeGuard, save_bad_step
-from pipeline.training.outcome import Interrupted, TrainingError, TrainingSummary
+from pipeline.training.outcome import Interrupted, TimeUp, TrainingError, TrainingSummary
 from pipeline.training.processes import Processes
 from pipeline.training.progress import (
+    Clock,
     ProgressOfSteps,
     interruptible,
     memory_in_use,
@@ -33,7 +34,7 @@ from pipeline.training.progress import (
 from pipeline.training.proof import count_parts, frozen_checksums, prove_gradient_path
 from pipeline.training.report import write_pages
 from pipeline.training.tables import CsvLog, read_columns, read_rows
-from pipeline.training.trainer import StepResult, Trainer
+from pipeline.training.trainer import Asked, StepResult, Trainer
 from pipeline.training.validation import (
     best_step,
     mean_score,
@@ -54,8 +55,11 @@ def train(
     processes: Processes,
     info: dict,
     console: Console,
+    clock: Clock,
 ) -> TrainingSummary:
     """Train, or go on with a run that has checkpoints, until ``config.training.max_steps``.
+
+    However it ends, the report and the model card say how far it came, and what was trained is saved if it can be.
 
     Args:
         config: of the run; for a resumed one that of the run directory.
@@ -64,10 +68,12 @@ def train(
         processes: this process and the others; the first one writes and prints.
         info: facts for ``run.json`` (versions, paths); parameters and hashes are added here.
         console: for progress.
+        clock: when the invocation ends, and when checkpoints are due beside those by steps.
 
     Raises:
         TrainingError, GradientPathError, KernelError: the run failed.
         Interrupted: Ctrl-C or SIGTERM on any process, after saving.
+        TimeUp: the time of the invocation is over, after saving.
         RunError: the run is another one, damaged, or being trained by another process.
         ConfigError: settings that the dataset or the model cannot serve.
     """
@@ -79,7 +85,7 @@ def train(
     trainer = Trainer(config, chains, processes)
     freeze(trainer.model, config.training.freeze)
     mine = run.being_trained() if processes.is_main else nullcontext()
-    with mine, closing(_session(trainer, records, panel, run, info, console)) as session:
+    with mine, closing(_session(trainer, records, panel, run, info, console, clock)) as session:
         if records and processes.is_main:
             session.baselines = save_baselines(run.baselines_file, dataset, records, chains)
             sample = sample_in_words(session.baselines, len(dataset.ids("val")), overfit=bool(config.data.overfit))
@@ -95,8 +101,9 @@ def _session(
     run: RunDirectory,
     info: dict,
     console: Console,
+    clock: Clock,
 ) -> "Session":
-    """The run where it stands: begun, or as its last checkpoint has it."""
+    """Return the run where it is: begun, or as its last checkpoint has it."""
     config, processes = trainer.config, trainer.processes
     resumed = run.exists()
     processes.wait()  # all have looked before the first one creates it
@@ -130,7 +137,7 @@ def _session(
             run.go_on(config, finished=trainer.step >= config.training.max_steps)
         console.print(f"Resuming {run.path} at step {trainer.step}")
     processes.start_trackers(config, run.path.name)
-    return Session(trainer, run, records, panel, terms, console)
+    return Session(trainer, run, records, panel, terms, console, clock)
 
 
 class Session:
@@ -144,9 +151,11 @@ class Session:
         panel: Sequence[ProteinRecord],
         terms: Sequence[str],
         console: Console,
+        clock: Clock,
     ) -> None:
         self.trainer = trainer
         self.run = run
+        self.clock = clock
         self.baselines: list[Baseline] = []
         """Of the validation chains, on the first process."""
         self.records = records
@@ -155,7 +164,7 @@ class Session:
         self.config = trainer.config.training
         self.processes = trainer.processes
         self.frozen = frozen_checksums(trainer.model)
-        step = trainer.step
+        self.done = step = trainer.step
         metrics = read_columns(run.metrics_file, step)
         applied = metrics["loss"][metrics["skipped"] == 0].tolist() if metrics else []
         self.guard = SpikeGuard(self.config.spike_factor, applied)
@@ -167,6 +176,7 @@ class Session:
         self.history = validation_history(run.validation_file, validated)
         self.panel_steps = {int(row["step"]) for row in read_rows(run.panel_file, validated)}
         self.saved = step if step else -1
+        self.can_save = True
         timing = read_columns(run.timing_file, step)
         self.seconds = timing["seconds"].tolist() if timing else []
         self.waiting = timing["waiting"].tolist() if timing else []
@@ -182,42 +192,68 @@ class Session:
 
     def run_to_the_end(self) -> TrainingSummary:
         """Train until the last step, or until validation gets no better."""
-        total, stopped_early = self.config.max_steps, False
         with interruptible() as self.interrupted, self.progress.shown():
-            if self.trainer.step == 0:
-                self.validate()
-                self.score_panel()
-                self.write_pages()
-            elif self._is_round(self.trainer.step) and self.trainer.step not in self.history:
-                self.validate()  # the round that a signal broke off
-            for batches, waited in self.trainer.feed.from_step(self.trainer.step + 1, total):
-                if self.no_better():
-                    stopped_early = True
-                    break
-                stop = self.step(batches, waited, self.interrupted())
-                step = self.trainer.step
-                better = self._is_round(step) and self.validate()
-                if step % self.config.checkpoint_every == 0 or step == total or (better and self.config.patience):
-                    self.save()
-                if self.saved == step or step % self.config.validate_every == 0:
-                    self.write_pages()
-                if stop:
-                    self.end_here()
-            if self.saved != self.trainer.step:
-                self.save()  # max_steps = 0: an untrained run that can predict
-            self.score_panel()
+            try:
+                stopped_early = self._train()
+            except Exception as error:
+                self._leave(error)
+                raise
         return self._summary(stopped_early)
+
+    def _train(self) -> bool:
+        """Take the steps that are left; returns whether validation got no better before the last one."""
+        total, stopped_early = self.config.max_steps, False
+        if self.trainer.step == 0:
+            self.validate()
+            self.score_panel()
+            self.write_pages()
+        elif self._is_round(self.trainer.step) and self.trainer.step not in self.history:
+            self.validate()  # the round that a signal broke off
+        for batches, waited in self.trainer.feed.from_step(self.trainer.step + 1, total):
+            if self.no_better():
+                stopped_early = True
+                break
+            asked = self.step(batches, waited)
+            step = self.trainer.step
+            better = self._is_round(step) and self.validate()
+            if step % self.config.checkpoint_every == 0 or step == total or better or asked.save:
+                self.save()
+            if self.saved == step or step % self.config.validate_every == 0:
+                self.write_pages()
+            if asked.stop:
+                self.end_here()
+            if asked.end and step < total:
+                self.end_here(TimeUp(f"step {step} of {total}: the time of --max-minutes is over"))
+        if self.saved != self.trainer.step:
+            self.save()  # max_steps = 0: an untrained run that can predict
+        self.score_panel()
+        return stopped_early
+
+    def _leave(self, error: Exception) -> None:
+        """Save what a run that ends before its last step has trained, and write its pages.
+
+        What goes wrong here is not raised: ``error`` says why the run ends. Nothing is saved in the middle of a step,
+        after an error that the other processes may not have had, and where a file has just been refused.
+        """
+        together = self.processes.count == 1 or isinstance(error, TrainingError)
+        whole = self.trainer.step == self.done and self.can_save and not isinstance(error, OSError)
+        with suppress(Exception):
+            if together and whole and self.saved != self.done > 0:
+                self.save()
+                self.console.print(f"step {self.done}: saved")
+        with suppress(Exception):
+            self.write_pages()
 
     def _is_round(self, step: int) -> bool:
         """Whether there is validation after this step."""
         return step % self.config.validate_every == 0 or step == self.config.max_steps
 
-    def end_here(self) -> NoReturn:
-        """Save and raise Interrupted."""
+    def end_here(self, reason: Interrupted | None = None) -> NoReturn:
+        """Save and raise ``reason``; None: that the run was interrupted."""
         step = self.trainer.step
         if step and self.saved != step:
             self.save()
-        raise Interrupted(f"interrupted at step {step} of {self.config.max_steps}")
+        raise reason or Interrupted(f"interrupted at step {step} of {self.config.max_steps}")
 
     def _summary(self, stopped_early: bool) -> TrainingSummary:
         seconds = sum(self.seconds)
@@ -235,10 +271,15 @@ class Session:
         self.write_pages()
         return summary
 
-    def step(self, batches: StepBatches, waited: float, stop: bool) -> bool:
-        """One step and its rows; returns whether any process was asked to stop."""
+    def step(self, batches: StepBatches, waited: float) -> Asked:
+        """Take a step and write its rows; returns what is asked of all processes after it."""
         started = time.perf_counter()
-        result = self.trainer.train_step(batches, stop=stop, largest_loss=self.guard.limit())
+        asked = Asked(
+            stop=self.interrupted(),
+            end=self.clock.is_over(),
+            save=self.clock.is_due(self.config.checkpoint_minutes),
+        )
+        result = self.trainer.train_step(batches, asked=asked, largest_loss=self.guard.limit())
         if result.problem:
             self._bad_step(result, batches)
         else:
@@ -256,15 +297,18 @@ class Session:
             self.timing.append(row | {"memory_mb": round(memory)})
         self.processes.track({"loss": result.loss, **result.terms, "grad_norm": result.grad_norm}, result.step)
         self.progress.advance(step=result.step, loss=result.loss, samples=result.samples, memory=memory)
-        return result.stop
+        self.done = result.step
+        return result.asked
 
     def _bad_step(self, result: StepResult, batches: StepBatches) -> None:
         found = save_bad_step(self.run.bad_steps, result, batches, self.trainer)
         message = f"step {result.step}: {result.problem} ({found}); its batch is in {self.run.bad_steps}"
         if self.config.bad_step == "stop":
+            self.trainer.step = self.done  # it was not applied
             raise TrainingError(f"{message}; to go on without such steps: --resume --training.bad_step skip")
         self.bad_in_a_row += 1
         if self.bad_in_a_row > MOST_IN_A_ROW:
+            self.trainer.step = self.done
             raise TrainingError(
                 f"{message}; so were the {MOST_IN_A_ROW} steps before it: go back to a checkpoint before them (delete "
                 "those after it) or to smaller learning rates"
@@ -319,7 +363,7 @@ class Session:
 
     def save(self) -> None:
         """A checkpoint and the adapter alone; the tables first, so that they hold all steps that it has."""
-        trainer = self.trainer
+        trainer, self.can_save = self.trainer, False
         if self.processes.any(frozen_checksums(trainer.model) != self.frozen):
             raise TrainingError(f"step {trainer.step}: frozen parameters have changed; this checkpoint is not written")
         checkpoint = trainer.checkpoint()
@@ -327,14 +371,15 @@ class Session:
         problem = self._write(checkpoint, adapters) if self.processes.is_main else None
         if self.processes.any(problem is not None):
             raise problem or TrainingError(f"step {trainer.step}: the first process could not save")
-        self.saved = trainer.step
+        self.saved, self.can_save = trainer.step, True
+        self.clock.saved_now()
 
     def _write(self, checkpoint: Checkpoint, adapters: Mapping[str, Mapping[str, torch.Tensor]]) -> OSError | None:
         try:
             for table in self.tables():
                 table.sync()
-            best = best_step(self.history) if self.config.patience else None
-            save_checkpoint(self.run.checkpoints, checkpoint, self.config.keep_checkpoints, spare=best)
+            keep, best = self.config.keep_checkpoints, best_step(self.history)
+            save_checkpoint(self.run.checkpoints, checkpoint, keep, spare=best)
             self.run.save_adapters(adapters)
         except OSError as error:
             return error

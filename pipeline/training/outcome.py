@@ -11,6 +11,10 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM; the state up to the last step is saved."""
 
 
+class TimeUp(Interrupted):
+    """The time of ``--max-minutes`` is over; the state up to the last step is saved."""
+
+
 @dataclass(frozen=True)
 class TrainingSummary:
     """What a finished run says of itself."""

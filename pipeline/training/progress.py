@@ -67,6 +67,28 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(received)
 
 
+class Clock:
+    """The time of one invocation: whether it is over, and whether the next checkpoint is due."""
+
+    def __init__(self, max_minutes: float | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        """``max_minutes``: from now on; None: without end. ``now``: seconds."""
+        self.now = now
+        self.saved = now()
+        self.end = math.inf if max_minutes is None else self.saved + 60 * max_minutes
+
+    def is_over(self) -> bool:
+        """Whether the time of the invocation is over."""
+        return self.now() >= self.end
+
+    def is_due(self, minutes: float) -> bool:
+        """Whether ``minutes`` have passed since ``saved_now``; 0: never."""
+        return 0 < 60 * minutes <= self.now() - self.saved
+
+    def saved_now(self) -> None:
+        """Count from now to the next checkpoint."""
+        self.saved = self.now()
+
+
 class ProgressOfSteps:
     """What has been seen so far, as a line."""
 

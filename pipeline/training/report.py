@@ -17,7 +17,7 @@ from evaluation.statistics import Estimate, estimate
 from pipeline.figures import curves, scatter
 from pipeline.run import RunDirectory
 from pipeline.training.tables import read_columns, read_rows
-from pipeline.training.validation import sample_in_words
+from pipeline.training.validation import best_step, sample_in_words
 
 LAST_STEP = 2**62
 SMOOTHING = 50
@@ -69,6 +69,11 @@ class RunPage:
     """Which chains are validated on, in words."""
     standing: Standing | None
     """The last round beside the baselines; None without them."""
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best round of validation; None without any."""
+        return best_step({int(step): mean for step, mean in self.rounds})
 
     @property
     def change(self) -> Estimate:

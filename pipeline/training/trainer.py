@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +23,18 @@ from pipeline.training.sharding import like, whole
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What signals and clocks ask for after a step; what one process is asked, all of them do."""
+
+    stop: bool = False
+    """Ctrl-C or SIGTERM."""
+    end: bool = False
+    """The time of the invocation is over."""
+    save: bool = False
+    """A checkpoint is due by the clock."""
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What a step was; the same on all processes."""
 
@@ -38,8 +50,8 @@ class StepResult:
     samples: int
     problem: str
     """Why the step was not applied; empty if it was."""
-    stop: bool
-    """A process was asked to stop."""
+    asked: Asked
+    """Of any process."""
     objectives: tuple[Objective, ...]
     """Of this process's micro-batches."""
 
@@ -92,12 +104,12 @@ class Trainer:
         progress = self.step / max(self.config.training.max_steps, 1)
         return fold_objective(output, batch, micro.clamp, self.config.loss, progress)
 
-    def train_step(self, batches: StepBatches, *, stop: bool = False, largest_loss: float = math.inf) -> StepResult:
+    def train_step(self, batches: StepBatches, *, asked: Asked = Asked(), largest_loss: float = math.inf) -> StepResult:
         """One optimizer step.
 
         Args:
             batches: this process's part of the step after ``self.step``.
-            stop: this process was asked to stop; all processes hear of it.
+            asked: of this process; all processes hear of it.
             largest_loss: a step with a larger loss is not applied.
         """
         o = self.config.optimizer
@@ -112,7 +124,7 @@ class Trainer:
             self.processes,
             self.wrapped,
         )
-        loss, terms, stop = self._over_processes(micro_batches, objectives, stop)
+        loss, terms, asked = self._over_processes(micro_batches, objectives, asked)
         self.step += 1
         rate = set_learning_rate(self.optimizer, o, self.step, self.config.training.max_steps)
         problem = ""
@@ -134,24 +146,25 @@ class Trainer:
             recycles=batches.plan.num_recycles,
             samples=len(batches.plan.chains),
             problem=problem,
-            stop=stop,
+            asked=asked,
             objectives=tuple(objectives),
         )
 
     def _over_processes(
-        self, micro_batches: list[MicroBatch], objectives: list[Objective], stop: bool
-    ) -> tuple[float, dict[str, float], bool]:
-        """Loss and terms as means over the samples of all processes; whether any process was asked to stop."""
+        self, micro_batches: list[MicroBatch], objectives: list[Objective], asked: Asked
+    ) -> tuple[float, dict[str, float], Asked]:
+        """Loss and terms as means over the samples of all processes; what any process is asked."""
         names = list(objectives[0].terms)
         rows = [[float(o.loss), *(float(o.terms[name].mean()) for name in names)] for o in objectives]
         shares = [micro.share for micro in micro_batches]
         columns = zip(*rows, strict=True)
         means = [sum(share * value for share, value in zip(shares, column, strict=True)) for column in columns]
         if self.processes.count > 1:
-            values = torch.tensor([*means, float(stop)], dtype=torch.float64, device=self.device)
-            *means, stopped = self.processes.sum(values).tolist()
-            stop = stopped > 0
-        return means[0], dict(zip(names, means[1:], strict=True)), stop
+            flags = astuple(asked)
+            values = torch.tensor([*means, *map(float, flags)], dtype=torch.float64, device=self.device)
+            *means, stop, end, save = self.processes.sum(values).tolist()
+            asked = Asked(stop > 0, end > 0, save > 0)
+        return means[0], dict(zip(names, means[1:], strict=True)), asked
 
     def checkpoint(self) -> Checkpoint:
         """The state to save, whole; a collective operation where parameters are sharded."""

@@ -27,8 +27,8 @@ from pipeline.training.trainer import Trainer
 MICRO_BATCHES = 2
 """Of a step that are taken at most: the second has gradients in memory to add to, and more are alike."""
 
-CPU_TERAFLOP = 0.1
-"""In matrix products that are tried on a CPU: about ten seconds of a core."""
+CPU_TERAFLOP = 0.3
+"""In matrix products that are tried on a CPU: about half a minute of a core."""
 
 ROOM = 1.2
 """How many times the estimate of its memory has to be free for a step to be tried."""

@@ -19,7 +19,7 @@ from evaluation.baselines import Baseline
 from pipeline import sweep
 from pipeline.compare import main
 from pipeline.comparison import arms as arms_module
-from pipeline.comparison.arms import Adapter, ArmError, parse_adapters
+from pipeline.comparison.arms import Adapter, Arm, ArmError, parse_adapters
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import (
     COPY,
@@ -30,6 +30,7 @@ from pipeline.comparison.results import (
     paired_differences,
     plateau_end,
 )
+from pipeline.config import RunConfig
 from pipeline.sweep import Trial, search
 from tests.pipeline.training.small import ROOT, SMALL
 
@@ -184,26 +185,39 @@ def test_a_comparison_end_to_end(dataset, tmp_path, capsys):
     capsys.readouterr()
     assert main(words) == 0
     assert capsys.readouterr().out.count("done before") == 2
-    assert main([*words, "--optimizer.lr", "1e-4"]) == 2
+    assert main([*words, "--resume"]) == 0, "the same options again"
+    assert main([*words, "--optimizer.lr", "1e-4", "--resume"]) == 2
     error = capsys.readouterr().err
-    assert "other settings (options)" in error and "--max-steps 2" in error
+    assert "other settings: --optimizer.lr = 0.0001, and they have 0.002; " in error and "--max-steps 2" in error
 
 
 def test_a_directory_belongs_to_one_dataset_and_one_set_of_options(tmp_path):
     data, config, out = tmp_path / "data", tmp_path / "a.toml", tmp_path / "out"
     data.mkdir()
     (data / "index.parquet").write_bytes(b"one")
-    config.write_text("x = 1")
-    options = ["--config", str(config)]
-    open_directory(out, data, options, {"rank": 8})
-    open_directory(out, data, options, {"rank": 8})
+    config.write_text("[data]\nbatch_size = 2\n")
+
+    def open_with(*options: str, rank: int = 8) -> None:
+        words = ["--config", str(config), *options]
+        arm = Arm(Adapter("lora", rank), seed=rank, path=out)
+        open_directory(out, data, words, arm.configuration(words), {"--rank": rank})
+
+    open_with("--max-steps", "9")
+    open_with("--training.max_steps=9")  # the same in other words
+    before = config.read_text()
     for change, what in (
-        (lambda: open_directory(out, data, options, {"rank": 4}), "rank"),
-        (lambda: open_directory(out, data, [*options, "--max-steps", "9"], {"rank": 8}), "options"),
-        (lambda: (config.write_text("x = 2"), open_directory(out, data, options, {"rank": 8})), "files"),
-        (lambda: ((data / "index.parquet").write_bytes(b"two"), open_directory(out, data, options)), "dataset, files"),
+        (lambda: open_with("--max-steps", "9", rank=4), "--rank = 4, and they have 8"),
+        (lambda: open_with(), "--training.max_steps = 5000, and they have 9"),
+        (lambda: open_with("--max-steps", "9", "--adapter.alpha", "2.0"), "--adapter.alpha = 2.0, and they have 'def"),
+        (
+            lambda: (config.write_text("[data]\nbatch_size = 4\n"), open_with("--max-steps", "9")),
+            "--data.batch_size = 4",
+        ),
+        (lambda: (config.write_text(""), open_with("--max-steps", "9")), "--data.batch_size = 1, and they"),
+        (lambda: (config.write_text(f"{before}\n"), open_with("--max-steps", "9")), "the content of .* has changed"),
+        (lambda: ((data / "index.parquet").write_bytes(b"two"), open_with("--max-steps", "9")), "--data: another"),
     ):
-        with pytest.raises(ArmError, match=rf"other settings \({what}\)"):
+        with pytest.raises(ArmError, match=f"other settings: {what}"):
             change()
 
 
@@ -213,7 +227,7 @@ WRONG = [
     (["--training.seed", "5"], "leave it out"),
     (["--adapter.rank=4"], "leave it out"),
     (["--adapter.alpha", "3"], "leave it out"),
-    (["--resume"], "--resume: set for each arm"),
+    (["--max-minutes", "5"], "--max-minutes: set for each arm"),
     (["--dry-run"], "--dry-run: set for each arm"),
     (["--config", "nowhere.toml"], "nowhere.toml"),
 ]
@@ -326,4 +340,4 @@ def test_damaged_settings_are_a_line(tmp_path):
     for content in ("{", "3", "\xff"):
         (tmp_path / "settings.json").write_bytes(content.encode("latin1"))
         with pytest.raises(ArmError, match=r"settings\.json: no readable settings"):
-            open_directory(tmp_path, data, [])
+            open_directory(tmp_path, data, [], RunConfig())

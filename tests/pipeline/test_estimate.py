@@ -1,16 +1,19 @@
 """Estimates from shapes alone, against what a real forward pass keeps and what is written down of the real models."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pipeline import train
+from pipeline.config import RunConfig
 from pipeline.config_layers import preset_layer, resolve
-from pipeline.estimate import estimate
+from pipeline.estimate import estimate, night
 from pipeline.folding.model import build_model
 from pipeline.training.data import Batch
 from pipeline.training.objective import fold_objective
+from pipeline.training.trial import why_not
 
 MEDIUM = {
     "trunk": {"blocks": 2, "c_s": 64, "c_z": 32, "triangle_attention": True, "structure_module": {"c_z": 32}},
@@ -63,12 +66,21 @@ def test_parts_and_bytes():
     assert frozen.gradients < trained / 2
 
 
+def test_a_night_is_eight_hours():
+    assert night(12.0, 500) == "a night (8 h) is about 2,400 steps, max_steps = 500 takes 1 h 40 min"
+
+
+def test_the_default_model_is_tried_on_a_cpu():
+    assert why_not(replace(estimate(RunConfig()), weights=0, activations=0), torch.device("cpu")) == ""
+
+
 def test_dry_run_needs_no_files(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train.main(["--dry-run", "--preset", "tiny", "--adapter", "lora", "--rank", "1"]) == 0
     text = capsys.readouterr().out
     assert "structure module" in text and "TFLOP/s sustained" in text and "Adapters alone: 0.006 MB" in text
-    assert re.search(r"Measured on cpu, 1 process\(es\), fp32: [\d.]+ s a step", text)
+    measured = re.search(r"Measured on cpu, 1 process\(es\), fp32: ([\d.]+) s a step .*", text)
+    assert measured and "a night (8 h) is about " in measured[0] and "max_steps = 1,800 takes" in measured[0]
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit) as stop:
         train.main(["--preset", "tiny"])

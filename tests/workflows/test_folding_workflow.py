@@ -90,6 +90,36 @@ def test_killed_training_goes_on_where_it_was(finished, config):
     assert (results / "folding.md").is_file()
 
 
+def changed(config: Path, name: str, **values: object) -> Path:
+    path = config.with_name(name)
+    path.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | values))
+    return path
+
+
+def test_other_options_are_refused_and_old_results_are_not_shown_as_new(finished, config):
+    results, words = finished / "results", ("-s", WORKFLOWS / "fold.smk", "--cores", "2")
+    table = (results / "folding.md").read_bytes()
+    other = changed(config, "other.yaml", train={"options": [*SMALL, "--optimizer.lr", "5e-4"]})
+    snakemake(*words, "--configfile", other, code=1, cwd=finished)
+    for arm in ("frozen", "lorta_r1"):
+        log = (results / "logs" / "train" / arm / "0.log").read_text().splitlines()[-1]
+        assert "--optimizer.lr: optimizer.lr = 0.0005, and results/runs/" in log and "has 0.002" in log
+        assert (results / "preds" / arm / "seed0" / "predictions.json").is_file(), "what was done is kept"
+    assert (results / "folding.md").read_bytes() == table
+    snakemake(*words, "--configfile", config, cwd=finished)
+    assert (results / "folding.md").read_bytes() == table
+
+
+def test_more_steps_are_taken_and_all_that_follows_is_made_again(finished, config):
+    """A change that a run can take: scores and table are those of the new models."""
+    results = finished / "results"
+    more = changed(config, "more.yaml", train={"options": [*SMALL, "--max-steps", "3"]})
+    snakemake("-s", WORKFLOWS / "fold.smk", "--configfile", more, "--cores", "2", cwd=finished)
+    for arm in ("frozen", "lorta_r1"):
+        assert (results / "runs" / arm / "seed0" / "checkpoints" / "step_00000003").is_dir()
+        assert json.loads((results / "preds" / arm / "seed0" / "predictions.json").read_text())["step"] == 3
+
+
 PLUGINS = {"slurm": "slurm", "kubernetes": "cluster_generic"}
 
 

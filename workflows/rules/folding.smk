@@ -80,15 +80,14 @@ rule train:
         launcher=config["train"]["launcher"] or [sys.executable],
         dataset=DATASET,
         run=RUN,
+        preds=PREDS,
         options=lambda wildcards: config["train"]["options"] + ARMS[wildcards.arm],
     shell:
-        # A run that a killed job left behind goes on, with its own configuration.
-        "if [ -f {params.run:q}/config.toml ]; then"
-        " {params.launcher:q} -m pipeline.train --data {params.dataset:q} --out {params.run:q} --resume >> {log:q} 2>&1;"
-        " else"
-        " {params.launcher:q} -m pipeline.train --data {params.dataset:q} --out {params.run:q}"
-        " {params.options:q} --seed {wildcards.seed} > {log:q} 2>&1;"
-        " fi"
+        # A run that is there goes on, or is refused where the options are those of another one. Predictions of what it
+        # was before are deleted: those of another model are refused in the same directory.
+        "{params.launcher:q} -m pipeline.train --data {params.dataset:q} --out {params.run:q} --resume"
+        " {params.options:q} --seed {wildcards.seed} >> {log:q} 2>&1"
+        " && rm -rf {params.preds:q}"
 
 
 rule predict_shard:

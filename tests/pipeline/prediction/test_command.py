@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,10 +116,10 @@ def test_other_settings_are_another_directory(predict, fasta, capsys, weights_pa
         assert len(text.splitlines()) == 1 and "use another --out, or --overwrite" in text
         return text
 
-    assert "(recycles was 1, now 0)" in error("--recycles", 0)
-    assert "(format was both, now pdb)" in error("--format", "pdb")
-    assert "model was " in error("--checkpoint", 0)
-    assert "model was " in error(run=weights_path)
+    assert "(--recycles was 1, now 0)" in error("--recycles", 0)
+    assert "(--format was both, now pdb)" in error("--format", "pdb", "--resume")
+    assert re.search(r"\(--run or --checkpoint was .*, step [1-9]\d*, now .*, step 0\)", error("--checkpoint", 0))
+    assert "--run or --checkpoint was " in error(run=weights_path)
     assert "another sequence under the name 'a'" in error(fasta=fasta("other.fasta", a="MKTAY"))
     (out / "unrelated.txt").write_text("mine")
     predict(fasta(b=SEQUENCES["b"]), "--overwrite", "--format", "pdb")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,8 @@ from pipeline.config_layers import preset_layer, resolve
 from pipeline.folding import trunk
 from pipeline.folding.kernel_choice import KernelError, Selection
 from pipeline.folding.model import build_model
+from pipeline.prediction.loading import Source, load
+from pipeline.run import RunError, load_run
 from pipeline.train import main
 from pipeline.training import loop, trainer
 from pipeline.training.freezing import freeze
@@ -130,12 +133,16 @@ def test_what_a_run_that_goes_on_can_change(train_here, small_dataset, tmp_path,
     assert len(table(run / "metrics.csv")) == 2
     written = (run / "config.toml").read_bytes()
     capsys.readouterr()
-    for words, message in (
-        (("--optimizer.lr", "5e-4"), "--resume: optimizer.lr = 0.0005, and the run has 0.002: "),
-        (("--seed", "4"), "--resume: training.seed = 4, and the run has 3: "),
-        (("--training.freeze", '["trunk.*"]'), "--resume: training.freeze = ('trunk.*',), and the run has (): "),
-        (("--trunk.structure_module.blocks", "2"), "--resume: trunk.structure_module.blocks = 2, and the run has 1: "),
+    (tmp_path / "other.toml").write_text("[data]\nbatch_size = 2\n")
+    for words, option, field, value, has in (
+        (("--optimizer.lr", "5e-4"), "--optimizer.lr", "optimizer.lr", "0.0005", "0.002"),
+        (("--seed", "4"), "--seed", "training.seed", "4", "3"),
+        (("--rank", "4"), "--rank", "adapter.rank", "4", "8"),
+        (("--training.freeze", '["trunk.*"]'), "--training.freeze", "training.freeze", "('trunk.*',)", "()"),
+        (("--preset", "tiny"), "--preset tiny", "trunk.c_s", "128", "32"),
+        (("--config", tmp_path / "other.toml"), f"--config {tmp_path}/other.toml", "data.batch_size", "2", "4"),
     ):
+        message = f"{option}: {field} = {value}, and {run} has {has}: "
         assert train_here(run, "--resume", *words) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {message}") and error.count("\n") == 1
@@ -155,6 +162,51 @@ def test_spikes_are_measured_against_the_median():
     guard.add(50.0)
     assert guard.limit() == 6.0
     assert SpikeGuard(0.0, [1.0] * 50).limit() == math.inf
+
+
+def test_the_same_options_again_go_on(train_here, tmp_path, capsys):
+    """All of them, or none; what a run may change it has from an option, and not from the preset it started from."""
+    run = tmp_path / "run"
+    assert train_here(run, "--resume", *SMALL, "--max-steps", "1") == 0
+    assert "no run to go on with: a new one begins" in capsys.readouterr().out
+    assert train_here(run, *SMALL, "--max-steps", "1") == 2
+    assert "holds a run already: --resume to go on with it" in capsys.readouterr().err
+    written = (run / "config.toml").read_bytes()
+    assert train_here(run, "--resume", *SMALL) == 0, "without --max-steps: not the preset's 1,800"
+    assert (run / "config.toml").read_bytes() == written
+    assert train_here(run, "--auto-resume", *SMALL, "--max-steps", "2") == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("warning: --auto-resume is called --resume now") and "Resuming" in printed.out
+    assert len(table(run / "metrics.csv")) == 2
+
+
+def test_the_best_round_is_kept_and_has_a_name(train_here, tmp_path, monkeypatch, capsys):
+    """Means 0.1, 0.5, 0.4, 0.3 in rounds 0, 1, 2, 3: with one checkpoint to keep, those of steps 1 and 3 are there."""
+    scores = iter((0.1, 0.5, 0.4, 0.3))
+    monkeypatch.setattr(loop, "validate", lambda *_: [TargetScore("a", 50, next(scores), 50.0)])
+    run = tmp_path / "run"
+    options = ("--training.validate_every", "1", "--training.keep_checkpoints", "1", "--checkpoint-every", "100")
+    assert train_here(run, *SMALL, *options, "--max-steps", "3") == 0
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000001", "step_00000003"]
+    said = capsys.readouterr().out
+    assert "Best validation lDDT-Calpha: 0.5000 at step 1; --checkpoint best takes it in place of the last." in said
+    assert [load_run(run, step=step)[1] for step in ("best", "last", 1)] == [1, 3, 1]
+    assert load(Source(str(run), "best")).description == f"{run}, step 1, the best in validation"
+    shutil.rmtree(run / "checkpoints" / "step_00000001")
+    with pytest.raises(RunError, match=r"best round of validation was at step 1, and .*; there are: 3"):
+        load_run(run, step="best")
+    (run / "validation.csv").unlink()
+    with pytest.raises(RunError, match="has no round of validation with a checkpoint"):
+        load_run(run, step="best")
+
+
+def test_rounds_after_the_last_checkpoint_do_not_count(train_here, tmp_path):
+    """Where a run was killed between a round of validation and its checkpoint."""
+    run = tmp_path / "run"
+    assert train_here(run, *SMALL, "--max-steps", "1") == 0
+    with (run / "validation.csv").open("a") as stream:
+        stream.write("9,a,50,1.0,50.0\n")
+    assert load_run(run, step="best")[1] <= 1
 
 
 def test_early_stopping_keeps_the_best(train_here, tmp_path, monkeypatch):
@@ -211,8 +263,6 @@ def test_overfit_frozen_per_sample_with_a_panel(train_here, small_dataset, tmp_p
     trained = load_file(run / "checkpoints" / "step_00000002" / "trained.safetensors")
     assert not any(name.startswith("trunk.structure_module.") for name in trained)
     assert json.loads((run / "run.json").read_text())["parameters"]["structure module"]["trainable"] < 1000
-    from pipeline.run import load_run
-
     assert load_run(run)[1] == 2
 
 

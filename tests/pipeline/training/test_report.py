@@ -136,7 +136,17 @@ def test_card(run):
     assert "never pretrained" in card
     assert "0.300 at step 0, 0.550 at step 2" in card
     assert "Trained parameters: 10 of 20" in card
+    assert "--checkpoint best" not in card, "the last round is the best"
     assert "by heart" not in card and "It started from" not in card
+
+
+def test_card_and_page_name_what_a_reader_can_use(run):
+    """The first round was better; the page says how often it is written."""
+    text = run.validation_file.read_text()
+    run.validation_file.write_text(text.replace("0.6", "0.1"))
+    write_pages(run)
+    assert "best round of validation was at step 0: `--checkpoint best` takes that model" in run.card_file.read_text()
+    assert "each checkpoint, and every 10 minutes." in run.report_file.read_text()
 
 
 def test_card_of_a_run_that_is_no_plain_one(run):
