@@ -130,7 +130,7 @@ def test_a_batch_is_the_mean_of_its_samples_in_every_term(records):
     for record, clamp in zip(records, (True, False), strict=True):
         single = collate([Crop(record)])
         alone.append(fold_objective(guess(single), single, (clamp,), ALL_TERMS))
-    assert set(together.terms) == {*vars(LossConfig())} - {"clamp_probability", "scale_by_length"}
+    assert set(together.terms) == {*vars(LossConfig())} - {"clamp_probability", "scale_by_length", "refine_from"}
     for name, values in together.terms.items():
         assert values.min() > 1e-3, name
         expected = torch.cat([objective.terms[name] for objective in alone])
