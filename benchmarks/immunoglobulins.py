@@ -3,9 +3,9 @@
     python -m benchmarks.immunoglobulins --structures DIR --out DOMAINS
     python -m pipeline.prepare --pdb-dir DOMAINS --out DATASET --identity 0.6 --val-fraction 0.25
 
-A variable domain is told by its sequence: the disulfide of its sheets, the tryptophan that is packed on it and the motif
-of its last strand (Lefranc et al. 2003, positions 23, 41, 104 and 118 to 121 of the IMGT numbering). Equal sequences are
-kept once, the first by file name.
+A variable domain is told by its sequence: the disulfide of its sheets, the tryptophan that is packed on it and the
+motif of its last strand (Lefranc et al. 2003, positions 23, 41, 104 and 118 to 121 of the IMGT numbering). Equal
+sequences are kept once, the first by file name.
 """
 
 import argparse
