@@ -26,7 +26,7 @@ def test_every_preset_resolves_and_round_trips(name):
 
 
 def test_presets_are_those_of_the_readme():
-    assert preset_names() == ["esmfold", "paper", "paper-finetune", "tiny"]
+    assert preset_names() == ["esmfold", "family", "paper", "paper-finetune", "tiny"]
 
 
 PAPER = {
@@ -185,7 +185,7 @@ def test_unknown_options_and_files(tmp_path):
         dotted_layer(["--blocks", "2"])
     with pytest.raises(ConfigError, match="needs a value"):
         dotted_layer(["--trunk.blocks"])
-    with pytest.raises(ConfigError, match="preset 'huge' is unknown: one of esmfold, paper, paper-finetune, tiny"):
+    with pytest.raises(ConfigError, match="preset 'huge' is unknown: one of esmfold, family, paper, paper-fin"):
         preset_layer("huge")
     with pytest.raises(ConfigError, match="cannot be read"):
         file_layer(tmp_path / "none.toml")

@@ -31,9 +31,9 @@ from tests.pipeline.training.small import SMALL, table
 def test_a_loss_that_is_no_number_is_saved_and_stops_the_run_or_is_skipped(train_here, tmp_path, monkeypatch, capsys):
     seeds, fold_objective = set(), trainer.fold_objective
 
-    def broken(output, batch, clamp, config):
+    def broken(output, batch, clamp, config, progress):
         """The third step's second sample has no finite pLDDT loss."""
-        objective = fold_objective(output, batch, clamp, config)
+        objective = fold_objective(output, batch, clamp, config, progress)
         if torch.initial_seed() not in seeds:
             return objective
         terms = objective.terms | {"plddt": objective.terms["plddt"] * torch.tensor([1.0, math.nan, 1.0, 1.0])}
@@ -73,9 +73,9 @@ def test_a_loss_that_is_no_number_is_saved_and_stops_the_run_or_is_skipped(train
 def test_a_gradient_that_is_no_number_names_its_tensors(train_here, tmp_path, monkeypatch, capsys):
     fold_objective = trainer.fold_objective
 
-    def broken(output, batch, clamp, config):
+    def broken(output, batch, clamp, config, progress):
         """The root of nothing adds nothing to the loss, and its derivative is infinite."""
-        objective = fold_objective(output, batch, clamp, config)
+        objective = fold_objective(output, batch, clamp, config, progress)
         nothing = (output.plddt_logits.sum() * 0).abs().sqrt() if output.plddt_logits.requires_grad else 0
         return replace(objective, loss=objective.loss + nothing)
 
