@@ -12,7 +12,7 @@ endif
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-demo: .venv/installed   ## the main job on bundled structures, about 8 minutes on 2 cores
+demo: .venv/installed   ## the main job on bundled structures, about 10 minutes on 2 cores
 	$(BIN)/python -m pipeline.demo --out demo_out
 
 test: .venv/installed   ## the whole test suite
