@@ -6,7 +6,25 @@ from torch import Tensor
 from pipeline.losses.reduce import binned_cross_entropy, masked_mean, resolution_filter
 
 _EPS = 1e-10
-_THRESHOLDS = (0.5, 1.0, 2.0, 4.0)
+THRESHOLDS = (0.5, 1.0, 2.0, 4.0)
+"""angstrom."""
+
+
+def distance_errors(pred: Tensor, true: Tensor, mask: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Return what lDDT compares: errors of the pairwise distances, angstrom, and 1 for the pairs that count.
+
+    Both are [..., N, N]; a pair counts, both ways, if it is closer than ``cutoff`` in the true structure. ``pred`` and
+    ``true`` [..., N, 3] in angstrom, ``mask`` [..., N].
+    """
+    mask = mask.to(true.dtype)
+
+    def distances(points: Tensor) -> Tensor:
+        return ((points[..., :, None, :] - points[..., None, :, :]).square().sum(-1) + _EPS).sqrt()
+
+    true_distances = distances(true)
+    scored = (true_distances < cutoff) * mask[..., :, None] * mask[..., None, :]
+    scored = scored - torch.diag_embed(scored.diagonal(dim1=-2, dim2=-1))
+    return (true_distances - distances(pred)).abs(), scored
 
 
 @torch.no_grad()
@@ -17,16 +35,8 @@ def lddt_ca(pred: Tensor, true: Tensor, mask: Tensor, cutoff: float = 15.0, per_
     count, both ways; preserved means within a threshold by ``<``. A residue without a neighbour scores 1. This is the
     training target; scores for people are those of ``evaluation.lddt``.
     """
-    mask = mask.to(true.dtype)
-
-    def distances(points: Tensor) -> Tensor:
-        return ((points[..., :, None, :] - points[..., None, :, :]).square().sum(-1) + _EPS).sqrt()
-
-    true_distances = distances(true)
-    scored = (true_distances < cutoff) * mask[..., :, None] * mask[..., None, :]  # [..., N, N]
-    scored = scored - torch.diag_embed(scored.diagonal(dim1=-2, dim2=-1))
-    error = (true_distances - distances(pred)).abs()
-    preserved = sum((error < threshold).to(true.dtype) for threshold in _THRESHOLDS) / len(_THRESHOLDS)
+    error, scored = distance_errors(pred, true, mask, cutoff)
+    preserved = sum((error < threshold).to(true.dtype) for threshold in THRESHOLDS) / len(THRESHOLDS)
     dims = (-1,) if per_residue else (-1, -2)
     return (_EPS + (scored * preserved).sum(dims)) / (_EPS + scored.sum(dims))
 

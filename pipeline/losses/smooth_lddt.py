@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-THRESHOLDS = (0.5, 1.0, 2.0, 4.0)
-"""angstrom."""
-_EPS = 1e-10
+from pipeline.losses.plddt import THRESHOLDS, distance_errors
 
 
 def smooth_lddt_loss(predicted: Tensor, true: Tensor, mask: Tensor, cutoff: float = 15.0) -> Tensor:
@@ -20,16 +18,7 @@ def smooth_lddt_loss(predicted: Tensor, true: Tensor, mask: Tensor, cutoff: floa
     gradient.
     """
     dtype = torch.promote_types(predicted.dtype, torch.float32)
-    predicted, true = predicted.to(dtype), true.detach().to(dtype)
-    mask = mask.to(dtype)
-
-    def distances(points: Tensor) -> Tensor:
-        return ((points[:, :, None] - points[:, None]).square().sum(-1) + _EPS).sqrt()  # [B, N, N]
-
-    true_distances = distances(true)
-    scored = (true_distances < cutoff) * mask[:, :, None] * mask[:, None]
-    scored = scored - torch.diag_embed(scored.diagonal(dim1=-2, dim2=-1))
-    error = (true_distances - distances(predicted)).abs()
+    error, scored = distance_errors(predicted.to(dtype), true.detach().to(dtype), mask, cutoff)
     preserved = sum(torch.sigmoid(threshold - error) for threshold in THRESHOLDS) / len(THRESHOLDS)
     pairs = scored.sum((-1, -2))
     lost = (scored * (1 - preserved)).sum((-1, -2))

@@ -62,6 +62,7 @@ def fold_objective(
         progress: share of the steps that are done; some terms count from ``config.refine_from``.
     """
     aatype, positions, atom_mask = batch.aatype, batch.atom37_positions, batch.atom37_mask
+    true_ca, ca_mask = positions[..., CA_IN_ATOM37, :], atom_mask[..., CA_IN_ATOM37]
     structure = output.structure
     groups = atom37_to_rigid_groups(aatype, positions, atom_mask)
     torsions = atom37_to_torsions(aatype, positions, atom_mask)
@@ -95,8 +96,8 @@ def fold_objective(
         "plddt": plddt_loss(
             output.plddt_logits,
             predicted[..., CA_IN_ATOM14, :].detach(),
-            positions[..., CA_IN_ATOM37, :],
-            atom_mask[..., CA_IN_ATOM37],
+            true_ca,
+            ca_mask,
             resolution,
         ),
     }
@@ -105,10 +106,8 @@ def fold_objective(
             output.pae_logits, structure.frames[-1], groups.backbone, groups.backbone_mask, resolution
         )
     if config.ca_distance:
-        terms["ca_distance"] = ca_distance_loss(
-            structure.positions[..., CA_IN_ATOM14, :], positions[..., CA_IN_ATOM37, :], atom_mask[..., CA_IN_ATOM37]
-        )
-    details = {name: weight for name in DETAILS if (weight := getattr(config, name))}
+        terms["ca_distance"] = ca_distance_loss(structure.positions[..., CA_IN_ATOM14, :], true_ca, ca_mask)
+    details = [name for name in DETAILS if getattr(config, name)]
     if details and progress < config.refine_from:
         terms |= {name: torch.zeros_like(terms["plddt"]) for name in details}
     elif details:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pipeline.losses.plddt import lddt_ca
-from pipeline.losses.smooth_lddt import THRESHOLDS, smooth_lddt_loss
+from pipeline.losses.plddt import THRESHOLDS, lddt_ca
+from pipeline.losses.smooth_lddt import smooth_lddt_loss
 
 
 def points(*x: float) -> torch.Tensor:
