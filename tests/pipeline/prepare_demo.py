@@ -1,6 +1,10 @@
 """The bundled structures, as the tests of ``pipeline.prepare`` use them."""
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
+
+from pipeline import prepare
 
 DEMO = Path(__file__).parents[2] / "pipeline" / "demo_structures"
 
@@ -12,3 +16,13 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 def demo_arguments(out: Path, *more: str) -> list[str]:
     return ["--pdb-dir", str(DEMO), "--out", str(out), "--identity", "0.4", "--jobs", "1", *more]
+
+
+def dataset_of(names: Iterable[str], folder: Path, val_fraction: float) -> Path:
+    """A dataset of some of them, in ``folder / "dataset"``."""
+    (folder / "files").mkdir()
+    for name in names:
+        shutil.copy(DEMO / name, folder / "files")
+    arguments = ("--pdb-dir", folder / "files", "--out", folder / "dataset", "--val-fraction", val_fraction)
+    assert prepare.main([str(argument) for argument in arguments]) == 0
+    return folder / "dataset"

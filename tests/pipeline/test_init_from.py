@@ -2,20 +2,19 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline import predict, prepare, train
+from pipeline import predict, train
 from pipeline.config import RunConfig
 from pipeline.run import RunDirectory, RunError, load_run
 from tests.pipeline.folding.test_weights import tiny_model
+from tests.pipeline.prepare_demo import dataset_of
 from tests.pipeline.test_initial import assert_same_prediction, hugging_face, ours
 from tests.pipeline.test_weights import fair_esm_file
 
-STRUCTURES = Path(__file__).resolve().parents[2] / "pipeline" / "demo_structures"
 QUICK = (
     "--data.crop_size", "24", "--data.batch_size", "1", "--data.max_recycles", "1", "--training.validation_limit", "1",
     "--training.validate_every", "9", "--training.cpu_threads", "1", "--trunk.checkpoint_blocks", "false",
@@ -30,12 +29,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(folder) -> Path:
-    (folder / "files").mkdir()
-    for name in ("2igd_A.pdb.gz", "1cyo_A.pdb.gz"):
-        shutil.copy(STRUCTURES / name, folder / "files")
-    arguments = ("--pdb-dir", folder / "files", "--out", folder / "dataset", "--val-fraction", "0.5")
-    assert prepare.main([str(a) for a in arguments]) == 0
-    return folder / "dataset"
+    return dataset_of(("2igd_A.pdb.gz", "1cyo_A.pdb.gz"), folder, 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import compare, export, load_run, predict, prepare, train
+from pipeline import compare, export, load_run, predict, train
 from pipeline.config import ConfigError
 from pipeline.folding import hub
 from pipeline.folding.stem import StemError
 from pipeline.run import RunDirectory, RunError
 from pipeline.run import load_run as read_run
+from tests.pipeline.prepare_demo import dataset_of
 
-STRUCTURES = Path(__file__).resolve().parents[2] / "pipeline" / "demo_structures"
 SMALL = (
     "--preset", "tiny", "--data.crop_size", "16", "--data.batch_size", "1", "--data.max_recycles", "0",
     "--data.initial_crop_size", "0", "--training.validation_limit", "1", "--training.validate_every", "9",
@@ -66,12 +66,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(folder) -> Path:
-    (folder / "files").mkdir()
-    for name in ("2igd_A.pdb.gz", "1cyo_A.pdb.gz"):
-        shutil.copy(STRUCTURES / name, folder / "files")
-    arguments = ("--pdb-dir", folder / "files", "--out", folder / "dataset", "--val-fraction", "0.5")
-    assert prepare.main([str(a) for a in arguments]) == 0
-    return folder / "dataset"
+    return dataset_of(("2igd_A.pdb.gz", "1cyo_A.pdb.gz"), folder, 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ import pytest
 import torch
 from esm.data import Alphabet
 
-from pipeline import compare, export, load_run, predict, prepare, train
+from pipeline import compare, export, load_run, predict, train
 from pipeline.run import load_run as read_run
+from tests.pipeline.prepare_demo import dataset_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
@@ -51,11 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(folder) -> Path:
-    (folder / "files").mkdir()
-    for name in FILES:
-        (folder / "files" / name).write_bytes((ROOT / "pipeline" / "demo_structures" / name).read_bytes())
-    call(prepare, "--pdb-dir", folder / "files", "--out", folder / "dataset", "--val-fraction", 0.3)
-    return folder / "dataset"
+    return dataset_of(FILES, folder, 0.3)
 
 
 @pytest.fixture(scope="module")
