@@ -13,9 +13,9 @@ import dataclasses
 import re
 from pathlib import Path
 
-from data_prep.inputs import find_structures
-from data_prep.record import ProteinRecord
-from data_prep.structure_io import StructureError, read_structure, write_pdb
+from data_prep.dataset.inputs import find_structures
+from data_prep.structure.io import StructureError, read_structure, write_pdb
+from data_prep.structure.record import ProteinRecord
 
 DOMAIN = re.compile("C.{8,19}W.[RQK].{40,75}Y.C.{4,35}[FW]G.G.{2,7}")
 BEFORE_CYSTEINE = 22

@@ -37,7 +37,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.residues import RESTYPE_ATOM37_MASK
+from data_prep.structure.residues import RESTYPE_ATOM37_MASK
 from evaluation.all_atom import lddt_all
 from evaluation.evaluate import Settings, evaluate
 from evaluation.lddt import lddt_ca

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.residues import RESTYPES, sequence_to_aatype
-from pipeline.config_layers import preset_layer, resolve
+from data_prep.structure.residues import RESTYPES, sequence_to_aatype
+from pipeline.config.layers import preset_layer, resolve
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.weights import hugging_face_config, to_hugging_face
 from pipeline.prediction.fold import fold_batch

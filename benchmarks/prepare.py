@@ -35,11 +35,11 @@ from Bio.SeqUtils import seq1
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.blocks import Blocks
-from data_prep.ingest import IngestSettings
-from data_prep.inputs import find_structures
-from data_prep.residues import ATOM37_INDEX
-from data_prep.structure_io import StructureError, read_structure
+from data_prep.dataset.blocks import Blocks
+from data_prep.dataset.ingest import IngestSettings
+from data_prep.dataset.inputs import find_structures
+from data_prep.structure.io import StructureError, read_structure
+from data_prep.structure.residues import ATOM37_INDEX
 
 DEMO = Path(__file__).resolve().parents[1] / "pipeline" / "demo_structures"
 PDB_ENTRIES = 230_000

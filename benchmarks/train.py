@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from data_prep.dataset import StructureDataset
-from pipeline.config_layers import preset_layer, resolve
+from data_prep.dataset.store import StructureDataset
+from pipeline.config.layers import preset_layer, resolve
 from pipeline.training.chains import training_chains
 from pipeline.training.processes import Processes
 from pipeline.training.trainer import Trainer

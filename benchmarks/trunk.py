@@ -52,7 +52,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import TrunkConfig
+from pipeline.config.schema import TrunkConfig
 from pipeline.folding.kernel_choice import select
 from pipeline.folding.kernels import cuequivariance
 from pipeline.folding.kernels.common import ADDED, Plan

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.residues import ATOM37_INDEX, RESNAMES
+from data_prep.structure.residues import ATOM37_INDEX, RESNAMES
 from evaluation.lddt import THRESHOLDS, pair_blocks, preserved_thresholds, thousandths
 
 SYMMETRIC_ATOMS: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -26,8 +26,8 @@ SYMMETRIC_ATOMS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "TYR": (("CD1", "CD2"), ("CE1", "CE2")),
     "VAL": (("CG1", "CG2"),),
 }
-"""Atoms that exchange names together, as OpenStructure has it. Wider than ``data_prep.residues.AMBIGUOUS_ATOMS``:
-ARG, LEU and VAL follow Mariani et al. 2013."""
+"""Atoms that exchange names together, as OpenStructure has it. Wider than
+``data_prep.structure.residues.AMBIGUOUS_ATOMS``: ARG, LEU and VAL follow Mariani et al. 2013."""
 
 ATOMS = len(ATOM37_INDEX)
 
@@ -72,7 +72,7 @@ def lddt_all(
     """All-atom lDDT of N residues that correspond one to one.
 
     Args:
-        pred_positions: float [N, 37, 3], angstrom, atoms in ``data_prep.residues.ATOM_TYPES``.
+        pred_positions: float [N, 37, 3], angstrom, atoms in ``data_prep.structure.residues.ATOM_TYPES``.
         true_positions: the same for the truth.
         pred_mask: bool [N, 37], atoms that the prediction has.
         true_mask: bool [N, 37], atoms that the truth has; only these are scored.

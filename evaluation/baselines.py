@@ -1,13 +1,13 @@
 """What a score is worth: lDDT-Calpha of two answers that need no model, for each target.
 
 - ``helix``: one straight alpha helix of the length of the target.
-- ``copy``: the nearest training chain, aligned to the target (``data_prep.alignment.aligned_positions``), its alpha
+- ``copy``: the nearest training chain, aligned to the target (``structure.alignment.aligned_positions``), its alpha
   carbons copied. Residues without a counterpart are missing, and their pairs count as lost, as in every score here;
   ``copy_common`` is the copy's score over the pairs that it has.
 
 The nearest training chain is the one of highest identity as the index of a dataset has it (``nearest_train_identity``):
 identical pairs of the best local alignment / length of the shorter chain, for alignments that score
-``data_prep.clusters.MIN_SCORE`` or more. A target that no training chain aligns with has nothing to copy.
+``data_prep.dataset.clusters.MIN_SCORE`` or more. A target that no training chain aligns with has nothing to copy.
 """
 
 import csv
@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.alignment import aligned_positions, identity, reaching
-from data_prep.bounded_reading import read_table
-from data_prep.clusters import MIN_SCORE
-from data_prep.dataset import StructureDataset
-from data_prep.record import ProteinRecord
-from data_prep.splits import HELD_OUT
-from data_prep.structure_bytes import atomic_write
+from data_prep.dataset.clusters import MIN_SCORE
+from data_prep.dataset.splits import HELD_OUT
+from data_prep.dataset.store import StructureDataset
+from data_prep.files.bounded_reading import read_table
+from data_prep.structure.alignment import aligned_positions, identity, reaching
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.structure_bytes import atomic_write
 from evaluation.lddt import lddt_ca
 
 HELIX_RISE = 1.5

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from data_prep.record import ProteinRecord
+from data_prep.structure.record import ProteinRecord
 from evaluation.lddt import THRESHOLDS, PairBlock, pair_blocks, preserved_thresholds, thousandths
 from evaluation.match import MIN_IDENTITY, Correspondence, MatchError, match_residues
 

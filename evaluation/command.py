@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.release import add_version_option
+from data_prep.files.release import add_version_option
 from evaluation.match import MIN_IDENTITY, MODES
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _baselines(truth: Path, rows: "Sequence[Row]") -> "list[Baseline]":
     """The baselines of all scored targets where the truth is a dataset; its training chains are there to copy."""
     if not (truth / "dataset.json").is_file():
         return []
-    from data_prep.dataset import StructureDataset  # loads file formats that no other truth needs
+    from data_prep.dataset.store import StructureDataset  # loads file formats that no other truth needs
     from evaluation.baselines import score_baselines
 
     return score_baselines(StructureDataset(truth), [row.target for row in rows if row.score is not None])
@@ -135,7 +135,7 @@ def _exit_status(rows: "Sequence[Row]", strict: bool) -> int:
 
 
 def _usage_errors() -> tuple[type[Exception], ...]:
-    from data_prep.structure_io import StructureError
+    from data_prep.structure.io import StructureError
     from evaluation.targets import UsageError
 
     return UsageError, StructureError, OSError

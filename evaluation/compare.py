@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from math import comb, isfinite, nan
 from pathlib import Path
 
-from data_prep.bounded_reading import read_table
-from data_prep.release import release
+from data_prep.files.bounded_reading import read_table
+from data_prep.files.release import release
 from evaluation.statistics import Estimate, estimate
 
 LOWER_IS_BETTER: frozenset[str] = frozenset({"rmsd_common", "plddt_ece"})

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.release import add_version_option
+from data_prep.files.release import add_version_option
 from evaluation.command import seed
 from evaluation.compare import CompareError, Comparison, Scores, as_json, compare, read_scores
 from evaluation.output import write_atomically

@@ -8,8 +8,8 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-from data_prep.record import ProteinRecord
-from data_prep.structure_io import StructureError, read_structure
+from data_prep.structure.io import StructureError, read_structure
+from data_prep.structure.record import ProteinRecord
 from evaluation.match import MIN_IDENTITY, MatchError
 from evaluation.score import PairScore, TruthError, score_pair
 from evaluation.targets import Target
@@ -171,7 +171,10 @@ class _Structures:
         return named
 
     def _record(self, target: Target) -> ProteinRecord:
-        from data_prep.dataset import DatasetError, StructureDataset  # loads file formats that no other truth needs
+        from data_prep.dataset.store import (  # loads file formats that no other truth needs
+            DatasetError,
+            StructureDataset,
+        )
 
         try:
             if target.truth not in self._datasets:

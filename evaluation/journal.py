@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from data_prep.bounded_reading import parse_json, read_table
-from data_prep.checksums import sha256
-from data_prep.release import release
+from data_prep.files.bounded_reading import parse_json, read_table
+from data_prep.files.checksums import sha256
+from data_prep.files.release import release
 from evaluation.evaluate import Row, Settings
 from evaluation.lddt import DEFINITION
 from evaluation.output import write_atomically
@@ -134,7 +134,7 @@ def _truth_digest(target: Target) -> str:
 
 @cache
 def _record_digests(dataset: Path) -> dict[str, str]:
-    from data_prep.dataset import StructureDataset  # loads file formats that no other truth needs
+    from data_prep.dataset.store import StructureDataset  # loads file formats that no other truth needs
 
     data = StructureDataset(dataset)
     ids = data.ids()

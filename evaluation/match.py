@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import gemmi
 import numpy as np
 
-from data_prep.record import ProteinRecord
-from data_prep.residues import RESTYPES_WITH_X
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import RESTYPES_WITH_X
 
 if TYPE_CHECKING:
     from Bio.Align import PairwiseAligner

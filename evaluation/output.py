@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.release import release
-from data_prep.structure_bytes import atomic_write
+from data_prep.files.release import release
+from data_prep.structure.structure_bytes import atomic_write
 from evaluation.calibration import calibrate
 from evaluation.evaluate import STATUSES, Row, Settings
 from evaluation.lddt import DEFINITION, INCLUSION_RADIUS, THRESHOLDS

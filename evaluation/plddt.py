@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.record import ProteinRecord
-from data_prep.residues import ATOM37_INDEX
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import ATOM37_INDEX
 
 _CA = ATOM37_INDEX["CA"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.residues import RESNAMES, RESTYPES_WITH_X
+from data_prep.structure.residues import RESNAMES, RESTYPES_WITH_X
 from evaluation.evaluate import Row
 from evaluation.output import OPTIONAL, write_atomically
 from evaluation.screen import summary_lines

@@ -6,8 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from data_prep.record import ProteinRecord
-from data_prep.residues import RESNAMES, RESTYPES_WITH_X
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import RESNAMES, RESTYPES_WITH_X
 from evaluation.chains import ChainMatch
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data_prep.record import ProteinRecord
+from data_prep.structure.record import ProteinRecord
 from evaluation.all_atom import AllAtomResult, lddt_all
 from evaluation.calibration import NOTHING_TO_COMPARE, Calibration, calibrate
 from evaluation.chains import ChainMatch, match_chains

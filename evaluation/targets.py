@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.bounded_reading import read_table
-from data_prep.structure_io import is_structure_name, structure_stem
+from data_prep.files.bounded_reading import read_table
+from data_prep.structure.io import is_structure_name, structure_stem
 
 _SAMPLE = re.compile(r"[_.-]((un)?relaxed|model|seed|sample|rank|ranked|pred)([_.-]|\d|$)", re.IGNORECASE)
 """Where the name of a target ends and the sample begins in the names of predictors' files: x_unrelaxed_rank_001_...
@@ -215,7 +215,7 @@ def _pair_directories(preds: Path, truth: Path, truths: dict[str, list[Path]], s
 
 
 def _pair_with_dataset(preds: Path, dataset: Path, split: str | None, ids: Collection[str] | None) -> Pairing:
-    from data_prep.dataset import DatasetError, StructureDataset  # loads file formats that no other truth needs
+    from data_prep.dataset.store import DatasetError, StructureDataset  # loads file formats that no other truth needs
 
     try:
         records = StructureDataset(dataset)

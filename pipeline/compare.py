@@ -8,11 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.release import add_version_option, program
-from data_prep.structure_bytes import atomic_write
+from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.files.release import add_version_option, program
+from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import verdict, write_baselines
-from pipeline.command import EXIT_FAILED, add_resume_option, make_console, run_command
 from pipeline.comparison.arms import USAGE_ERRORS, Arm, ArmError, parse_adapters
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import (
@@ -26,7 +25,8 @@ from pipeline.comparison.results import (
     target_scores,
     write_csv,
 )
-from pipeline.figures import curves_with_spread, dots_by_name
+from pipeline.config.command import EXIT_FAILED, add_resume_option, make_console, run_command
+from pipeline.pages.figures import curves_with_spread, dots_by_name
 
 ADAPTERS = "none,lora:1,lorta:1,lorta:8,lorta:64,full"
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.dataset import StructureDataset
-from data_prep.release import add_version_option, program
+from data_prep.dataset.store import StructureDataset
+from data_prep.files.release import add_version_option, program
 from evaluation.baselines import Baseline, read_baselines, verdict
-from pipeline.command import make_console
+from pipeline.config.command import make_console
 from pipeline.demo_weights import NAME, DemoStem, find_demo_stem
 
 MARKER = "demo.txt"

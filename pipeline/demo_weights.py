@@ -18,10 +18,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_prep.checksums import sha256
-from data_prep.release import add_version_option
+from data_prep.files.checksums import sha256
+from data_prep.files.release import add_version_option
 from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_snapshot
-from pipeline.tensor_files import written_whole
+from pipeline.folding.tensor_files import written_whole
 
 NAME = "esm2_t6_8M"
 """As ``--esm`` takes it."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.folding.kernels.common import Plan
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import Stem

@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import lorta
-from data_prep.release import add_version_option
-from pipeline.command import add_checkpoint_option, make_console, run_command
-from pipeline.config import AdapterConfig, InitConfig, RunConfig, StemConfig, TrunkAdapterConfig
+from data_prep.files.release import add_version_option
+from pipeline.config.command import add_checkpoint_option, make_console, run_command
+from pipeline.config.schema import AdapterConfig, InitConfig, RunConfig, StemConfig, TrunkAdapterConfig
 from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import StemError, canonical_name
+from pipeline.folding.tensor_files import written_whole
 from pipeline.folding.weights import WeightsError, hugging_face_config
-from pipeline.initial import MERGED_FILE
 from pipeline.prediction.loading import Source, load
-from pipeline.run import RunError
-from pipeline.tensor_files import written_whole
+from pipeline.runs.directory import RunError
+from pipeline.runs.initial import MERGED_FILE
 from pipeline.weights import Converted, write_hugging_face, write_ours
 
 FOR_TRANSFORMERS = "stem_transformers"

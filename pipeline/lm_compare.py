@@ -7,10 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.release import add_version_option
-from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, add_resume_option, make_console, run_command
-from pipeline.config import ConfigError
-from pipeline.config_layers import dotted_layer, merge
+from data_prep.files.release import add_version_option
+from pipeline.config.command import EXIT_FAILED, EXIT_INTERRUPTED, add_resume_option, make_console, run_command
+from pipeline.config.layers import dotted_layer, merge
+from pipeline.config.schema import ConfigError
 from pipeline.lm.command_line import numbers
 from pipeline.lm.errors import InputError, StageFailed, require_extra
 from pipeline.lm.grid import Grid, cell_row, cells, grid_names, read_grid

@@ -7,8 +7,8 @@ import argparse
 import sys
 from dataclasses import replace
 
-from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
-from pipeline.config import ConfigError
+from pipeline.config.command import EXIT_INTERRUPTED, make_console, run_command
+from pipeline.config.schema import ConfigError
 from pipeline.lm.command_line import add_stage_options, configuration, default_out, numbers, stage_parser
 from pipeline.lm.errors import InputError, StageFailed, require_extra
 

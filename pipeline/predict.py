@@ -14,10 +14,10 @@ from typing import NoReturn, get_args
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.release import add_version_option, release
-from data_prep.signals import handled_by
-from pipeline.command import (
+from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.files.release import add_version_option, release
+from data_prep.files.signals import handled_by
+from pipeline.config.command import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     add_checkpoint_option,
@@ -26,7 +26,7 @@ from pipeline.command import (
     pick_device,
     run_command,
 )
-from pipeline.config import MAX_THREADS, ConfigError, Kernels
+from pipeline.config.schema import MAX_THREADS, ConfigError, Kernels
 from pipeline.folding.kernel_choice import KernelError, require
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
@@ -42,7 +42,7 @@ from pipeline.prediction.report import write_report
 from pipeline.prediction.rows import SEPARATOR, PredictionRow, rejected_row
 from pipeline.prediction.sequences import InputError, Query, Rejected, dataset_queries, read_fasta
 from pipeline.prediction.worker import Output
-from pipeline.run import RunError
+from pipeline.runs.directory import RunError
 
 MAX_RESIDUES = 1024
 SHOWN = 20

@@ -8,16 +8,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_prep.blocks import WorkError
-from data_prep.build import BuildError, build_dataset, find_input, read_blocks, read_lines
-from data_prep.dataset import DatasetError
-from data_prep.estimate import estimate
-from data_prep.ledger import LedgerRow
-from data_prep.mmseqs import MmseqsError
-from data_prep.processes import ProcessKilledError
-from data_prep.splits import SplitError
-from data_prep.structure_bytes import is_structure_name
-from data_prep.verify import problems
+from data_prep.dataset.blocks import WorkError
+from data_prep.dataset.build import BuildError, build_dataset, find_input, read_blocks, read_lines
+from data_prep.dataset.estimate import estimate
+from data_prep.dataset.ledger import LedgerRow
+from data_prep.dataset.mmseqs import MmseqsError
+from data_prep.dataset.splits import SplitError
+from data_prep.dataset.store import DatasetError
+from data_prep.dataset.verify import problems
+from data_prep.files.workers import ProcessKilledError
+from data_prep.structure.structure_bytes import is_structure_name
 from pipeline.preparation.options import build_parser, reading_settings, shard_of, split_settings
 from pipeline.preparation.summary import RateColumn, print_estimate, print_left_out, print_report
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.release import add_version_option
+from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.files.release import add_version_option
 from evaluation.baselines import standing
-from pipeline.command import EXIT_FAILED, add_resume_option, make_console, run_command
 from pipeline.comparison.arms import USAGE_ERRORS, Adapter, Arm, ArmError
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import target_scores, write_csv
-from pipeline.run import RunDirectory
+from pipeline.config.command import EXIT_FAILED, add_resume_option, make_console, run_command
+from pipeline.runs.directory import RunDirectory
 from pipeline.training.tables import read_rows
 from pipeline.training.validation import validation_history
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
-from data_prep.checksums import sha256
-from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.release import add_version_option, release
-from pipeline.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command, say
-from pipeline.config import ADAPTER_METHODS, TRUNK_METHODS, ConfigError, RunConfig
-from pipeline.config_layers import (
+from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.files.checksums import sha256
+from data_prep.files.release import add_version_option, release
+from pipeline.config.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command, say
+from pipeline.config.layers import (
     describe_fields,
     dotted_layer,
     dotted_values,
@@ -30,13 +29,14 @@ from pipeline.config_layers import (
     resolve,
     with_absolute_paths,
 )
+from pipeline.config.schema import ADAPTER_METHODS, TRUNK_METHODS, ConfigError, RunConfig
 from pipeline.estimate import estimate, night, report
 from pipeline.folding.kernel_choice import KernelError
 from pipeline.folding.stem import DEMO_STEM, ESM2_SHAPES, StemError, is_hub_name
 from pipeline.folding.weights import WeightsError
-from pipeline.initial import PUBLISHED
 from pipeline.prediction.memory import is_out_of_memory
-from pipeline.run import RunDirectory, RunError, require_weights, with_initial_shape
+from pipeline.runs.directory import RunDirectory, RunError, require_weights, with_initial_shape
+from pipeline.runs.initial import PUBLISHED
 from pipeline.training.loop import train
 from pipeline.training.outcome import Interrupted, TimeUp, TrainingError
 from pipeline.training.processes import Processes, is_lost_connection, is_restarted

@@ -19,13 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from data_prep.bounded_reading import read_json
-from data_prep.release import add_version_option
-from data_prep.residues import RESTYPES_WITH_X
-from pipeline.command import make_console, run_command
-from pipeline.config import RunConfig
-from pipeline.config_layers import config_file_text, file_layer, resolve
+from data_prep.files.bounded_reading import read_json
+from data_prep.files.release import add_version_option
+from data_prep.structure.residues import RESTYPES_WITH_X
+from pipeline.config.command import make_console, run_command
+from pipeline.config.layers import config_file_text, file_layer, resolve
+from pipeline.config.schema import RunConfig
 from pipeline.folding.stem import Stem, StemError, cached_weights, hub_name, read_esm2_weights
+from pipeline.folding.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors, written_whole
 from pipeline.folding.weights import (
     UNUSED,
     State,
@@ -41,7 +42,6 @@ from pipeline.folding.weights import (
     to_fair_esm,
     to_hugging_face,
 )
-from pipeline.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors, written_whole
 
 NEITHER = "neither a Hugging Face directory nor a .pt (fair-esm) nor a .safetensors (ours)"
 

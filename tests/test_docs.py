@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RunConfig
-from pipeline.config_layers import dotted_layer, resolve
+from pipeline.config.layers import dotted_layer, resolve
+from pipeline.config.schema import RunConfig
 from pipeline.lm.settings import STAGES
 from pipeline.train import parser as train_parser
 

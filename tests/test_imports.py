@@ -29,7 +29,7 @@ def project_imports(source: str) -> set[str]:
 
 
 def test_the_reader_of_imports_sees_all_kinds():
-    source = "import lorta.attach as x\ndef f():\n    from pipeline.config import y\nimport os"
+    source = "import lorta.attach as x\ndef f():\n    from pipeline.config.schema import y\nimport os"
     assert project_imports(source) == {"lorta", "pipeline"}
 
 
@@ -45,7 +45,7 @@ def test_imports_run_one_way(package):
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("data_prep.dataset", ("torch", "pipeline")),
+        ("data_prep.dataset.store", ("torch", "pipeline")),
         ("evaluation.lddt", ("torch", "scipy")),
         ("lorta", ("transformers",)),
     ],

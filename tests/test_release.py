@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.release import release
+from data_prep.files.release import release
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (

@@ -11,21 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 
 import lorta
-from data_prep import bounded_reading
-from data_prep.bounded_reading import parse_json, read_parquet
-from data_prep.build import BuildError, read_lines
-from data_prep.checksums import damaged_files
-from data_prep.dataset import DatasetError, StructureDataset, write_dataset
-from data_prep.file_names import is_file_name
-from data_prep.ledger import read_ledger
+from data_prep.dataset.build import BuildError, read_lines
+from data_prep.dataset.ledger import read_ledger
+from data_prep.dataset.store import DatasetError, StructureDataset, write_dataset
+from data_prep.files import bounded_reading
+from data_prep.files.bounded_reading import parse_json, read_parquet
+from data_prep.files.checksums import damaged_files
+from data_prep.files.names import is_file_name
 from evaluation.compare import CompareError, read_scores
 from evaluation.targets import UsageError, read_ids
 from pipeline.comparison.arms import ArmError, parse_adapters
-from pipeline.config import ConfigError
-from pipeline.config_layers import file_layer
+from pipeline.config.layers import file_layer
+from pipeline.config.schema import ConfigError
 from pipeline.prediction.directory import PredictionDirectory
 from pipeline.prediction.sequences import InputError, read_fasta
-from pipeline.run import RunDirectory, RunError
+from pipeline.runs.directory import RunDirectory, RunError
 from pipeline.weights import WeightsError, read_hugging_face
 from tests.evaluation.conftest import make_record
 from tests.lorta.conftest import Plain
@@ -82,8 +82,8 @@ WITHOUT_LIMIT = {
     "pipeline/prediction/memory.py": "the system's /proc and /sys",
     "pipeline/comparison/arms.py": "the log of a command that it has just run",
     "pipeline/demo.py": "files of commands that it has just run",
-    "data_prep/blocks.py": "the working directory of the same command",
-    "data_prep/mmseqs.py": "the output of a command that it has just run",
+    "data_prep/dataset/blocks.py": "the working directory of the same command",
+    "data_prep/dataset/mmseqs.py": "the output of a command that it has just run",
     "lorta/peft_plugin.py": "the card that PEFT has just written where the adapter is saved",
     "workflows/folding_table.py": "outputs of the workflow's other rules",
 }

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lorta.config
-from data_prep.bounded_reading import read_json
-from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.signals import handled_by
-from data_prep.structure_bytes import atomic_write
+from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.files.bounded_reading import read_json
+from data_prep.files.signals import handled_by
+from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, read_baselines
-from pipeline.command import EXIT_INTERRUPTED, pick_device
-from pipeline.config import ADAPTER_METHODS, RunConfig
+from pipeline.config.command import EXIT_INTERRUPTED, pick_device
+from pipeline.config.schema import ADAPTER_METHODS, RunConfig
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
-from pipeline.run import RunDirectory, RunError, load_run
+from pipeline.runs.directory import RunDirectory, RunError, load_run
 from pipeline.train import fresh_configuration
 from pipeline.train import parser as train_parser
 from pipeline.training.tables import TableError

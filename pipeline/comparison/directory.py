@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.bounded_reading import read_json
-from data_prep.checksums import sha256
-from data_prep.structure_bytes import atomic_write
+from data_prep.files.bounded_reading import read_json
+from data_prep.files.checksums import sha256
+from data_prep.structure.structure_bytes import atomic_write
 from pipeline.comparison.arms import ArmError
-from pipeline.config import RunConfig
-from pipeline.config_layers import dotted_layer, dotted_values
+from pipeline.config.layers import dotted_layer, dotted_values
+from pipeline.config.schema import RunConfig
 from pipeline.train import parser as train_parser
 
 SETTINGS = "settings.json"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.structure_bytes import atomic_write
+from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, Standing, means_in_words, standing
 from evaluation.statistics import crossed_interval
 from pipeline.comparison.arms import TRAIN_SCORES, Arm
-from pipeline.run import RunDirectory
+from pipeline.runs.directory import RunDirectory
 from pipeline.training.tables import read_rows
 from pipeline.training.validation import validation_history
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import lorta
 from lorta.config import ALL_ROLES, ROLES
-from pipeline.config import AdapterConfig, ConfigError, TrunkAdapterConfig, adapter_settings
+from pipeline.config.schema import AdapterConfig, ConfigError, TrunkAdapterConfig, adapter_settings
 from pipeline.folding.trunk import FoldingTrunk
 
 PAPER_ALPHA = {("lora", 1): 128.0, ("lorta", 1): 2.0, ("lorta", 8): 256.0, ("lorta", 64): 128.0}

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep import residues, rigid_groups
-from data_prep.residues import ATOM37_INDEX, RESNAMES
+from data_prep.structure import residues, rigid_groups
+from data_prep.structure.residues import ATOM37_INDEX, RESNAMES
 from pipeline.folding.frames import Rigid, compose_rotations
 
 _EPS = 1e-8  # under the square roots of torsion sines and cosines, as in the reference

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import wrap_file
 
-from pipeline.tensor_files import UnreadableError, weight_files, written_whole
+from pipeline.folding.tensor_files import UnreadableError, weight_files, written_whole
 
 DOWNLOAD_URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{file}"
 SILENCE = 15.0

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ConfigError, Kernels, TrunkConfig
+from pipeline.config.schema import ConfigError, Kernels, TrunkConfig
 from pipeline.folding.kernels import cuequivariance
 from pipeline.folding.kernels.common import UPDATE, Plan
 from pipeline.folding.triangle import TriangleAttention, TriangleMultiplication

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.config import TrunkConfig
+from pipeline.config.schema import TrunkConfig
 from pipeline.folding.kernels import common
 from pipeline.folding.kernels.multiplication import LONG
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import lorta
 from lorta.insert import Insert
-from pipeline.config import ConfigError, RunConfig, StemConfig
+from pipeline.config.schema import ConfigError, RunConfig, StemConfig
 from pipeline.folding.adapters import attach_to_stem, attach_to_trunk, merged
 from pipeline.folding.heads import AlignedErrorHead, DistogramHead, PlddtHead
 from pipeline.folding.initialization import linear
@@ -221,7 +221,7 @@ def build_model(config: RunConfig, base: Mapping[str, torch.Tensor] | None = Non
         config: of the run.
         base: weights of the whole model in our layout (``folding/weights.py``), checked against ``config``; what it
             leaves out keeps its random values. None: the stem has the weights that ``config.stem`` says, the rest is
-            random. ``pipeline.run.initial_model`` reads what ``config.init`` names.
+            random. ``pipeline.runs.directory.initial_model`` reads what ``config.init`` names.
 
     Raises:
         StemError: the stem's weights cannot be had.

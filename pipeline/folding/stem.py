@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from data_prep.residues import RESTYPES_WITH_X
-from pipeline.config import StemConfig
+from data_prep.structure.residues import RESTYPES_WITH_X
+from pipeline.config.schema import StemConfig
 from pipeline.folding import esm2_names
 from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_cache, hugging_face_snapshot
-from pipeline.tensor_files import UnreadableError, is_finite, read_pickle, weight_files
+from pipeline.folding.tensor_files import UnreadableError, is_finite, read_pickle, weight_files
 
 ESM2_SHAPES: dict[str, tuple[int, int, int]] = {
     "esm2_t6_8M": (6, 320, 20),

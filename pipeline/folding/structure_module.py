@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.config import StructureModuleConfig
+from pipeline.config.schema import StructureModuleConfig
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import frames_to_atom14, torsions_to_frames
 from pipeline.folding.initialization import linear

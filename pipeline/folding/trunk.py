@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.config import Kernels, TrunkConfig
+from pipeline.config.schema import Kernels, TrunkConfig
 from pipeline.folding.initialization import linear
 from pipeline.folding.kernel_choice import Selection, select
 from pipeline.folding.kernels.attention import PairBias

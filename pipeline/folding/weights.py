@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.config import ConfigError, RunConfig
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
+from pipeline.config.schema import ConfigError, RunConfig
 from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import DEMO_SHAPE, DEMO_STEM, ESM2_SHAPES, Stem
-from pipeline.tensor_files import is_finite
+from pipeline.folding.tensor_files import is_finite
 
 State = dict[str, torch.Tensor]
 Layout = Literal["hf", "fair-esm"]

@@ -12,12 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import lorta
-from data_prep.bounded_reading import read_json
-from data_prep.structure_bytes import atomic_write
-from pipeline.config import ConfigError
+from data_prep.files.bounded_reading import read_json
+from data_prep.structure.structure_bytes import atomic_write
+from pipeline.config.schema import ConfigError
+from pipeline.folding.tensor_files import write_tensors
 from pipeline.lm.errors import one_line
 from pipeline.lm.settings import WITHOUT_ADAPTER, AdapterSettings
-from pipeline.tensor_files import write_tensors
 
 OPTIONAL = ("alpha", "targets", "init", "dropout")
 """Settings that are passed on only when given: some methods have none of them."""

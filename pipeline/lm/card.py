@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pipeline.config_layers import to_toml
+from pipeline.config.layers import to_toml
 from pipeline.lm.settings import StageConfig
 
 TITLES = {"nlu": "text classification", "sft": "instruction tuning", "dpo": "preference optimisation"}

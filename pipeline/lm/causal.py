@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, set_seed
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.lm.adapters import adapter_config, check_export, count_parameters
 from pipeline.lm.engine import total_steps
 from pipeline.lm.errors import InputError, one_line

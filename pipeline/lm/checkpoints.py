@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.bounded_reading import read_json
-from data_prep.checksums import sha256
-from data_prep.structure_bytes import atomic_write
+from data_prep.files.bounded_reading import read_json
+from data_prep.files.checksums import sha256
+from data_prep.structure.structure_bytes import atomic_write
 from pipeline.lm.errors import InputError
 
 SUMS = "checksums.json"

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_prep.release import add_version_option
-from pipeline.command import EXIT_INTERRUPTED, make_console, run_command
-from pipeline.config_layers import describe_fields, dotted_layer, file_layer, resolve
+from data_prep.files.release import add_version_option
+from pipeline.config.command import EXIT_INTERRUPTED, make_console, run_command
+from pipeline.config.layers import describe_fields, dotted_layer, file_layer, resolve
 from pipeline.lm.errors import InputError, StageFailed, require_extra
 from pipeline.lm.glue import task_key
 from pipeline.lm.settings import STAGES, StageConfig, preset_layer, preset_names, stage_of_preset

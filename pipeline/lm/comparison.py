@@ -10,8 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from data_prep.release import program
-from data_prep.structure_bytes import atomic_write
+from data_prep.files.release import program
+from data_prep.structure.structure_bytes import atomic_write
 from pipeline.lm.tables import csv_text, markdown, spread
 
 Row = dict[str, Any]

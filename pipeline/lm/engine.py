@@ -18,10 +18,10 @@ from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 import lorta
-from data_prep.structure_bytes import atomic_write
-from pipeline.command import pick_device
-from pipeline.config import ConfigError
-from pipeline.config_layers import config_file_text, to_toml
+from data_prep.structure.structure_bytes import atomic_write
+from pipeline.config.command import pick_device
+from pipeline.config.layers import config_file_text, to_toml
+from pipeline.config.schema import ConfigError
 from pipeline.lm.checkpoints import newest_whole, seal
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun, first_difference

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError
 from pipeline.lm.hub import is_local
 from pipeline.lm.metrics import accuracy, matthews, pearson

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.bundled import bundled_names, bundled_text
-from pipeline.config import ConfigError, Strict
-from pipeline.config_layers import file_layer, resolve
+from pipeline.config.bundled import bundled_names, bundled_text
+from pipeline.config.layers import file_layer, resolve
+from pipeline.config.schema import ConfigError, Strict
 from pipeline.lm.glue import find_task, task_key
 from pipeline.lm.settings import STAGES, StageConfig
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from trl import SFTConfig as SftArguments
 from trl import SFTTrainer
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.lm.causal import train_causal
 from pipeline.lm.engine import training_arguments
 from pipeline.lm.examples import convert, instruction_example

@@ -17,9 +17,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from data_prep.bounded_reading import read_json
-from pipeline.bundled import bundled_names, bundled_text
-from pipeline.config import ConfigError
+from data_prep.files.bounded_reading import read_json
+from pipeline.config.bundled import bundled_names, bundled_text
+from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError, one_line
 from pipeline.lm.hub import named
 from pipeline.lm.settings import ModelSettings

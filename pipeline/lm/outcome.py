@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, Trainer
 
 import lorta
-from data_prep.structure_bytes import atomic_write
+from data_prep.structure.structure_bytes import atomic_write
 from pipeline.lm.adapters import ParameterCount, export_as_lora
 from pipeline.lm.card import model_card
 from pipeline.lm.engine import best_row, run_trainer

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.bounded_reading import parse_json, read_parquet, read_table
+from data_prep.files.bounded_reading import parse_json, read_parquet, read_table
 from pipeline.lm.errors import InputError, one_line
 from pipeline.lm.hub import is_local, named
 from pipeline.lm.settings import DataSettings

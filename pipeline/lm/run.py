@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.bounded_reading import read_json
-from data_prep.structure_bytes import atomic_write
-from pipeline.config_layers import file_layer
+from data_prep.files.bounded_reading import read_json
+from data_prep.structure.structure_bytes import atomic_write
+from pipeline.config.layers import file_layer
 from pipeline.lm.errors import InputError
 
 

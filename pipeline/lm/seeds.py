@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.release import program
-from data_prep.structure_bytes import atomic_write
+from data_prep.files.release import program
+from data_prep.structure.structure_bytes import atomic_write
 from pipeline.lm.tables import csv_text, markdown, spread
 
 

@@ -1,4 +1,4 @@
-"""Configurations of the language-model stages; ``pipeline.config_layers`` resolves, checks and writes them.
+"""Configurations of the language-model stages; ``pipeline.config.layers`` resolves, checks and writes them.
 
 Sections have the same fields in every stage. Defaults are for one small model on one machine; the presets
 (``pipeline/lm/presets/*.toml``) are the LoRTA paper's.
@@ -12,8 +12,8 @@ from pydantic import Field
 
 import lorta
 from lorta.config import ALL_ROLES
-from pipeline.bundled import bundled_names, bundled_text
-from pipeline.config import (
+from pipeline.config.bundled import bundled_names, bundled_text
+from pipeline.config.schema import (
     ConfigError,
     Fraction,
     Momentum,

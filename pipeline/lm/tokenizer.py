@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from pipeline.bundled import bundled_text
+from pipeline.config.bundled import bundled_text
 from pipeline.lm.errors import InputError
 from pipeline.lm.hub import named
 

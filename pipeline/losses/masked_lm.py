@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from data_prep.residues import RESTYPES
+from data_prep.structure.residues import RESTYPES
 from pipeline.losses.reduce import binned_cross_entropy, masked_mean
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, relu
 
-from data_prep import bond_geometry
-from data_prep.residues import ATOM37_VDW_RADIUS, RESNAMES, RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
+from data_prep.structure import bond_geometry
+from data_prep.structure.residues import ATOM37_VDW_RADIUS, RESNAMES, RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
 from pipeline.losses.reduce import masked_mean
 
 _PRO = RESNAMES.index("PRO")

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from data_prep.bounded_reading import read_json, read_table
-from data_prep.file_lock import is_open, lock
-from data_prep.structure_bytes import atomic_write
+from data_prep.files.bounded_reading import read_json, read_table
+from data_prep.files.lock import is_open, lock
+from data_prep.structure.structure_bytes import atomic_write
 from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import COLUMNS, PredictionRow
 from pipeline.prediction.sequences import InputError, Query

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from data_prep.residues import RESNAMES
+from data_prep.structure.residues import RESNAMES
 
 CONTACT = 8.0
 """angstrom between C-beta atoms (C-alpha of glycine), the usual definition of a contact."""

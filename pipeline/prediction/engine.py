@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.command import pick_device
-from pipeline.config import Kernels
+from pipeline.config.command import pick_device
+from pipeline.config.schema import Kernels
 from pipeline.prediction.batching import batches, by_length, shared
 from pipeline.prediction.fold import PredictionError
 from pipeline.prediction.loading import Loaded, Source, load

@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from data_prep.record import ProteinRecord
-from data_prep.release import program
-from data_prep.structure_bytes import atomic_write
-from data_prep.structure_io import write_pdb
+from data_prep.files.release import program
+from data_prep.structure.io import write_pdb
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.structure_bytes import atomic_write
 from pipeline.prediction.aligned_error import AlignedError
 from pipeline.prediction.fold import Prediction, PredictionError
 from pipeline.prediction.modelcif_file import Origin, format_modelcif

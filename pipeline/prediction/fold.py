@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.record import ProteinRecord
-from data_prep.residues import RESTYPE_ATOM14_MASK
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import RESTYPE_ATOM14_MASK
 from pipeline.folding.geometry import atom14_to_atom37
 from pipeline.folding.model import FoldingModel
 from pipeline.losses.plddt import predicted_plddt

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.residues import AATYPE_OF_LETTER, sequence_to_aatype
+from data_prep.structure.residues import AATYPE_OF_LETTER, sequence_to_aatype
 from pipeline.prediction.sequences import Query
 
 LINKER_LENGTH = 25

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import parameter_hash
-from pipeline.initial import PUBLISHED, load_published
-from pipeline.run import RunDirectory, RunError, load_run, trained_parameters
+from pipeline.runs.directory import RunDirectory, RunError, load_run, trained_parameters
+from pipeline.runs.initial import PUBLISHED, load_published
 from pipeline.training.checkpoint import WhichStep
 
 

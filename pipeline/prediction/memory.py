@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.folding.memory import peak_bytes
 
 SHARE = 0.8

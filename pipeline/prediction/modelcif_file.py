@@ -18,9 +18,9 @@ import modelcif.qa_metric
 import numpy as np
 from gemmi import cif
 
-from data_prep.record import ProteinRecord
-from data_prep.release import release
-from data_prep.residues import ATOM_TYPES, RESNAMES
+from data_prep.files.release import release
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import ATOM_TYPES, RESNAMES
 from pipeline.prediction.fold import Prediction
 
 RELAXATION = "restrained minimisation in the Amber99SB force field"

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.record import ProteinRecord
-from data_prep.structure_bytes import atomic_write
-from pipeline.command import pick_device
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.structure_bytes import atomic_write
+from pipeline.config.command import pick_device
 from pipeline.prediction.files import format_aligned_error, write_predicted_pdb
 from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.linker import linked_length

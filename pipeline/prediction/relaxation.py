@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from data_prep.residues import ATOM14_NAMES, RESNAMES
+from data_prep.structure.residues import ATOM14_NAMES, RESNAMES
 from pipeline.prediction.fold import Prediction
 from pipeline.prediction.geometry import find_violations
 

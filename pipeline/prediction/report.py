@@ -14,11 +14,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from data_prep.bounded_reading import parse_json, read_table
-from data_prep.release import program
-from data_prep.residues import ATOM37_INDEX, RESNAMES
-from data_prep.structure_bytes import StructureError, atomic_write
-from data_prep.structure_io import read_structure
+from data_prep.files.bounded_reading import parse_json, read_table
+from data_prep.files.release import program
+from data_prep.structure.io import read_structure
+from data_prep.structure.residues import ATOM37_INDEX, RESNAMES
+from data_prep.structure.structure_bytes import StructureError, atomic_write
 from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import SEPARATOR, PredictionRow
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from data_prep.bounded_reading import MAX_TABLE_BYTES, bounded, read_table_bytes
-from data_prep.dataset import StructureDataset
-from data_prep.residues import RESTYPES
+from data_prep.dataset.store import StructureDataset
+from data_prep.files.bounded_reading import MAX_TABLE_BYTES, bounded, read_table_bytes
+from data_prep.structure.residues import RESTYPES
 
 PARENTS = {"U": "C", "O": "K"}
 """Selenocysteine and pyrrolysine differ from these in one atom and in a tail; the model has neither."""

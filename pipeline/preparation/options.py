@@ -5,13 +5,13 @@ import os
 import re
 from pathlib import Path
 
-from data_prep.build import BuildError, read_lines
-from data_prep.confidence import ConfidenceSettings
-from data_prep.filters import METHODS, FilterSettings
-from data_prep.ingest import IngestSettings
-from data_prep.recipes import RECIPES
-from data_prep.release import add_version_option
-from data_prep.splits import SplitSettings
+from data_prep.dataset.build import BuildError, read_lines
+from data_prep.dataset.filters import METHODS, FilterSettings
+from data_prep.dataset.ingest import IngestSettings
+from data_prep.dataset.recipes import RECIPES
+from data_prep.dataset.splits import SplitSettings
+from data_prep.files.release import add_version_option
+from data_prep.structure.confidence import ConfidenceSettings
 
 EXAMPLE = """examples:
   python -m pipeline.prepare --pdb-dir structures/ --out data/ --max-resolution 3 --val-fraction 0.1

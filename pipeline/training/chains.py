@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.dataset import DatasetError, StructureDataset
-from data_prep.record import ProteinRecord
-from pipeline.config import DataConfig
+from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.structure.record import ProteinRecord
+from pipeline.config.schema import DataConfig
 from pipeline.training.sampler import sampling_weights
 
 

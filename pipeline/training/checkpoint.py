@@ -24,9 +24,9 @@ import tree
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from data_prep.bounded_reading import read_json
-from data_prep.checksums import sha256
-from pipeline.tensor_files import write_tensors
+from data_prep.files.bounded_reading import read_json
+from data_prep.files.checksums import sha256
+from pipeline.folding.tensor_files import write_tensors
 from pipeline.training.sharding import like
 
 FORMAT_VERSION = 2

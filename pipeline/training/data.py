@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.record import ProteinRecord
-from data_prep.residues import RESTYPES
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import RESTYPES
 from pipeline.folding.stem import MASKED
-from pipeline.tensor_files import write_tensors
+from pipeline.folding.tensor_files import write_tensors
 
 MASK_STREAM = 0x6D61736B
 """Makes the draws of masked residues other ones than those of substituted residues of the same step."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.folding.model import FoldingModel
 
 

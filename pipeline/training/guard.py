@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from data_prep.structure_bytes import atomic_write
+from data_prep.structure.structure_bytes import atomic_write
 from pipeline.training.feed import StepBatches
 from pipeline.training.sharding import local
 from pipeline.training.trainer import StepResult, Trainer

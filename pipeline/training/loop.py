@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from data_prep.dataset import StructureDataset
-from data_prep.record import ProteinRecord
+from data_prep.dataset.store import StructureDataset
+from data_prep.structure.record import ProteinRecord
 from evaluation.baselines import Baseline, means_in_words, verdict
-from pipeline.config import ConfigError, RunConfig
-from pipeline.run import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, weight_hashes
+from pipeline.config.schema import ConfigError, RunConfig
+from pipeline.runs.directory import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, weight_hashes
 from pipeline.training.chains import panel_records, training_chains, validation_records
 from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from pipeline.training.feed import StepBatches

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from data_prep.residues import ATOM37_INDEX, RESTYPE_ATOM14_MASK
-from pipeline.config import LossConfig
+from data_prep.structure.residues import ATOM37_INDEX, RESTYPE_ATOM14_MASK
+from pipeline.config.schema import LossConfig
 from pipeline.folding.geometry import (
     atom37_to_atom14,
     atom37_to_rigid_groups,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from pipeline.config import OptimizerConfig
+from pipeline.config.schema import OptimizerConfig
 from pipeline.folding.model import FoldingModel
 from pipeline.training.schedule import learning_rate
 

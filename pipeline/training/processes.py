@@ -19,9 +19,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import nn
 
-from pipeline.command import pick_device
-from pipeline.config import ConfigError, RunConfig
-from pipeline.config_layers import dotted_values
+from pipeline.config.command import pick_device
+from pipeline.config.layers import dotted_values
+from pipeline.config.schema import ConfigError, RunConfig
 from pipeline.folding.kernel_choice import require
 from pipeline.folding.model import FoldingModel
 

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from data_prep.signals import handled_by
+from data_prep.files.signals import handled_by
 from pipeline.training.proof import FactorProof, PartCount
 
 PLAIN_PROGRESS_SECONDS = 20.0

@@ -10,12 +10,12 @@ from importlib import resources
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from data_prep.bounded_reading import read_document
-from data_prep.structure_bytes import atomic_write
+from data_prep.files.bounded_reading import read_document
+from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, Standing, means_in_words, read_baselines, standing
 from evaluation.statistics import Estimate, estimate
-from pipeline.figures import curves, scatter
-from pipeline.run import RunDirectory
+from pipeline.pages.figures import curves, scatter
+from pipeline.runs.directory import RunDirectory
 from pipeline.training.tables import read_columns, read_rows
 from pipeline.training.validation import best_step, sample_in_words
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow.csv import ConvertOptions, read_csv
 
-from data_prep.bounded_reading import read_table, read_table_bytes
+from data_prep.files.bounded_reading import read_table, read_table_bytes
 
 
 class TableError(ValueError):

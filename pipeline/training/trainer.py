@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.folding.model import FoldingModel
-from pipeline.run import initial_model, load_parameters, trained_parameters
+from pipeline.runs.directory import initial_model, load_parameters, trained_parameters
 from pipeline.training.chains import TrainingChains
 from pipeline.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from pipeline.training.ema import ExponentialMovingAverage

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from data_prep.record import ProteinRecord
-from data_prep.residues import RESTYPE_ATOM37_MASK, RESTYPES, sequence_to_aatype
-from pipeline.config import RunConfig
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import RESTYPE_ATOM37_MASK, RESTYPES, sequence_to_aatype
+from pipeline.config.schema import RunConfig
 from pipeline.estimate import Estimate
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import Stem

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from data_prep.dataset import StructureDataset
-from data_prep.record import ProteinRecord
+from data_prep.dataset.store import StructureDataset
+from data_prep.structure.record import ProteinRecord
 from evaluation.baselines import Baseline, score_baselines, write_baselines
 from evaluation.lddt import lddt_ca
 from pipeline.folding.model import FoldingModel

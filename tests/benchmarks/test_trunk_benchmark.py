@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("transformers", reason="the rival is transformers' port: pip install '.[lm]'")
 
 from benchmarks import trunk
-from pipeline.config import TrunkConfig
+from pipeline.config.schema import TrunkConfig
 from pipeline.folding.kernel_choice import Selection
 from pipeline.folding.kernels import cuequivariance
 from tests.pipeline.folding import cuequivariance_standin

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_prep.record import ProteinRecord
+from data_prep.structure.record import ProteinRecord
 
 ARRAYS = ("residue_index", "atom37_positions", "atom37_mask", "b_factors", "auth_seq_id", "insertion_code")
 HEADER = ("resolution", "method", "deposition_date", "release_date")

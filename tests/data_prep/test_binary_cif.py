@@ -5,10 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from data_prep.binary_cif import _decode
-from data_prep.message_pack import unpack
-from data_prep.shards import check_storable
-from data_prep.structure_io import StructureError, read_structure, read_structure_file, write_mmcif
+from data_prep.dataset.shards import check_storable
+from data_prep.structure.binary_cif import _decode
+from data_prep.structure.io import StructureError, read_structure, read_structure_file, write_mmcif
+from data_prep.structure.message_pack import unpack
 from tests.data_prep.bcif_bytes import binary_cif, pack
 from tests.data_prep.compare import differences
 from tests.data_prep.pdb_text import chain, residue, seqres, text

@@ -1,4 +1,4 @@
-from data_prep.checksums import CHECKSUMS, damaged_files, write_checksums
+from data_prep.files.checksums import CHECKSUMS, damaged_files, write_checksums
 
 
 def test_any_changed_byte_is_found(tmp_path):

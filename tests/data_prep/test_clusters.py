@@ -5,9 +5,9 @@ from Bio.Align import substitution_matrices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import alignment
-from data_prep.alignment import identity, reaching
-from data_prep.clusters import MIN_SCORE, Similarity, clusters, similarities
+from data_prep.dataset.clusters import MIN_SCORE, Similarity, clusters, similarities
+from data_prep.structure import alignment
+from data_prep.structure.alignment import identity, reaching
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.confidence import ConfidenceSettings, with_confidence
-from data_prep.residues import ATOM37_INDEX
+from data_prep.structure.confidence import ConfidenceSettings, with_confidence
+from data_prep.structure.residues import ATOM37_INDEX
 from tests.data_prep.test_dataset import make_record
 
 

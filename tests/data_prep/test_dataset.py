@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from data_prep import dataset as dataset_module
-from data_prep.dataset import DatasetError, DatasetWriter, Placement, StructureDataset, write_dataset
-from data_prep.ledger import LedgerRow, read_ledger
-from data_prep.record import ProteinRecord
-from data_prep.structure_io import read_structure
+from data_prep.dataset import store as dataset_module
+from data_prep.dataset.ledger import LedgerRow, read_ledger
+from data_prep.dataset.store import DatasetError, DatasetWriter, Placement, StructureDataset, write_dataset
+from data_prep.structure.io import read_structure
+from data_prep.structure.record import ProteinRecord
 from tests.data_prep.compare import differences
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_prep.decimals import read_decimals, read_integers, read_left_aligned
+from data_prep.structure.decimals import read_decimals, read_integers, read_left_aligned
 
 PLAIN = re.compile(r" *[-+]?([0-9]+\.?[0-9]*|\.[0-9]+) *")
 WHOLE = re.compile(r" *-?[0-9]+")

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.clashes import clashing_fractions
-from data_prep.duplicates import ChainQuality, repeated_sequences
-from data_prep.filters import FilterSettings, methods_of, rejection
-from data_prep.recipes import RECIPES
-from data_prep.residues import ATOM37_INDEX
+from data_prep.dataset.duplicates import ChainQuality, repeated_sequences
+from data_prep.dataset.filters import FilterSettings, methods_of, rejection
+from data_prep.dataset.recipes import RECIPES
+from data_prep.structure.clashes import clashing_fractions
+from data_prep.structure.residues import ATOM37_INDEX
 from tests.data_prep.compare import ARRAYS
 from tests.data_prep.test_dataset import make_record
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from data_prep.inputs import find_structures
+from data_prep.dataset.inputs import find_structures
 
 
 def test_every_entry_is_found_once(tmp_path):

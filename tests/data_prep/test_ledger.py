@@ -1,4 +1,4 @@
-from data_prep.ledger import LedgerRow, read_ledger, reasons, write_ledger
+from data_prep.dataset.ledger import LedgerRow, read_ledger, reasons, write_ledger
 
 
 def test_columns_order_and_odd_characters(tmp_path):

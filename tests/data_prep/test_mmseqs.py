@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from data_prep import mmseqs
-from data_prep.clusters import similarities
-from data_prep.mmseqs import MmseqsError, candidate_pairs
+from data_prep.dataset import mmseqs
+from data_prep.dataset.clusters import similarities
+from data_prep.dataset.mmseqs import MmseqsError, candidate_pairs
 from tests.data_prep.test_clusters import mutated, random_sequence
 
 STAND_IN = """#!{python}

@@ -6,8 +6,8 @@ import gemmi
 import numpy as np
 import pytest
 
-from data_prep.residues import ATOM37_INDEX
-from data_prep.structure_io import read_structure, write_mmcif
+from data_prep.structure.io import read_structure, write_mmcif
+from data_prep.structure.residues import ATOM37_INDEX
 from tests.data_prep.pdb_text import atom_line, residue, seqres, text
 
 NAMES = ["GLY", "ALA", "SER", "THR", "VAL", "LEU"]

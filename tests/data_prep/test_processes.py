@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from data_prep.processes import ProcessKilledError, in_processes
+from data_prep.files.workers import ProcessKilledError, in_processes
 
 
 def square(number: int) -> int:
@@ -38,7 +38,7 @@ def test_a_killed_process_is_an_error():
 def test_processes_end_with_their_parent_and_say_nothing(tmp_path):
     """The parent is killed as by a batch system, after an interrupt of the whole group that only it should see."""
     (tmp_path / "parent.py").write_text(
-        "from data_prep.processes import in_processes\n"
+        "from data_prep.files.workers import in_processes\n"
         "from tests.data_prep.test_processes import sleep\n"
         "if __name__ == '__main__':\n"
         "    list(in_processes(sleep, range(2), 2))\n"

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from data_prep import report
-from data_prep.dataset import Placement, StructureDataset, write_dataset
-from data_prep.histograms import histogram
-from data_prep.ledger import LedgerRow
-from data_prep.report import report_page
+from data_prep.dataset import report
+from data_prep.dataset.histograms import histogram
+from data_prep.dataset.ledger import LedgerRow
+from data_prep.dataset.report import report_page
+from data_prep.dataset.store import Placement, StructureDataset, write_dataset
 from tests.data_prep.test_dataset import make_record
 
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from data_prep import bond_geometry, residues, rigid_groups
-from data_prep.residues import ATOM14_NAMES, ATOM_TYPES, RESNAMES, RESTYPES
+from data_prep.structure import bond_geometry, residues, rigid_groups
+from data_prep.structure.residues import ATOM14_NAMES, ATOM_TYPES, RESNAMES, RESTYPES
 from tests.pipeline import golden
 
 pytest_generate_tests = golden.parametrize

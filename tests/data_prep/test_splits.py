@@ -2,8 +2,8 @@ import random
 
 import pytest
 
-from data_prep.clusters import Similarity
-from data_prep.splits import SplitError, SplitSettings, split_by_cluster
+from data_prep.dataset.clusters import Similarity
+from data_prep.dataset.splits import SplitError, SplitSettings, split_by_cluster
 
 
 def example(n: int = 60):

@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from Bio.PDB import MMCIFIO, MMCIFParser, PDBParser
 
-from data_prep import structure_bytes
-from data_prep.residues import ATOM37_INDEX
-from data_prep.shards import check_storable
-from data_prep.structure_bytes import read_text
-from data_prep.structure_io import (
+from data_prep.dataset.shards import check_storable
+from data_prep.structure import structure_bytes
+from data_prep.structure.io import (
     StructureError,
     read_structure,
     read_structure_file,
@@ -25,6 +23,8 @@ from data_prep.structure_io import (
     write_mmcif,
     write_pdb,
 )
+from data_prep.structure.residues import ATOM37_INDEX
+from data_prep.structure.structure_bytes import read_text
 from tests.conftest import case_dir
 from tests.data_prep.compare import differences
 from tests.data_prep.pdb_text import atom_line, chain, residue, seqres, text

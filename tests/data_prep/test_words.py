@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import words
-from data_prep.words import Words, joint_codes
+from data_prep.structure import words
+from data_prep.structure.words import Words, joint_codes
 
 texts = st.integers(1, 12).flatmap(
     lambda w: st.lists(st.text(" ABC1", min_size=w, max_size=w), min_size=1, max_size=20)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from data_prep.record import ProteinRecord
-from data_prep.residues import ATOM37_INDEX
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import ATOM37_INDEX
 from evaluation.command import main
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"

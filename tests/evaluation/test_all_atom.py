@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from data_prep.residues import ATOM37_INDEX, RESTYPE_ATOM37_MASK, sequence_to_aatype
+from data_prep.structure.residues import ATOM37_INDEX, RESTYPE_ATOM37_MASK, sequence_to_aatype
 from evaluation.all_atom import PARTNER, lddt_all
 
 

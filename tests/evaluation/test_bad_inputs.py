@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.structure_io import structure_stem
+from data_prep.structure.io import structure_stem
 from evaluation.targets import structure_files
 
 

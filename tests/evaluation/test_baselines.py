@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from Bio.Align import PairwiseAligner, substitution_matrices
 
-from data_prep.alignment import aligned_positions
-from data_prep.dataset import Placement, StructureDataset, write_dataset
-from data_prep.record import ProteinRecord
-from data_prep.residues import ATOM37_INDEX
-from data_prep.structure_io import read_structure
+from data_prep.dataset.store import Placement, StructureDataset, write_dataset
+from data_prep.structure.alignment import aligned_positions
+from data_prep.structure.io import read_structure
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import ATOM37_INDEX
 from evaluation.baselines import (
     Baseline,
     copied_ca,

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.structure_io import read_structure, write_mmcif
+from data_prep.structure.io import read_structure, write_mmcif
 from evaluation.command import main
 from evaluation.evaluate import STATUSES
 

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from data_prep.structure_io import write_pdb
+from data_prep.structure.io import write_pdb
 from evaluation import evaluate as evaluation
 from evaluation.evaluate import Settings, evaluate
 from evaluation.run import run_targets
@@ -129,7 +129,7 @@ def test_a_killed_process_is_one_line(case, monkeypatch, run, tmp_path):
 def test_a_record_of_a_dataset_is_known_by_its_source(tmp_path, record, walk, sequence):
     from dataclasses import replace
 
-    from data_prep.dataset import Placement, write_dataset
+    from data_prep.dataset.store import Placement, write_dataset
     from evaluation import journal
 
     truth = replace(record(sequence(30, 1), walk(30, 1)), id="x_A", source_sha256="abc")

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.structure_io import write_pdb
+from data_prep.structure.io import write_pdb
 from evaluation.evaluate import Row, Settings
 from evaluation.output import summarise
 from evaluation.plots import distance_differences, write_plots

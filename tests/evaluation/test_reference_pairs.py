@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.structure_io import read_structure
+from data_prep.structure.io import read_structure
 from evaluation.match import match_residues
 from evaluation.score import score_pair
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_prep.residues import ATOM37_INDEX
+from data_prep.structure.residues import ATOM37_INDEX
 from evaluation.match import MatchError
 from evaluation.score import TruthError, score_pair
 

@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.dataset import write_dataset
+from data_prep.dataset.store import write_dataset
 from evaluation.evaluate import Settings, evaluate
 from evaluation.targets import UsageError, pair, read_ids
 
@@ -210,7 +210,7 @@ def dataset(tmp_path, record, sequence):
     """Two validation records and one of training."""
     from dataclasses import replace
 
-    from data_prep.dataset import Placement
+    from data_prep.dataset.store import Placement
 
     records = [replace(record(sequence(20, i)), id=name) for i, name in enumerate(("p_A", "q_A", "r_A"))]
     placements = {"p_A": Placement("val", 0), "q_A": Placement("val", 1), "r_A": Placement("train", 2)}

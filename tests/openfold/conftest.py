@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data_prep import bond_geometry
-from data_prep.residues import RESNAMES
+from data_prep.structure import bond_geometry
+from data_prep.structure.residues import RESNAMES
 
 STEREO_CHEMISTRY = "stereo_chemical_props.txt"
 """Bonds and angles, which OpenFold's repository leaves to be downloaded by a script of its own."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data_prep.residues import ATOM37_INDEX, RESNAMES
+from data_prep.structure.residues import ATOM37_INDEX, RESNAMES
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import atom14_to_atom37, frames_to_atom14, torsions_to_frames
 

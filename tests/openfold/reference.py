@@ -30,7 +30,7 @@ from openfold.utils import loss as loss
 from openfold.utils.rigid_utils import Rigid as Reference
 from openfold.utils.rigid_utils import Rotation
 
-from data_prep import residues, rigid_groups
+from data_prep.structure import residues, rigid_groups
 from pipeline.folding.frames import Rigid
 from tests.openfold.inputs import UNKNOWN, Features, Random
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep.residues import ATOM37_INDEX
+from data_prep.structure.residues import ATOM37_INDEX
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import atom37_to_atom14, atom37_to_rigid_groups, atom37_to_torsions, pseudo_beta
 from pipeline.losses.chi import supervised_chi

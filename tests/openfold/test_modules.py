@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import StructureModuleConfig
+from pipeline.config.schema import StructureModuleConfig
 from pipeline.folding.kernels.common import UPDATE
 from pipeline.folding.structure_module import InvariantPointAttention, StructureModule
 from pipeline.folding.triangle import OuterProductMean, TriangleAttention, TriangleMultiplication

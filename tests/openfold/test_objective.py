@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from data_prep.residues import RESNAMES
-from pipeline.config import LossConfig
+from data_prep.structure.residues import RESNAMES
+from pipeline.config.schema import LossConfig
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import atom14_to_atom37
 from pipeline.folding.model import FoldOutput

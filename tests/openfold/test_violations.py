@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep import bond_geometry
+from data_prep.structure import bond_geometry
 from pipeline.losses.violation import (
     connection_violations,
     extreme_ca_distances,

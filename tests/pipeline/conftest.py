@@ -16,5 +16,5 @@ def demo(tmp_path_factory) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of five files, so that the demo's structures are several."""
-    monkeypatch.setattr("data_prep.blocks.FILES_PER_BLOCK", 5)
-    monkeypatch.setattr("data_prep.build.FILES_PER_BLOCK", 5)
+    monkeypatch.setattr("data_prep.dataset.blocks.FILES_PER_BLOCK", 5)
+    monkeypatch.setattr("data_prep.dataset.build.FILES_PER_BLOCK", 5)

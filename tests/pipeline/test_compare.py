@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from data_prep.dataset import Placement, write_dataset
-from data_prep.release import program
-from data_prep.structure_io import read_structure
+from data_prep.dataset.store import Placement, write_dataset
+from data_prep.files.release import program
+from data_prep.structure.io import read_structure
 from evaluation.baselines import Baseline
 from pipeline import sweep
 from pipeline.compare import main
@@ -30,7 +30,7 @@ from pipeline.comparison.results import (
     paired_differences,
     plateau_end,
 )
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.sweep import Trial, search
 from tests.pipeline.training.small import ROOT, SMALL
 

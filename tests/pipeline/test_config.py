@@ -4,8 +4,7 @@ import tomllib
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig
-from pipeline.config_layers import (
+from pipeline.config.layers import (
     describe_fields,
     dotted_layer,
     dotted_values,
@@ -15,6 +14,7 @@ from pipeline.config_layers import (
     resolve,
     to_toml,
 )
+from pipeline.config.schema import ConfigError, RunConfig
 from pipeline.folding.adapters import PAPER_ALPHA, adapter_alpha
 
 

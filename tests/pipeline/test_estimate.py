@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline import train
-from pipeline.config import RunConfig
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
+from pipeline.config.schema import RunConfig
 from pipeline.estimate import estimate, night
 from pipeline.folding.model import build_model
 from pipeline.training.data import Batch
@@ -37,7 +37,7 @@ def kept_by_a_step(config) -> int:
     aatype = torch.randint(0, 20, (b, n), generator=torch.Generator().manual_seed(0))
     mask, index = torch.ones(b, n), torch.arange(n).repeat(b, 1)
     positions = 10 * torch.randn(b, n, 37, 3, generator=torch.Generator().manual_seed(1))
-    from data_prep.residues import RESTYPE_ATOM37_MASK
+    from data_prep.structure.residues import RESTYPE_ATOM37_MASK
 
     atoms = torch.from_numpy(RESTYPE_ATOM37_MASK)[aatype].float()
     batch = Batch(("a",) * b, aatype, mask, index, positions * atoms[..., None], atoms, torch.ones(b))

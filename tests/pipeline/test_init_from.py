@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipeline import predict, train
-from pipeline.config import RunConfig
-from pipeline.run import RunDirectory, RunError, load_run
+from pipeline.config.schema import RunConfig
+from pipeline.runs.directory import RunDirectory, RunError, load_run
 from tests.pipeline.folding.test_weights import tiny_model
 from tests.pipeline.prepare_demo import dataset_of
 from tests.pipeline.test_initial import assert_same_prediction, hugging_face, ours

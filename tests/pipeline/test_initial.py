@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.config import ConfigError
-from pipeline.config_layers import preset_layer, resolve, to_toml
+from pipeline.config.layers import preset_layer, resolve, to_toml
+from pipeline.config.schema import ConfigError
 from pipeline.folding import hub
 from pipeline.folding.weights import WeightsError, hugging_face_config, to_hugging_face
-from pipeline.initial import check_agreement, load_published, locate, shape_layer, source_config
+from pipeline.runs.initial import check_agreement, load_published, locate, shape_layer, source_config
 from tests.pipeline.folding.test_weights import batch, tiny_config, tiny_model
 from tests.pipeline.test_weights import fair_esm_file
 

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from data_prep.dataset import StructureDataset
-from data_prep.ledger import read_ledger
-from data_prep.structure_io import read_structure, structure_stem, write_mmcif, write_pdb
+from data_prep.dataset.ledger import read_ledger
+from data_prep.dataset.store import StructureDataset
+from data_prep.structure.io import read_structure, structure_stem, write_mmcif, write_pdb
 from pipeline.prepare import main
 from tests.data_prep.compare import differences
 from tests.pipeline.prepare_demo import DEMO, demo_arguments, files_of

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from data_prep import blocks, clusters
-from data_prep.dataset import StructureDataset
-from data_prep.file_lock import locked
+from data_prep.dataset import blocks, clusters
+from data_prep.dataset.store import StructureDataset
+from data_prep.files.lock import locked
 from pipeline.prepare import main
 from tests.pipeline.prepare_demo import demo_arguments, files_of
 
@@ -27,7 +27,7 @@ def test_output_depends_on_neither_processes_nor_the_order_of_files(demo, tmp_pa
             pass
 
     monkeypatch.setattr(os, "scandir", Reversed)
-    monkeypatch.setattr("data_prep.build.MIN_CHAINS_PER_PROCESS", 5)
+    monkeypatch.setattr("data_prep.dataset.build.MIN_CHAINS_PER_PROCESS", 5)
     out = tmp_path / "data"
     assert main(demo_arguments(out, "--jobs", "2")) == 0
     assert files_of(out) == files_of(demo)

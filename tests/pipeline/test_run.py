@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
 from pipeline.folding.model import build_model
-from pipeline.run import (
+from pipeline.folding.tensor_files import write_tensors
+from pipeline.runs.directory import (
     RunDirectory,
     RunError,
     base_stem_parameters,
@@ -14,7 +15,6 @@ from pipeline.run import (
     trained_parameters,
     weight_hashes,
 )
-from pipeline.tensor_files import write_tensors
 
 SMALL = {"trunk": {"blocks": 1, "c_s": 32, "structure_module": {"c_s": 32, "heads": 2, "blocks": 1}}}
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pipeline import compare, export, load_run, predict, train
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.folding import hub
 from pipeline.folding.stem import StemError
-from pipeline.run import RunDirectory, RunError
-from pipeline.run import load_run as read_run
+from pipeline.runs.directory import RunDirectory, RunError
+from pipeline.runs.directory import load_run as read_run
 from tests.pipeline.prepare_demo import dataset_of
 
 SMALL = (

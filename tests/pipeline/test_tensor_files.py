@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.tensor_files import UnreadableError, read_pickle, write_tensors
+from pipeline.folding.tensor_files import UnreadableError, read_pickle, write_tensors
 
 
 def test_a_write_that_fails_is_an_os_error_and_leaves_the_file_before(tmp_path, small_files):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.config_layers import file_layer, resolve
+from pipeline.config.layers import file_layer, resolve
 from pipeline.folding.weights import UNUSED, folding_config, hugging_face_config, to_fair_esm, to_hugging_face
 from pipeline.weights import main, plain, read, read_content
 from tests.pipeline.folding.test_weights import tiny_config, tiny_model
@@ -319,7 +319,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, hugging_face, small_files, caps
 
 def test_a_model_that_is_not_esmfold_stays_ours(tmp_path, capsys):
     """The layout of the LoRTA paper's experiment has no place in ESMFold's files, and says why."""
-    from pipeline.config_layers import to_toml
+    from pipeline.config.layers import to_toml
 
     config = tiny_config(trunk={"pair_update": "outer_product_mean"})
     paper = tiny_model(config)

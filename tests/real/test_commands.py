@@ -14,7 +14,7 @@ import torch
 from esm.data import Alphabet
 
 from pipeline import compare, export, load_run, predict, train
-from pipeline.run import load_run as read_run
+from pipeline.runs.directory import load_run as read_run
 from tests.pipeline.prepare_demo import dataset_of
 
 ROOT = Path(__file__).resolve().parents[2]

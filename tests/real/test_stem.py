@@ -8,9 +8,9 @@ import torch
 from esm.data import Alphabet
 from esm.modules import ContactPredictionHead
 
-from data_prep.residues import ATOM37_INDEX
-from data_prep.structure_io import read_structure
-from pipeline.config import StemConfig
+from data_prep.structure.io import read_structure
+from data_prep.structure.residues import ATOM37_INDEX
+from pipeline.config.schema import StemConfig
 from pipeline.folding.stem import Stem, build_stem, read_tensors
 
 STRUCTURES = Path(__file__).resolve().parents[2] / "pipeline" / "demo_structures"

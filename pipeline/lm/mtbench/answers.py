@@ -9,7 +9,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data_prep.release import program
+from data_prep.files.release import program
 from pipeline.lm.errors import InputError, one_line
 from pipeline.lm.examples import Message, alpaca_prompt
 from pipeline.lm.mtbench.files import Question

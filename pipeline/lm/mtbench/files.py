@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.bounded_reading import parse_json, read_table_bytes
-from pipeline.bundled import bundled_text
+from data_prep.files.bounded_reading import parse_json, read_table_bytes
+from pipeline.config.bundled import bundled_text
 from pipeline.lm.errors import InputError
 from pipeline.lm.records import read_records
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_prep.bounded_reading import MAX_DOCUMENT_BYTES, bounded, parse_json
-from data_prep.release import program
-from pipeline.config import ConfigError
+from data_prep.files.bounded_reading import MAX_DOCUMENT_BYTES, bounded, parse_json
+from data_prep.files.release import program
+from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import StageFailed
 from pipeline.lm.mtbench.files import Question
 

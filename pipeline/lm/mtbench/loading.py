@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import lorta  # noqa: F401 - its tuner is registered with PEFT
-from data_prep.checksums import sha256
+from data_prep.files.checksums import sha256
 from pipeline.lm.errors import InputError
 from pipeline.lm.examples import Message
 from pipeline.lm.hub import named

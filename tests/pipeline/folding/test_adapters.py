@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.config import ADAPTER_METHODS, TRUNK_METHODS, ConfigError
+from pipeline.config.schema import ADAPTER_METHODS, TRUNK_METHODS, ConfigError
 from pipeline.folding.model import build_model
-from pipeline.run import load_parameters, trained_parameters
+from pipeline.runs.directory import load_parameters, trained_parameters
 from pipeline.training.proof import count_parts, factors_of, prove_gradient_path
 from tests.pipeline.folding.test_weights import tiny_config, tiny_model
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import ConfigError, StructureModuleConfig, TrunkConfig
+from pipeline.config.schema import ConfigError, StructureModuleConfig, TrunkConfig
 from pipeline.folding import kernel_choice, trunk
 from pipeline.folding.kernel_choice import OWN, KernelError, Selection, compare, require, select
 from pipeline.folding.kernels import common, cuequivariance

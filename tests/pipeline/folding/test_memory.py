@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.config import StructureModuleConfig, TrunkConfig
+from pipeline.config.schema import StructureModuleConfig, TrunkConfig
 from pipeline.folding.kernels import common
 from pipeline.folding.memory import peak_bytes
 from pipeline.folding.trunk import FoldingTrunk

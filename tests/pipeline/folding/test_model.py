@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.config import RunConfig
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
+from pipeline.config.schema import RunConfig
 from pipeline.folding.adapters import PAPER_ALPHA, adapter_alpha
 from pipeline.folding.model import build_model, sinusoidal_positions
 from pipeline.training.proof import GradientPathError, count_parts, frozen_checksums, prove_gradient_path

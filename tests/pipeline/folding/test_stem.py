@@ -14,8 +14,8 @@ from esm.multihead_attention import MultiheadAttention
 from safetensors.torch import load_file, save_file
 
 import lorta
-from data_prep.residues import RESTYPES, sequence_to_aatype
-from pipeline.config import StemConfig
+from data_prep.structure.residues import RESTYPES, sequence_to_aatype
+from pipeline.config.schema import StemConfig
 from pipeline.folding import esm2_names, hub
 from pipeline.folding.stem import DEMO_STEM, FusedAttention, StemError, build_stem, canonical_name, parameter_hash
 

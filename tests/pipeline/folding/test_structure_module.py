@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.config import StructureModuleConfig
+from pipeline.config.schema import StructureModuleConfig
 from pipeline.folding.frames import Rigid
 from pipeline.folding.structure_module import InvariantPointAttention, StructureModule
 from tests.pipeline import golden

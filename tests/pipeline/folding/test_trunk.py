@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.config import StructureModuleConfig, TrunkConfig
+from pipeline.config.schema import StructureModuleConfig, TrunkConfig
 from pipeline.folding.kernels import common
 from pipeline.folding.kernels.common import BLOCK_NUMBERS, Plan
 from pipeline.folding.trunk import FoldingTrunk, RelativePosition, TrunkBlock, dropout_mask, recycle_distogram

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import Stem
 from pipeline.folding.weights import (

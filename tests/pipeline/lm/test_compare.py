@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from data_prep.release import program, release
+from data_prep.files.release import program, release
 from pipeline import lm_compare
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.lm.engine import Interrupted
 from pipeline.lm.grid import Grid, cells, parse_method, read_grid
 from tests.pipeline.lm.conftest import table

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError
 from pipeline.lm.glue import TASKS, Example, find_task, load_task, to_example
 from pipeline.lm.settings import DataSettings

@@ -16,7 +16,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError
 from pipeline.lm.models import load_causal_lm, load_classifier, prepare_base
 from pipeline.lm.settings import ModelSettings

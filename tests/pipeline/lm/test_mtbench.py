@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, set_seed
 
-from data_prep.release import program
+from data_prep.files.release import program
 from pipeline import mtbench, sft
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.mtbench.answers import TEMPERATURES, chat_prompt, generate
 from pipeline.lm.mtbench.files import GrowingFile, answer_key, judge_prompts, judgment_key, read_questions

@@ -4,8 +4,8 @@ import argparse
 
 import pytest
 
-from pipeline.config import ConfigError
-from pipeline.config_layers import dotted_layer, resolve
+from pipeline.config.layers import dotted_layer, resolve
+from pipeline.config.schema import ConfigError
 from pipeline.lm.command_line import add_stage_options, configuration, default_out, numbers, stage_defaults
 from pipeline.lm.grid import grid_names, read_grid
 from pipeline.lm.settings import STAGES, NluConfig, SftConfig, preset_layer, preset_names, stage_of_preset

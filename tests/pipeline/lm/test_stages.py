@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerState
 
 import pipeline.lm.engine
-from data_prep.release import program, release
+from data_prep.files.release import program, release
 from pipeline import dpo, mtbench, nlu, sft
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun
 from pipeline.lm.settings import METHODS, TrainingSettings

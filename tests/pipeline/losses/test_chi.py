@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_prep.residues import CHI_MASK, RESTYPES
+from data_prep.structure.residues import CHI_MASK, RESTYPES
 from pipeline.losses.chi import supervised_chi
 from tests.pipeline import golden
 

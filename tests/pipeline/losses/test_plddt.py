@@ -2,7 +2,7 @@
 
 import torch
 
-from data_prep.residues import ATOM37_INDEX
+from data_prep.structure.residues import ATOM37_INDEX
 from pipeline.losses.plddt import lddt_bins, lddt_ca, plddt_loss, predicted_plddt
 from tests.pipeline import golden
 

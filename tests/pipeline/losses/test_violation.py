@@ -2,8 +2,8 @@
 
 import torch
 
-from data_prep import bond_geometry
-from data_prep.residues import ATOM37_VDW_RADIUS, RESNAMES, RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
+from data_prep.structure import bond_geometry
+from data_prep.structure.residues import ATOM37_VDW_RADIUS, RESNAMES, RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import frames_to_atom14, torsions_to_frames
 from pipeline.losses import violation

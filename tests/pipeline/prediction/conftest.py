@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import RunConfig
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
+from pipeline.config.schema import RunConfig
 from pipeline.folding.model import FoldingModel
 from pipeline.predict import main
-from pipeline.run import RunDirectory, initial_model, trained_parameters, weight_hashes
+from pipeline.runs.directory import RunDirectory, initial_model, trained_parameters, weight_hashes
 from pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from pipeline.weights import WRITERS, Converted
 

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.prediction import engine
 from pipeline.prediction.batching import by_length
 from pipeline.prediction.engine import Plan

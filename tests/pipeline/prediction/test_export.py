@@ -6,9 +6,9 @@ import torch
 
 import lorta
 from pipeline import load_run
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
 from pipeline.export import main
-from pipeline.initial import shape_layer, source_config
+from pipeline.runs.initial import shape_layer, source_config
 from tests.pipeline.prediction.conftest import make_run
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.residues import sequence_to_aatype
-from data_prep.structure_io import read_structure
+from data_prep.structure.io import read_structure
+from data_prep.structure.residues import sequence_to_aatype
 from pipeline.prediction.aligned_error import AlignedError
 from pipeline.prediction.files import format_aligned_error, write_files
 from pipeline.prediction.fold import PredictionError, fold_batch

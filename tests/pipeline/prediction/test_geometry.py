@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.residues import RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
-from data_prep.structure_io import read_structure
+from data_prep.structure.io import read_structure
+from data_prep.structure.residues import RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
 from pipeline.losses.violation import clash_violations, connection_violations
 from pipeline.prediction.geometry import GeometryCounts, find_violations
 

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from data_prep.structure_io import read_structure
+from data_prep.structure.io import read_structure
 from pipeline.predict import main
 from tests.pipeline.training.test_other_device import run_on
 

@@ -7,8 +7,8 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from data_prep.residues import RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37, RESTYPES
-from data_prep.structure_io import read_structure
+from data_prep.structure.io import read_structure
+from data_prep.structure.residues import RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37, RESTYPES
 from pipeline.prediction import worker as worker_module
 from pipeline.prediction.fold import Prediction
 from pipeline.prediction.geometry import GeometryCounts, find_violations

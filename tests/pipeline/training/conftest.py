@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.dataset import Placement, write_dataset
-from data_prep.structure_io import read_structure
+from data_prep.dataset.store import Placement, write_dataset
+from data_prep.structure.io import read_structure
 from pipeline.train import main
 from tests.pipeline.training.small import ROOT
 

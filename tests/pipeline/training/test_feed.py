@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import DatasetError, Placement, StructureDataset, write_dataset
-from data_prep.record import ProteinRecord
-from data_prep.residues import ATOM37_INDEX
+from data_prep.dataset.store import DatasetError, Placement, StructureDataset, write_dataset
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import ATOM37_INDEX
 from evaluation.baselines import read_baselines
-from pipeline.config import DataConfig
+from pipeline.config.schema import DataConfig
 from pipeline.training.chains import ChainSource, TrainingChains, training_chains, validation_records
 from pipeline.training.feed import Feed
 from pipeline.training.sampler import CropSchedule, StepSampler

@@ -10,15 +10,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from data_prep.dataset import StructureDataset, write_dataset
+from data_prep.dataset.store import StructureDataset, write_dataset
 from evaluation.baselines import read_baselines, score_baselines
-from pipeline.config import ConfigError, OptimizerConfig
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
+from pipeline.config.schema import ConfigError, OptimizerConfig
 from pipeline.folding import trunk
 from pipeline.folding.kernel_choice import KernelError, Selection
 from pipeline.folding.model import build_model
 from pipeline.prediction.loading import Source, load
-from pipeline.run import RunError, load_run
+from pipeline.runs.directory import RunError, load_run
 from pipeline.train import main
 from pipeline.training import loop, trainer
 from pipeline.training.freezing import freeze

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.structure_io import read_structure
-from pipeline.config import LossConfig
+from data_prep.structure.io import read_structure
+from pipeline.config.schema import LossConfig
 from pipeline.folding.geometry import atom37_to_atom14, atom37_to_rigid_groups, atom37_to_torsions
 from pipeline.folding.model import FoldOutput
 from pipeline.folding.stem import MASKED

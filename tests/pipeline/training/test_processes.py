@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import ConfigError
-from pipeline.config_layers import preset_layer, resolve
+from pipeline.config.layers import preset_layer, resolve
+from pipeline.config.schema import ConfigError
 from pipeline.train import main
 from pipeline.training import processes as processes_module
 from pipeline.training.processes import Processes

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from evaluation.baselines import Baseline, write_baselines
-from pipeline.config_layers import preset_layer, resolve, to_toml
-from pipeline.run import RunDirectory
+from pipeline.config.layers import preset_layer, resolve, to_toml
+from pipeline.runs.directory import RunDirectory
 from pipeline.training import report
 from pipeline.training.loop import TIMING, VALIDATION
 from pipeline.training.report import read_page, write_pages

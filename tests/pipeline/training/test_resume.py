@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from pipeline.run import RunDirectory
+from pipeline.runs.directory import RunDirectory
 from pipeline.train import main
 from pipeline.training import loop
 from pipeline.training.progress import Clock

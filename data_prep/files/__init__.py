@@ -1,0 +1,1 @@
+"""Files of any content: bounded reading, checksums, locks, names, worker processes."""

@@ -1,0 +1,1 @@
+"""PDB, mmCIF and BinaryCIF files to protein records and back."""

@@ -1,0 +1,1 @@
+"""What decides a run: the configuration, its layers, what commands share."""
