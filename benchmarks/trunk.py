@@ -28,10 +28,6 @@ pass, as its own configuration cannot, and ``--checkpoint both`` ours too, as ``
 of this is measured, and the speed-up is said without it too. The port attends over all rows at once unless
 --chunk-size is given.
 
-On CUDA, where cuEquivariance is installed and agrees with our kernels (docs/method.md), it is a third: the same blocks
-with its triangle updates, for lengths that it has kernels for. Its results have to be the port's too, within the bounds
-above.
-
 Allocation is much of the time of large pair representations: MALLOC_* variables of the environment are in the JSON.
 """
 
@@ -44,7 +40,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -53,8 +49,6 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config.schema import TrunkConfig
-from pipeline.folding.kernel_choice import select
-from pipeline.folding.kernels import cuequivariance
 from pipeline.folding.kernels.common import ADDED, Plan
 from pipeline.folding.trunk import FoldingTrunk, TrunkBlock
 from pipeline.prediction.memory import Peak
@@ -174,7 +168,6 @@ def training_call(model: nn.Module, data: Inputs) -> Call:
 
 NAMES = ("ours", "port")
 CHECKPOINTED = {"none": (), "port": ("port",), "both": NAMES}
-FOREIGN = "cuequivariance"
 CALLS = {"forward": forward_call, "forward + backward": training_call}
 OUTPUT_TENSORS = 2
 """The first of what a call gives."""
@@ -289,8 +282,6 @@ def row(passes: dict[str, Passes], floor: float, **what: object) -> dict:
     """Medians, speed-up and share of the floor."""
     ratios = [port / own for own, port in zip(passes["ours"].seconds, passes["port"].seconds, strict=True)]
     median = statistics.median(passes["ours"].seconds)
-    if FOREIGN in passes:
-        what |= {f"{FOREIGN}_s": statistics.median(passes[FOREIGN].seconds)}
     return what | {
         "ours_s": median,
         "port_s": statistics.median(passes["port"].seconds),
@@ -307,7 +298,6 @@ def compare(config: TrunkConfig, length: int, options: argparse.Namespace, rate:
     checkpointed = CHECKPOINTED[options.checkpoint]
     models = pair_of_models(config, options.chunk_size, checkpointed, options.device)
     agreed = agreement(models, config, length, options.device)
-    models |= foreign(models, config, length, options.device)
     data = inputs(config, length, options.device)
     one_block = operations(forward_call(Blocks(models["ours"].blocks[:1]), data))
     floor = config.blocks * one_block / rate
@@ -315,14 +305,13 @@ def compare(config: TrunkConfig, length: int, options: argparse.Namespace, rate:
         passes = measure(
             {name: CALLS[kind](model, data) for name, model in models.items()}, options.rounds, options.device
         )
-        for name in (name for name in reversed(passes) if name != "port"):
-            found = differences(passes[name].result, passes["port"].result)
-            outputs, gradients = max(found[:OUTPUT_TENSORS]), max(found[OUTPUT_TENSORS:], default=0.0)
-            require(
-                outputs < OUTPUTS and gradients < GRADIENTS,
-                f"{length} residues, {name}: outputs differ by {outputs:.2g} and gradients by {gradients:.2g}, "
-                f"allowed {OUTPUTS:g} and {GRADIENTS:g}",
-            )
+        found = differences(passes["ours"].result, passes["port"].result)
+        outputs, gradients = max(found[:OUTPUT_TENSORS]), max(found[OUTPUT_TENSORS:], default=0.0)
+        require(
+            outputs < OUTPUTS and gradients < GRADIENTS,
+            f"{length} residues: outputs differ by {outputs:.2g} and gradients by {gradients:.2g}, "
+            f"allowed {OUTPUTS:g} and {GRADIENTS:g}",
+        )
         work = floor if kind == "forward" else 3 * floor
         entry = row(passes, work, length=length, what=kind, outputs_differ=outputs, gradients_differ=gradients) | agreed
         if kind != "forward" and checkpointed:
@@ -330,14 +319,6 @@ def compare(config: TrunkConfig, length: int, options: argparse.Namespace, rate:
             once = {name: passes[name].seconds[-1] - again[name] for name in NAMES}
             entry |= {"recomputation_s": again, "speed_up_without": once["port"] / once["ours"]}
         yield entry
-
-
-def foreign(models: dict[str, nn.Module], config: TrunkConfig, length: int, device: str) -> dict[str, nn.Module]:
-    """Our blocks with the triangle updates of cuEquivariance, by its name; nothing where there is none."""
-    if length <= cuequivariance.SHORT or select("auto", torch.device(device), config, torch.float32).name != FOREIGN:
-        return {}
-    plan = replace(models["ours"].options["plan"], cuequivariance=True)
-    return {FOREIGN: Blocks(models["ours"].blocks, models["ours"].checkpointed, mask=None, plan=plan)}
 
 
 def component_calls(block: nn.Module, data: Inputs, port: bool) -> dict[str, Callable[[], Tensor]]:
@@ -426,10 +407,6 @@ def show(entry: dict) -> None:
     memory = " / ".join(f"{value:.0f}" for value in entry["peak_mb"].values())
     rest = f"{f'{low:.2f}-{high:.2f}':>13}{entry['floor_s']:>9.3f}{entry['share_of_floor']:>7.0%}{memory:>15}"
     print(f"{entry['length']:>5} {entry['what']:<36}{times}{rest}", flush=True)
-    if f"{FOREIGN}_s" in entry:
-        seconds = entry[f"{FOREIGN}_s"]
-        text = f"{seconds:.3f} s, {entry['port_s'] / seconds:.2f} times as fast as the port"
-        print(f"      with cuEquivariance's triangle updates: {text}", flush=True)
     if "recomputation_s" in entry:
         ours, port = (entry["recomputation_s"][name] for name in NAMES)
         text = f"without recomputation (ours {ours:.3f} s, the port {port:.3f} s): speed-up"

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -26,8 +26,7 @@ from pipeline.config.command import (
     pick_device,
     run_command,
 )
-from pipeline.config.schema import MAX_THREADS, ConfigError, Kernels
-from pipeline.folding.kernel_choice import KernelError, require
+from pipeline.config.schema import MAX_THREADS, ConfigError
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.prediction.directory import PredictionDirectory, Shard
@@ -114,13 +113,6 @@ def parser() -> argparse.ArgumentParser:
         "--batch-residues", type=int, default=MAX_RESIDUES, metavar="N",
         help=f"residues folded together, if memory is enough; 1: one sequence at a time (default: {MAX_RESIDUES})",
     )  # fmt: skip
-    machine.add_argument(
-        "--kernels",
-        choices=get_args(Kernels),
-        default="auto",
-        help="of the triangle updates: own; cuequivariance: NVIDIA's, on CUDA, an error if they are not installed or "
-        "disagree with own; auto: NVIDIA's if they are and do not, else own (default: auto)",
-    )
     machine.add_argument("--cpu-threads", type=int, default=0, metavar="N", help="default: that of the run")
     return p
 
@@ -153,8 +145,6 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"--overwrite with {other}: the one deletes what the other goes on with: choose")
         shard = _shard(arguments.shard)
         picked = [pick_device(name) for name in arguments.device.split(",")]
-        for device in picked:
-            require(arguments.kernels, device)
         devices = tuple(map(str, picked))
         memory = parse_size(arguments.max_memory) if arguments.max_memory else None
         if arguments.batch_residues < 1:
@@ -180,7 +170,6 @@ def main(argv: list[str] | None = None) -> int:
             max_memory=memory,
             max_residues=arguments.batch_residues,
             cpu_threads=arguments.cpu_threads,
-            kernels=arguments.kernels,
         )
         settings = {"model": loaded.fingerprint, "recycles": recycles, "format": arguments.format}
         about = {"version": release(), "run": arguments.run, "description": loaded.description, "step": loaded.step}
@@ -216,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         body,
         parser().parse_args(argv),
         usage_errors=(InputError, RunError, StemError, WeightsError, DatasetError, RelaxationError),
-        failures=(PredictionError, KernelError),
+        failures=(PredictionError,),
     )
 
 

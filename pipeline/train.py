@@ -31,7 +31,6 @@ from pipeline.config.layers import (
 )
 from pipeline.config.schema import ADAPTER_METHODS, TRUNK_METHODS, ConfigError, RunConfig
 from pipeline.estimate import estimate, night, report
-from pipeline.folding.kernel_choice import KernelError
 from pipeline.folding.stem import DEMO_STEM, ESM2_SHAPES, StemError, is_hub_name
 from pipeline.folding.weights import WeightsError
 from pipeline.prediction.memory import is_out_of_memory
@@ -378,7 +377,7 @@ def main(argv: list[str] | None = None) -> int:
         body,
         arguments,
         usage_errors=(StemError, WeightsError, RunError, DatasetError, ConfigError, TableError),
-        failures=(TrainingError, GradientPathError, KernelError),
+        failures=(TrainingError, GradientPathError),
     )
 
 

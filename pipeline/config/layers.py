@@ -30,6 +30,10 @@ Resolved = TypeVar("Resolved")
 """The class of a resolved configuration."""
 
 
+RETIRED_FIELDS = ("training.kernels",)
+"""Fields of earlier versions: left out of a configuration that has them, such as that of an old run."""
+
+
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
     return bundled_names("pipeline", "presets", ".toml")
@@ -115,6 +119,10 @@ def resolve(*layers: Mapping[str, Any], kind: type[Resolved] = RunConfig) -> Res
     values: dict[str, Any] = {}
     for layer in layers:
         values = merge(values, layer)
+    if kind is RunConfig:
+        for section, name in (field.split(".") for field in RETIRED_FIELDS):
+            if isinstance(values.get(section), dict):
+                values[section].pop(name, None)
     try:
         # Through JSON: in strict mode pydantic takes sections from JSON objects, from Python dictionaries it does not.
         return TypeAdapter(kind).validate_json(json.dumps(values, default=str))

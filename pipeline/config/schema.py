@@ -22,7 +22,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 DropoutRate = Annotated[float, Field(ge=0, lt=0.5)]
-Kernels = Literal["auto", "own", "cuequivariance"]
 
 ADAPTER_METHODS = ("none", "full", *lorta.METHODS)
 """What ``adapter.method`` can be."""
@@ -292,9 +291,6 @@ class TrainingConfig(Strict):
     """Stop after so many rounds of validation in a row without a better mean lDDT-Calpha; 0: never."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     """With several processes: weights copied to each (ddp) or sharded over them (fsdp2)."""
-    kernels: Kernels = "auto"
-    """Of the trunk's triangle updates. ``auto``: NVIDIA's cuEquivariance on a CUDA device if it is installed and agrees
-    with our own there, else ``own``; ``cuequivariance``: an error if it is not or does not (docs/method.md)."""
     compile: bool = False
     """Compile the blocks of the trunk with torch.compile."""
     deterministic: bool = False

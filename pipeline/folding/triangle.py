@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.folding.initialization import linear
-from pipeline.folding.kernels import cuequivariance
 from pipeline.folding.kernels.attention import TriangleSelfAttention
-from pipeline.folding.kernels.common import UPDATE, Plan, eagerly, product_dtype
+from pipeline.folding.kernels.common import UPDATE, Plan, eagerly
 from pipeline.folding.kernels.multiplication import TriangleProduct
 from pipeline.folding.projection import bias_of, weight_of
 
@@ -21,8 +20,7 @@ from pipeline.folding.projection import bias_of, weight_of
 class TriangleMultiplication(nn.Module):
     """Triangle multiplicative update (Algorithm 11 outgoing edges, Algorithm 12 incoming edges).
 
-    The two projections and their gates are one matrix product. ``kernels/multiplication.py`` computes, or
-    cuEquivariance if the plan names it and no number of rows, which it cannot keep to.
+    The two projections and their gates are one matrix product. ``kernels/multiplication.py`` computes.
     """
 
     def __init__(self, c_z: int, c_hidden: int, *, outgoing: bool) -> None:
@@ -46,11 +44,7 @@ class TriangleMultiplication(nn.Module):
         ``keep`` is a dropout mask that broadcasts to ``z``; ``plan`` says whether the update is added to ``z``.
         """
         inputs = (self.linear_a_p, self.linear_b_p, self.linear_a_g, self.linear_b_g)
-        hidden, channels = self.linear_a_p.weight.shape
-        taken = cuequivariance.takes_multiplication(z.shape[1], channels, hidden, product_dtype(z))
-        foreign = plan.cuequivariance and not plan.rows and taken
-        compute = cuequivariance.triangle_multiplication if foreign else TriangleProduct.apply
-        return compute(
+        return TriangleProduct.apply(
             z,
             mask,
             keep,
@@ -106,10 +100,7 @@ class TriangleAttention(nn.Module):
     ) -> torch.Tensor:
         """As ``TriangleMultiplication.forward``."""
         norm, weights = self.layer_norm, self.mha.weights()
-        width = len(weights[1]) // self.mha.num_heads
-        foreign = plan.cuequivariance and cuequivariance.takes_attention(z.shape[1], width, product_dtype(z))
-        compute = cuequivariance.triangle_attention if foreign else TriangleSelfAttention.apply
-        return compute(
+        return TriangleSelfAttention.apply(
             z,
             mask,
             keep,

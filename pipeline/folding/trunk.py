@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.config.schema import Kernels, TrunkConfig
+from pipeline.config.schema import TrunkConfig
 from pipeline.folding.initialization import linear
-from pipeline.folding.kernel_choice import Selection, select
 from pipeline.folding.kernels.attention import PairBias
-from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows, eagerly, product_dtype
+from pipeline.folding.kernels.common import ADDED, UPDATE, Plan, automatic_rows, eagerly
 from pipeline.folding.kernels.transition import Transition
 from pipeline.folding.memory import waiting_blocks
 from pipeline.folding.projection import bias_of, weight_of
@@ -214,21 +213,12 @@ class FoldingTrunk(nn.Module):
         self.trunk2sm_z = linear(c_z, sm.c_z)
         self.structure_module = StructureModule(sm)
         self.chunk_size = config.chunk_size
-        self.kernels: Kernels = "auto"
 
     def set_chunk_size(self, size: int | None) -> None:
         """Rows of the pair representation to work on at a time from now on; None or 0: automatic."""
         if size is not None and size < 0:
             raise ValueError(f"chunk size {size}: expected a number of rows, or 0 for an automatic one")
         self.chunk_size = size or 0
-
-    def set_kernels(self, choice: Kernels) -> None:
-        """What computes the triangle updates from now on, as ``training.kernels``; see ``kernel_choice.select``."""
-        self.kernels = choice
-
-    def selected_kernels(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Selection:
-        """What ``set_kernels`` comes to on ``device`` with matrix products in ``dtype``; raises as ``select``."""
-        return select(self.kernels, device, self.config, dtype)
 
     def chunk_size_for(self, length: int) -> int:
         """Rows that the largest kernel works on at a time for chains of ``length``."""
@@ -262,7 +252,6 @@ class FoldingTrunk(nn.Module):
         plan = Plan(
             rows=self.chunk_size,
             overwrite=True,
-            cuequivariance=self.selected_kernels(pair.device, product_dtype(pair)).name == "cuequivariance",
             waiting=waiting_blocks(self.config),
         )
         padding = None if bool(mask.all()) else mask  # found out once: it takes a wait for the device

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.config.command import pick_device
-from pipeline.config.schema import Kernels
 from pipeline.prediction.batching import batches, by_length, shared
 from pipeline.prediction.fold import PredictionError
 from pipeline.prediction.loading import Loaded, Source, load
@@ -38,14 +37,12 @@ class Plan:
     """Per batch, with padding."""
     cpu_threads: int
     """0: as many as torch finds cores, shared by the processes."""
-    kernels: Kernels = "auto"
-    """Of the trunk's triangle updates, as ``training.kernels``."""
 
 
 def run(plan: Plan, loaded: Loaded, queries: Sequence[Query]) -> Iterator[Event]:
     """Fold and write ``queries``; with several devices in one process each, which load the model themselves.
 
-    Raises PredictionError where no process can work, KernelError and ConfigError as ``kernel_choice.select``.
+    Raises PredictionError where no process can work.
     """
     groups = shared(queries)
     firsts = by_length(group[0] for group in groups.values())
@@ -53,7 +50,6 @@ def run(plan: Plan, loaded: Loaded, queries: Sequence[Query]) -> Iterator[Event]
         yield from _run_processes(plan, groups, firsts)
         return
     worker = _worker(plan, loaded, plan.devices[0], 1)
-    yield from _kernels(worker)
     for batch in batches(firsts, worker, plan.max_residues):
         yield from worker.process(batch, groups)
 
@@ -64,7 +60,6 @@ def _worker(plan: Plan, loaded: Loaded, device: str, processes: int) -> Worker:
         threads = max(1, torch.get_num_threads() // processes)
     if threads:
         torch.set_num_threads(threads)
-    loaded.model.trunk.set_kernels(plan.kernels)
     return Worker(
         loaded.model,
         pick_device(device),
@@ -73,13 +68,6 @@ def _worker(plan: Plan, loaded: Loaded, device: str, processes: int) -> Worker:
         max_memory=plan.max_memory,
         share=SHARE / processes,
     )
-
-
-def _kernels(worker: Worker) -> Iterator[str]:
-    """A line on what computes, where there is one."""
-    said = worker.model.trunk.selected_kernels(worker.device).said
-    if said:
-        yield said
 
 
 def _run_processes(plan: Plan, groups: dict[str, list[Query]], firsts: list[Query]) -> Iterator[Event]:
@@ -155,8 +143,6 @@ def _serve(connection: multiprocessing.connection.Connection, plan: Plan, device
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
     try:
         worker = _worker(plan, load(plan.source), device, sharing)
-        for line in _kernels(worker):
-            connection.send(line)
         while True:
             connection.send(None)
             portion, groups = connection.recv()

@@ -71,7 +71,7 @@ def train(
         clock: when the invocation ends, and when checkpoints are due beside those by steps.
 
     Raises:
-        TrainingError, GradientPathError, KernelError: the run failed.
+        TrainingError, GradientPathError: the run failed.
         Interrupted: Ctrl-C or SIGTERM on any process, after saving.
         TimeUp: the time of the invocation is over, after saving.
         RunError: the run is another one, damaged, or being trained by another process.
@@ -111,8 +111,6 @@ def _session(
         load_stem(trainer.model, run)
     parts = count_parts(trainer.model)
     report_parameters(parts, console)
-    if trainer.kernels.said:
-        console.print(trainer.kernels.said, markup=False)
     sample = trainer.feed.first_sample(1).to(trainer.device)
     terms: list[str] = []
 
@@ -124,7 +122,7 @@ def _session(
     report_proof(prove_gradient_path(trainer.model, rehearsal, config.training.seed), console)
     if not resumed and processes.is_main:
         counts = {part.part: {"total": part.total, "trainable": part.trainable} for part in parts}
-        facts = {"processes": processes.count, "kernels": trainer.kernels.name, "parameters": counts}
+        facts = {"processes": processes.count, "parameters": counts}
         run.create(config, info | facts | weight_hashes(trainer.model), trainer.model)
     elif resumed and not run.trained_with(frozen_sha256=frozen_hash(trainer.model)):
         raise RunError(f"{run.path}: the weights that do not train differ from those that the run started with")

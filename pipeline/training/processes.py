@@ -22,7 +22,6 @@ from torch import nn
 from pipeline.config.command import pick_device
 from pipeline.config.layers import dotted_values
 from pipeline.config.schema import ConfigError, RunConfig
-from pipeline.folding.kernel_choice import require
 from pipeline.folding.model import FoldingModel
 
 PATIENCE = timedelta(hours=1)
@@ -82,7 +81,7 @@ class Processes:
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
         """Join the group; trackers write to ``folder``.
 
-        Raises ConfigError: an unknown device, settings that do not go together, a tracker or kernels that are not
+        Raises ConfigError: an unknown device, settings that do not go together, a tracker that is not
         installed.
         """
         training, count = config.training, launched_processes()
@@ -119,7 +118,6 @@ class Processes:
         if training.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        require(training.kernels, self.device)
         self.sharded = training.parallel == "fsdp2" and count > 1
 
     @property

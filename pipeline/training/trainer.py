@@ -57,7 +57,7 @@ class StepResult:
 
 
 class Trainer:
-    """State of a run between steps. Making one raises KernelError and ConfigError as ``kernel_choice.select``."""
+    """State of a run between steps."""
 
     def __init__(
         self, config: RunConfig, chains: TrainingChains, processes: Processes, model: FoldingModel | None = None
@@ -69,9 +69,6 @@ class Trainer:
         self.chains = chains
         self.model: FoldingModel = (model or initial_model(config)).to(self.device)
         self.model.train()
-        self.model.trunk.set_kernels(config.training.kernels)
-        dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
-        self.kernels = self.model.trunk.selected_kernels(self.device, dtype)
         self.feed = Feed(
             chains,
             make_sampler(chains, config),

@@ -9,9 +9,6 @@ pytest.importorskip("transformers", reason="the rival is transformers' port: pip
 
 from benchmarks import trunk
 from pipeline.config.schema import TrunkConfig
-from pipeline.folding.kernel_choice import Selection
-from pipeline.folding.kernels import cuequivariance
-from tests.pipeline.folding import cuequivariance_standin
 
 SMALL = ["--c-s", "32", "--c-z", "16", "--head-width", "8", "--rounds", "1"]
 CONFIG = TrunkConfig(
@@ -75,24 +72,3 @@ def test_a_run_with_recomputed_blocks(tmp_path, capsys, whose):
     assert training["outputs_differ"] < 1e-5 and training["float64_difference"] < 1e-12
     assert [point["length"] for point in result["curve"]] == [20]
     assert "without recomputation (ours " in capsys.readouterr().out
-
-
-def test_cuequivariance_is_timed_beside_them(monkeypatch, tmp_path, capsys):
-    """A stand-in, as on a GPU where it agrees; one that is wrong is not timed."""
-    monkeypatch.setattr(cuequivariance, "SHORT", 4)
-    monkeypatch.setattr(cuequivariance, "SHORT_NARROW", 4)
-    monkeypatch.setattr(trunk, "select", lambda *_: Selection("cuequivariance"))
-    cuequivariance_standin.install(monkeypatch)
-    out = tmp_path / "figures.json"
-    options = ["--lengths", "12", "--c-s", "32", "--c-z", "32", "--head-width", "8", "--rounds", "2"]
-    trunk.main([*options, "--out", str(out)])
-    rows = json.loads(out.read_text())["rows"]
-    assert all(
-        row["cuequivariance_s"] > 0 and set(row["peak_mb"]) == {"ours", "port", "cuequivariance"} for row in rows
-    )
-    assert cuequivariance_standin.calls == {"multiplication": 8, "attention": 8}
-    assert capsys.readouterr().out.count("with cuEquivariance's triangle updates: ") == 2
-    right = cuequivariance_standin.triangle_attention
-    cuequivariance_standin.install(monkeypatch, triangle_attention=lambda *a, **k: 1.1 * right(*a, **k))
-    with pytest.raises(SystemExit, match="12 residues, cuequivariance: outputs differ"):
-        trunk.main(options)

@@ -200,3 +200,7 @@ def test_help_says_every_field_and_what_is_written_of_it():
     assert "angstrom per internal unit of length." in text
     assert all(len(line) <= 110 for line in text.splitlines())
     assert dotted_layer([text.split()[0], "x"]) == {"init": {"weights": "x"}}
+
+
+def test_fields_of_an_earlier_version_are_left_out():
+    assert resolve({"training": {"kernels": "cuequivariance", "seed": 3}}).training.seed == 3

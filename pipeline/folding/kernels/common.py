@@ -32,8 +32,6 @@ class Plan:
     """Return the input plus the update instead of the update."""
     overwrite: bool = False
     """Write the result over the input; only without gradients, and only with ``add``."""
-    cuequivariance: bool = False
-    """Leave the triangle updates to ``kernels.cuequivariance`` where it takes them."""
     waiting: int = 1
     """Blocks that wait for their backward pass at one time, this one included; 0: there will be none."""
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.folding import trunk
-from pipeline.folding.kernel_choice import KernelError, Selection
 from pipeline.predict import main, parse_size
 from pipeline.prediction import worker as worker_module
 from pipeline.prediction.fold import fold_batch
@@ -223,22 +221,3 @@ def test_mistakes_are_one_line(predict, fasta, capsys, tmp_path, arguments, mess
 
 def test_sizes():
     assert parse_size("512M") == 512 << 20 and parse_size("1.5GiB") == 3 << 29 and parse_size("20g") == 20 << 30
-
-
-def test_kernels(predict, fasta, monkeypatch, capsys):
-    """By name not on a CPU; where they are used it is said; a comparison that fails ends the command."""
-    sequences = fasta(b=SEQUENCES["b"])
-    predict(sequences, "--kernels", "cuequivariance", code=2)
-    assert "kernels 'cuequivariance' cannot be used: they need a CUDA device" in capsys.readouterr().err
-
-    def select(choice, *_):
-        if choice == "cuequivariance":
-            raise KernelError("cuEquivariance 0 and our kernels disagree on cuda:0")
-        return Selection("own", f"{choice}: cuEquivariance 0 computes")
-
-    monkeypatch.setattr("pipeline.predict.require", lambda *_: None)
-    monkeypatch.setattr(trunk, "select", select)
-    predict(sequences, "--kernels", "cuequivariance", code=1)
-    assert capsys.readouterr().err == "error: cuEquivariance 0 and our kernels disagree on cuda:0\n"
-    predict(sequences)
-    assert "auto: cuEquivariance 0 computes" in capsys.readouterr().out

@@ -14,8 +14,6 @@ from data_prep.dataset.store import StructureDataset, write_dataset
 from evaluation.baselines import read_baselines, score_baselines
 from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import ConfigError, OptimizerConfig
-from pipeline.folding import trunk
-from pipeline.folding.kernel_choice import KernelError, Selection
 from pipeline.folding.model import build_model
 from pipeline.prediction.loading import Source, load
 from pipeline.runs.directory import RunError, load_run
@@ -361,42 +359,3 @@ def test_without_weight_decay_the_steps_are_those_of_adam():
             optimizer.step()
         results.append(parameter.detach())
     assert torch.equal(*results)
-
-
-def test_kernels_by_name(train_here, tmp_path, monkeypatch, capsys):
-    """Not on a CPU: wrong usage, before anything is written. A comparison that fails on a GPU: a failed run."""
-    run, options = tmp_path / "run", (*SMALL, "--max-steps", "1", "--training.kernels", "cuequivariance")
-    assert train_here(run, *options) == 2 and not run.exists()
-    error = capsys.readouterr().err
-    assert (
-        error.startswith("error: kernels 'cuequivariance' cannot be used: they need a CUDA device")
-        and error[-1] == "\n"
-    )
-    assert error.count("\n") == 1
-
-    def disagree(choice, *_):
-        assert choice == "cuequivariance"
-        raise KernelError("cuEquivariance 0 and our kernels disagree on cuda:0")
-
-    monkeypatch.setattr("pipeline.training.processes.require", lambda *_: None)
-    monkeypatch.setattr(trunk, "select", disagree)
-    assert train_here(run, *options) == 1 and not run.exists()
-    assert capsys.readouterr().err == "error: cuEquivariance 0 and our kernels disagree on cuda:0\n"
-
-
-def test_kernels_are_said_and_recorded(train_here, tmp_path, monkeypatch, capsys):
-    """They may change when the run goes on elsewhere."""
-    run = tmp_path / "run"
-    asked = []
-
-    def select(choice, device, config, dtype):
-        asked.append((choice, dtype))
-        return Selection("cuequivariance", "cuEquivariance 0 computes [some] things")
-
-    monkeypatch.setattr(trunk, "select", select)
-    assert train_here(run, *SMALL, "--max-steps", "1", "--precision", "bf16") == 0
-    assert "cuEquivariance 0 computes [some] things\n" in capsys.readouterr().out
-    assert json.loads((run / "run.json").read_text())["kernels"] == "cuequivariance"
-    assert set(asked) == {("auto", torch.bfloat16), ("auto", torch.float32)}, "validation is float32"
-    assert train_here(run, "--resume", "--max-steps", "2", "--training.kernels", "own") == 0
-    assert asked[-1][0] == "own"
