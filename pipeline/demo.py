@@ -24,7 +24,7 @@ from rich.table import Table
 
 from data_prep.dataset.store import StructureDataset
 from data_prep.files.release import add_version_option, program
-from evaluation.baselines import Baseline, read_baselines, verdict
+from evaluation.baselines import Baseline, read_baselines, standing
 from pipeline.config.command import make_console
 from pipeline.demo_weights import NAME, DemoStem, find_demo_stem
 
@@ -68,37 +68,22 @@ def scores_of(folder: Path) -> dict[str, float]:
     return {row["target"]: float(row["lddt_ca"]) for row in rows}
 
 
-def columns(
-    baselines: Sequence[Baseline], untrained: Mapping[str, float], trained: Mapping[str, float]
-) -> dict[str, list[float]]:
-    """Scores of the table by its columns, in the order of the baselines; nan where there is nothing to copy."""
-    return {
-        "straight helix": [row.helix for row in baselines],
-        "copy of the nearest training chain": [row.copy for row in baselines],
-        "untrained": [untrained[row.target] for row in baselines],
-        "trained": [trained[row.target] for row in baselines],
-    }
-
-
-def summary_table(baselines: Sequence[Baseline], scores: Mapping[str, Sequence[float]]) -> Table:
-    """Held-out chains and their scores, by ``columns``."""
+def summary_table(
+    baselines: Sequence[Baseline], scores: Sequence[Mapping[str, float]], means: Mapping[str, float]
+) -> Table:
+    """Return the held-out chains with their baselines and ``scores``, and the means of each column by its name."""
     table = Table(title="lDDT-Calpha of held-out chains", show_footer=True)
     table.add_column("chain", footer="mean")
     table.add_column("residues", justify="right")
     table.add_column("identity to nearest\ntraining chain", justify="right")
-    for name, values in scores.items():
+    for name, mean in means.items():
         heading = name.replace(" nearest training", "\nnearest training")
-        table.add_column(heading, justify="right", footer=_cell(mean(values)))
-    for number, row in enumerate(baselines):
+        table.add_column(heading, justify="right", footer=_cell(mean))
+    for row in baselines:
         identity = f"{row.identity:.0%}" if row.nearest_train else "-"
-        table.add_row(row.target, str(row.length), identity, *(_cell(values[number]) for values in scores.values()))
+        values = (row.helix, row.copy, *(one[row.target] for one in scores))
+        table.add_row(row.target, str(row.length), identity, *map(_cell, values))
     return table
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean of the defined ones; nan without any."""
-    defined = [value for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else math.nan
 
 
 def _cell(value: float) -> str:
@@ -167,23 +152,31 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
     run(console, "pipeline.predict", "--run", trained_run, *split, "--out", out / "preds")
     run(console, "evaluation.lddt", untrained / "preds", data, "--split", "val", "--out", untrained / "scores")
     run(console, "evaluation.lddt", out / "preds", data, "--split", "val", "--out", out / "scores", "--report")
-    dataset, trained = StructureDataset(data), scores_of(out / "scores")
-    baselines = read_baselines(trained_run / "baselines.csv")
-    scores = columns(baselines, scores_of(untrained / "scores"), trained)
+    dataset, baselines = StructureDataset(data), read_baselines(trained_run / "baselines.csv")
+    scores = [scores_of(untrained / "scores"), scores_of(out / "scores")]
+    before, after = (standing(one, baselines) for one in scores)
+    if before is None or after is None:
+        raise DemoError("no held-out chain can be scored")
+    means = {
+        "straight helix": after.helix,
+        "copy of the nearest training chain": after.copy,
+        "untrained": before.score,
+        "trained": after.score,
+    }
     info = json.loads((trained_run / "run.json").read_text())
     parts = info["parameters"]
     console.print()
-    console.print(summary_table(baselines, scores))
+    console.print(summary_table(baselines, scores, means))
     console.print(
         f"Training chains: {len(dataset.ids('train'))}. Adapter: LoRTA rank 8, {parts['adapter']['trainable']:,} "
         f"parameters on a stem of {parts['stem']['total']:,}; "
         f"trained in all: {sum(part['trainable'] for part in parts.values()):,}.",
     )
     console.print(stem_in_words(stem))
-    standing = f"The trained model is {verdict(trained, baselines)}."
+    verdict = f"The trained model is {after}."
     lines = [f"lDDT-Calpha of held-out chains, mean over {len(baselines)}; {program()}", ""]
-    lines += [f"{name}: {mean(values):.4f}" for name, values in scores.items()]
-    lines += ["", stem_in_words(stem), standing]
+    lines += [f"{name}: {mean:.4f}" for name, mean in means.items()]
+    lines += ["", stem_in_words(stem), verdict]
     (out / "summary.txt").write_text("\n".join(lines) + "\n")
     console.print("Files:")
     for path, text in (
@@ -194,7 +187,7 @@ def report(out: Path, seed: int, max_steps: int | None, console: Console) -> Non
         (out / "summary.txt", "the means above"),
     ):
         console.print(f"  {path}: {text}")
-    console.print(standing)
+    console.print(verdict)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from pipeline.config.command import add_checkpoint_option, make_console, run_com
 from pipeline.config.schema import AdapterConfig, InitConfig, RunConfig, StemConfig, TrunkAdapterConfig
 from pipeline.folding import esm2_names
 from pipeline.folding.model import FoldingModel
+from pipeline.folding.model_files import Converted, write_hugging_face, write_ours
 from pipeline.folding.stem import StemError, canonical_name
 from pipeline.folding.tensor_files import written_whole
 from pipeline.folding.weights import WeightsError, hugging_face_config
 from pipeline.prediction.loading import Source, load
 from pipeline.runs.directory import RunError
 from pipeline.runs.initial import MERGED_FILE
-from pipeline.weights import Converted, write_hugging_face, write_ours
 
 FOR_TRANSFORMERS = "stem_transformers"
 """Directory of the stem's adapter in transformers' names."""

@@ -53,7 +53,6 @@ IMPORT_NAMES = {
 """Packages that are imported by another name than their own."""
 NOT_IMPORTED = {
     "ruff": ("Makefile", "ruff check"),
-    "snakemake-executor-plugin-cluster-generic": ("workflows/profiles/kubernetes/config.yaml", "cluster-generic"),
     "tensorboard": ("docs/training.md", "tensorboard"),  # accelerate's trackers, by the name that a user gives
     "wandb": ("docs/training.md", "wandb"),
 }

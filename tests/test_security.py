@@ -23,10 +23,10 @@ from evaluation.targets import UsageError, read_ids
 from pipeline.comparison.arms import ArmError, parse_adapters
 from pipeline.config.layers import file_layer
 from pipeline.config.schema import ConfigError
+from pipeline.folding.model_files import WeightsError, read_hugging_face
 from pipeline.prediction.directory import PredictionDirectory
 from pipeline.prediction.sequences import InputError, read_fasta
 from pipeline.runs.directory import RunDirectory, RunError
-from pipeline.weights import WeightsError, read_hugging_face
 from tests.evaluation.conftest import make_record
 from tests.lorta.conftest import Plain
 

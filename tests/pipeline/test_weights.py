@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config.layers import file_layer, resolve
+from pipeline.folding.model_files import plain, read, read_content
 from pipeline.folding.weights import UNUSED, folding_config, hugging_face_config, to_fair_esm, to_hugging_face
-from pipeline.weights import main, plain, read, read_content
+from pipeline.weights import main
 from tests.pipeline.folding.test_weights import tiny_config, tiny_model
 
 STEM_HALF = "stem.esm.layers.0.fc1.weight"
@@ -200,27 +201,17 @@ def test_published_file_is_without_stem(tmp_path, published, capsys):
     assert "has its own stem" in fails(capsys, "--from", whole, "--esm-weights", tmp_path / "esm2.pt", *other)
 
 
-def test_real_omegaconf_there_and_back(tmp_path, hugging_face):
+def test_files_with_real_omegaconf_are_read(tmp_path, hugging_face):
     omegaconf = pytest.importorskip("omegaconf", reason="fair-esm's format holds omegaconf's objects")
-    out = tmp_path / "esmfold.pt"
-    assert run("--from", hugging_face, "--to", "fair-esm", "--out", out) == 0
-    content = torch.load(out, weights_only=False)  # as fair-esm does
-    assert isinstance(content["cfg"], omegaconf.DictConfig)
-    assert content["cfg"]["model"].trunk.structure_module.no_blocks == 2
-    assert dict(**content["cfg"]["model"].trunk)["sequence_state_dim"] == 32
+    out, source = tmp_path / "esmfold.pt", read(hugging_face)
+    cfg = omegaconf.OmegaConf.create({"model": folding_config(source.config, "fair-esm")})
+    torch.save({"cfg": cfg, "model": to_fair_esm(source.state)}, out)
     assert run("--from", out, "--to", "hf", "--out", tmp_path / "back") == 0
     states = [load_file(folder / "model.safetensors") for folder in (tmp_path / "back", hugging_face)]
     assert_equal_states(*states)
     assert (tmp_path / "back" / "config.json").read_text() == json.dumps(
         json.loads((hugging_face / "config.json").read_text()), indent=2
     ) + "\n"
-
-
-def test_without_omegaconf_no_fair_esm_file(tmp_path, hugging_face, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "omegaconf", None)
-    line = fails(capsys, "--from", hugging_face, "--to", "fair-esm", "--out", tmp_path / "out.pt")
-    assert "--to fair-esm needs omegaconf" in line
-    assert not (tmp_path / "out.pt").exists()
 
 
 def test_half_precision_stem_is_kept(tmp_path, published, capsys):

@@ -24,9 +24,9 @@ SMALL = [
 ]  # fmt: skip
 
 
-def snakemake(*arguments: object, code: int = 0, cwd: Path = ROOT, path: str = "/usr/bin:/bin") -> str:
+def snakemake(*arguments: object, code: int = 0, cwd: Path = ROOT) -> str:
     words = [sys.executable, "-m", "snakemake", *map(str, arguments)]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": path, "HOME": str(cwd), "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(cwd), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
     output = result.stdout + result.stderr
     assert result.returncode == code, output
@@ -120,69 +120,16 @@ def test_more_steps_are_taken_and_all_that_follows_is_made_again(finished, confi
         assert json.loads((results / "preds" / arm / "seed0" / "predictions.json").read_text())["step"] == 3
 
 
-PLUGINS = {"slurm": "slurm", "kubernetes": "cluster_generic"}
-
-
-def needs_plugin(profile: str) -> None:
-    if profile in PLUGINS:
-        name = f"snakemake_executor_plugin_{PLUGINS[profile]}"
-        pytest.importorskip(name, reason=f"needs {name.replace('_', '-')}")
-
-
-@pytest.mark.parametrize("profile", ["local", "slurm", "kubernetes"])
+@pytest.mark.parametrize("profile", ["local", "slurm"])
 def test_profiles_are_accepted(profile, config):
-    needs_plugin(profile)
+    if profile == "slurm":
+        pytest.importorskip("snakemake_executor_plugin_slurm", reason="needs snakemake-executor-plugin-slurm")
     said = snakemake(
         "-s", WORKFLOWS / "fold.smk", "--configfile", WORKFLOWS / "config" / "fold.yaml",
         "--profile", WORKFLOWS / "profiles" / profile, "--dry-run", cwd=config.parent,
     )  # fmt: skip
     assert "prepare_shard" in said
     assert "folding_table" in said
-
-
-KUBECTL = """#!{python}
-import json, os, subprocess, sys
-from pathlib import Path
-
-words, store = sys.argv[1:], Path(os.environ["HOME"]) / "jobs"
-store.mkdir(exist_ok=True)
-if words[0] == "create":
-    job = json.load(sys.stdin)
-    pod = job["spec"]["template"]["spec"]
-    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "CLAIM"
-    container = pod["containers"][0]
-    assert container["image"] == "IMAGE"
-    done = subprocess.run(container["command"], cwd=container["workingDir"], capture_output=True)
-    name = job["metadata"]["generateName"] + str(len(list(store.iterdir())))
-    status = {{"failed": 1}} if done.returncode else {{"succeeded": 1}}
-    (store / name).write_text(json.dumps({{"status": status, "resources": container["resources"]}}))
-    print(name, end="")
-elif words[:2] == ["get", "job"]:
-    print((store / words[2]).read_text())
-"""
-
-
-def test_kubernetes_profile_submits_jobs_and_asks_after_them(config, tmp_path):
-    # kubectl here is a stand-in that runs the pod's command at once: no cluster is at hand.
-    needs_plugin("kubernetes")
-    kubectl = tmp_path / "bin" / "kubectl"
-    kubectl.parent.mkdir()
-    kubectl.write_text(KUBECTL.format(python=sys.executable))
-    kubectl.chmod(0o755)
-    values = yaml.safe_load(config.read_text())
-    values |= {"structures": str(config.parent / "structures"), "out": str(tmp_path / "results")}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    (tmp_path / "workflows").symlink_to(WORKFLOWS)  # the profile is for the root of the repository
-    said = snakemake(
-        "-s", WORKFLOWS / "fold.smk", "--configfile", tmp_path / "config.yaml", "--seconds-between-status-checks", "1",
-        "--profile", WORKFLOWS / "profiles" / "kubernetes", "--until", "merge_dataset", "--latency-wait", "1",
-        path=f"{kubectl.parent}:/usr/bin:/bin", cwd=tmp_path,
-    )  # fmt: skip
-    assert "external jobid 'lorta-fold-" in said
-    assert (tmp_path / "results" / "dataset" / "ledger.csv").is_file()
-    jobs = [json.loads(path.read_text()) for path in (tmp_path / "jobs").iterdir()]
-    assert len(jobs) == 3
-    assert all(job["resources"]["requests"] == {"cpu": "1", "memory": "8000Mi"} for job in jobs)
 
 
 @pytest.mark.parametrize(

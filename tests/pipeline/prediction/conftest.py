@@ -9,10 +9,10 @@ import torch
 from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import RunConfig
 from pipeline.folding.model import FoldingModel
+from pipeline.folding.model_files import Converted, write_ours
 from pipeline.predict import main
 from pipeline.runs.directory import RunDirectory, initial_model, trained_parameters, weight_hashes
 from pipeline.training.checkpoint import Checkpoint, save_checkpoint
-from pipeline.weights import WRITERS, Converted
 
 SMALL = {
     "trunk": {"c_s": 32, "c_z": 16, "structure_module": {"c_s": 32, "heads": 2, "blocks": 2}},
@@ -72,7 +72,7 @@ def esmfold_like() -> FoldingModel:
 def weights_path(tmp_path_factory, esmfold_like) -> Path:
     """``esmfold_like`` as a file."""
     path = tmp_path_factory.mktemp("prediction") / "whole.safetensors"
-    WRITERS["ours"](Converted(esmfold_like.config, esmfold_like.state_dict()), path)
+    write_ours(Converted(esmfold_like.config, esmfold_like.state_dict()), path)
     return path
 
 
