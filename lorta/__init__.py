@@ -60,3 +60,14 @@ __all__ = [
 ]
 
 _watch()
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lorta-fold")
+    except PackageNotFoundError:
+        return "0+unknown"

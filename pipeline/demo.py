@@ -10,7 +10,6 @@ import argparse
 import csv
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from rich.table import Table
 from data_prep.dataset.store import StructureDataset
 from data_prep.files.release import add_version_option, program
 from evaluation.baselines import Baseline, read_baselines, standing
-from pipeline.config.command import make_console
+from pipeline.config.command import child_environment, make_console
 from pipeline.demo_weights import NAME, DemoStem, find_demo_stem
 
 MARKER = "demo.txt"
@@ -52,7 +51,7 @@ def run(console: Console, module: str, *arguments: object) -> None:
     """Run ``python -m module arguments`` and show it. Raises DemoError when it fails."""
     words = [str(a) for a in arguments]
     console.print(f"\n$ python -m {module} {' '.join(words)}", style="bold")
-    environment = ALLOCATOR | dict(os.environ)
+    environment = ALLOCATOR | child_environment()
     code = subprocess.run([sys.executable, "-m", module, *words], env=environment, check=False).returncode
     if code:
         raise DemoError(f"python -m {module} ended with exit code {code}")

@@ -20,7 +20,7 @@ from data_prep.files.checksums import damaged_files
 from data_prep.files.names import is_file_name
 from evaluation.compare import CompareError, read_scores
 from evaluation.targets import UsageError, read_ids
-from pipeline.comparison.arms import ArmError, parse_adapters
+from pipeline.comparison.variants import ComparisonError, parse_adapters
 from pipeline.config.layers import file_layer
 from pipeline.config.schema import ConfigError
 from pipeline.folding.model_files import WeightsError, read_hugging_face
@@ -80,7 +80,7 @@ def test_nothing_that_a_file_holds_is_run():
 
 WITHOUT_LIMIT = {
     "pipeline/prediction/memory.py": "the system's /proc and /sys",
-    "pipeline/comparison/arms.py": "the log of a command that it has just run",
+    "pipeline/comparison/variants.py": "the log of a command that it has just run",
     "pipeline/demo.py": "files of commands that it has just run",
     "data_prep/dataset/blocks.py": "the working directory of the same command",
     "data_prep/dataset/mmseqs.py": "the output of a command that it has just run",
@@ -148,7 +148,7 @@ def test_names_that_stay_in_their_directory(name, tmp_path):
 def test_methods_and_tasks_are_names_of_directories():
     from pipeline.lm.grid import Grid, cells
 
-    with pytest.raises(ArmError, match=r"'\.\./x' is no method"):
+    with pytest.raises(ComparisonError, match=r"'\.\./x' is not a method"):
         parse_adapters("../x:1")
     with pytest.raises(ConfigError, match=r"adapter\.method = '\.\./x'"):
         cells(Grid("sft", method={"../x": {}}), {})

@@ -1,1 +1,1 @@
-"""The comparison of adapters: arms, their results, tables and figures."""
+"""The comparison of adapters: variants, their results and tables, the search for alpha."""

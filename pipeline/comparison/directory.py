@@ -1,4 +1,4 @@
-"""What all arms of one directory share, so that no table ever mixes runs of different settings."""
+"""What all variants of one directory share, so that no table ever mixes runs of different settings."""
 
 import json
 import shlex
@@ -9,35 +9,36 @@ from typing import Any
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.checksums import sha256
 from data_prep.structure.structure_bytes import atomic_write
-from pipeline.comparison.arms import ArmError
+from pipeline.comparison.variants import ComparisonError
 from pipeline.config.layers import dotted_layer, dotted_values
 from pipeline.config.schema import RunConfig
 from pipeline.train import parser as train_parser
 
 SETTINGS = "settings.json"
 
-OF_AN_ARM = ("adapter.method", "adapter.rank", "adapter.alpha", "training.seed")
-"""Fields in which arms of one directory differ."""
+OF_A_VARIANT = ("adapter.method", "adapter.rank", "adapter.alpha", "training.seed")
+"""Fields in which variants of one directory differ."""
 
 
 def open_directory(
     out: Path, data: Path, options: Sequence[str], config: RunConfig, shared: Mapping[str, object] | None = None
 ) -> None:
-    """Note what the arms under ``out`` have in common, or check that they have it.
+    """Note what the variants under ``out`` have in common, or check that they have it.
 
     Args:
-        out: directory of the arms.
+        out: directory of the variants.
         data: the dataset, which counts by content.
         options: of the train command, for messages; files that they name count by content.
-        config: of an arm, which counts but for what differs between arms.
+        config: of a variant, which counts but for what differs between variants.
         shared: anything else, by option.
 
     Raises:
-        ArmError: ``out`` holds arms of something else; the message names an option and both values.
+        ComparisonError: ``out`` holds variants of something else; the message names an option and both values.
     """
-    values = {f"--{name}": value for name, value in dotted_values(config).items() if name not in OF_AN_ARM}
+    values = {f"--{name}": value for name, value in dotted_values(config).items() if name not in OF_A_VARIANT}
     _, dotted = train_parser().parse_known_args(list(options))
-    values["--adapter.alpha"] = dotted_layer(dotted).get("adapter", {}).get("alpha", "default")  # where arms say none
+    # of the variants that say none
+    values["--adapter.alpha"] = dotted_layer(dotted).get("adapter", {}).get("alpha", "default")
     wanted = {
         "dataset": sha256(data / "index.parquet"),
         "files": {word: sha256(Path(word)) for word in options if Path(word).is_file()},
@@ -53,11 +54,11 @@ def open_directory(
         problem = _difference(found, wanted)
         before = shlex.join(found["options"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ArmError(f"{note}: no readable settings of a comparison ({error}): choose another --out") from None
+        raise ComparisonError(f"{note}: no readable settings of a comparison ({error}): choose another --out") from None
     if problem:
-        raise ArmError(
-            f"{out}: its arms were trained with other settings: {problem}; choose another --out, or repeat the command "
-            f"with its dataset and options: {before or 'none'}"
+        raise ComparisonError(
+            f"{out}: its runs were trained with other settings: {problem}; choose another --out, or repeat the "
+            f"command with its dataset and options: {before or 'none'}"
         )
 
 

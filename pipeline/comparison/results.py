@@ -1,4 +1,4 @@
-"""What the arms of a comparison reached, and how sure that is."""
+"""What the variants of a comparison reached, and how sure that is."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, Standing, means_in_words, standing
 from evaluation.statistics import crossed_interval
-from pipeline.comparison.arms import TRAIN_SCORES, Arm
+from pipeline.comparison.variants import TRAIN_SCORES, Variant
 from pipeline.runs.directory import RunDirectory
 from pipeline.training.tables import read_rows
 from pipeline.training.validation import validation_history
@@ -28,8 +28,8 @@ HELIX, COPY = "straight helix", "copy of the nearest training chain"
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """One arm at its end; a row of ``arms.csv``."""
+class RunResult:
+    """One variant at its end; a row of ``runs.csv``."""
 
     adapter: str
     seed: int
@@ -67,27 +67,27 @@ class PairedDifference:
     """Targets with a higher score, mean over seeds."""
 
 
-def arm_result(arm: Arm) -> ArmResult:
-    """Read a finished arm."""
-    run = RunDirectory(arm.path)
+def run_result(variant: Variant) -> RunResult:
+    """Read a finished variant."""
+    run = RunDirectory(variant.path)
     parts, summary = run.info()["parameters"], run.summary()
     history = validation_history(run.validation_file, summary["step"])
-    with (arm.path / TRAIN_SCORES).open(newline="") as stream:
+    with (variant.path / TRAIN_SCORES).open(newline="") as stream:
         train = [float(row["lddt_ca"]) for row in csv.DictReader(stream)]
-    alpha = arm.alpha()
-    return ArmResult(
-        adapter=arm.adapter.name,
-        seed=arm.seed,
+    alpha = variant.alpha()
+    return RunResult(
+        adapter=variant.adapter.name,
+        seed=variant.seed,
         alpha=math.nan if alpha is None else float(alpha),
         trained_parameters=sum(part["trainable"] for part in parts.values()),
         stem_parameters=sum(parts.get(name, {"trainable": 0})["trainable"] for name in ("stem", "adapter")),
-        adapter_bytes=arm.adapter_bytes(),
+        adapter_bytes=variant.adapter_bytes(),
         steps=summary["step"],
         seconds_per_step=summary["seconds_per_step"],
         memory_mb=round(summary["memory_mb"]),
         val_lddt_ca=history.get(summary["step"], math.nan),
         train_lddt_ca=float(np.mean(train)) if train else math.nan,
-        plateau_end=plateau_end(history, arm.baselines()),
+        plateau_end=plateau_end(history, variant.baselines()),
     )
 
 
@@ -108,17 +108,17 @@ def _of_helix(baselines: Sequence[Baseline]) -> Standing | None:
     return standing({row.target: row.helix for row in baselines}, baselines)
 
 
-def target_scores(arm: Arm) -> dict[str, float]:
+def target_scores(variant: Variant) -> dict[str, float]:
     """lDDT-Calpha by validation chain in the last round."""
-    run = RunDirectory(arm.path)
+    run = RunDirectory(variant.path)
     last = run.summary()["step"]
     rows = read_rows(run.validation_file, last)
     return {row["target"]: float(row["lddt_ca"]) for row in rows if int(row["step"]) == last and row["lddt_ca"]}
 
 
-def curve(arm: Arm) -> dict[int, float]:
+def curve(variant: Variant) -> dict[int, float]:
     """Mean validation lDDT-Calpha by step."""
-    run = RunDirectory(arm.path)
+    run = RunDirectory(variant.path)
     return validation_history(run.validation_file, run.summary()["step"])
 
 
@@ -127,7 +127,7 @@ def paired_differences(
 ) -> list[PairedDifference]:
     """Each adapter less the reference, over the seeds and targets that both have.
 
-    A target's difference is its mean over seeds; arms of one seed share initial weights, data and their order. The
+    A target's difference is its mean over seeds; variants of one seed share initial weights, data and their order. The
     interval is over both: it says how the mean would vary with other seeds and other targets of the same kind.
 
     Args:
@@ -196,7 +196,7 @@ def _short(value: object) -> object:
 
 
 def markdown_table(
-    results: Sequence[ArmResult], differences: Sequence[PairedDifference], baselines: Sequence[Baseline]
+    results: Sequence[RunResult], differences: Sequence[PairedDifference], baselines: Sequence[Baseline]
 ) -> str:
     """Return a row per adapter: means over seeds, the spread over seeds of the score, the steps at which the plateau
     ended, differences to the reference and to the copy; then a row for each baseline, and what the intervals are."""

@@ -61,6 +61,12 @@ def run_command(
         return EXIT_INTERRUPTED
 
 
+def child_environment() -> dict[str, str]:
+    """Return the environment in which ``python -m`` imports what this process does, whatever the working directory
+    holds."""
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 def say(line: str) -> None:
     """Print a line on stderr, from one process of each machine where a launcher started several: the rest repeat it."""
     if os.environ.get("LOCAL_RANK", "0") == "0":

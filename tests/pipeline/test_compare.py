@@ -1,4 +1,4 @@
-"""Comparison of adapters and the rule for alpha: what is decided, and one real comparison of two arms."""
+"""Comparison of adapters and the rule for alpha: what is decided, and one real comparison of two variants."""
 
 import csv
 import json
@@ -16,22 +16,22 @@ from data_prep.dataset.store import Placement, write_dataset
 from data_prep.files.release import program
 from data_prep.structure.io import read_structure
 from evaluation.baselines import Baseline
-from pipeline import sweep
 from pipeline.compare import main
-from pipeline.comparison import arms as arms_module
-from pipeline.comparison.arms import Adapter, Arm, ArmError, parse_adapters
+from pipeline.comparison import options as options_module
+from pipeline.comparison import variants as variants_module
+from pipeline.comparison.alpha import Trial, best, search
 from pipeline.comparison.directory import open_directory
 from pipeline.comparison.results import (
     COPY,
-    ArmResult,
     PairedDifference,
+    RunResult,
     copy_differences,
     markdown_table,
     paired_differences,
     plateau_end,
 )
+from pipeline.comparison.variants import Adapter, ComparisonError, Variant, parse_adapters
 from pipeline.config.schema import RunConfig
-from pipeline.sweep import Trial, search
 from tests.pipeline.training.small import ROOT, SMALL
 
 
@@ -45,11 +45,11 @@ def test_adapters_of_the_command_line():
         ("lorta", "needs a rank"),
         ("none:1", "or one of none, full, bitfit, "),
         ("bitfit:8", "or one of none, full, bitfit, "),
-        ("adalora:8", "'adalora' is no method: one of "),
+        ("adalora:8", "'adalora' is not a method: one of "),
         ("lorta:x", "rank and alpha are numbers"),
         ("lora:1,lora:1", "names an adapter twice"),
     ):
-        with pytest.raises(ArmError, match=message):
+        with pytest.raises(ComparisonError, match=message):
             parse_adapters(wrong)
 
 
@@ -112,10 +112,10 @@ def test_the_plateau_ends_when_the_mean_leaves_the_helix_behind():
 
 
 def test_the_table_has_the_baselines_and_the_ends_of_the_plateaus():
-    def arm(adapter, seed, score, end):
-        return ArmResult(adapter, seed, 8.0, 10, 5, 100, 400, 0.5, 300, score, 0.9, end)
+    def variant(adapter, seed, score, end):
+        return RunResult(adapter, seed, 8.0, 10, 5, 100, 400, 0.5, 300, score, 0.9, end)
 
-    results = [arm("none", 0, 0.4, math.nan), arm("none", 1, 0.6, 1500.0), arm("lorta:8", 0, 0.7, 500.0)]
+    results = [variant("none", 0, 0.4, math.nan), variant("none", 1, 0.6, 1500.0), variant("lorta:8", 0, 0.7, 500.0)]
     differences = [
         PairedDifference("lorta:8", "none", 6, 3, 0.2, 0.1, 0.3, 6),
         PairedDifference("none", COPY, 6, 3, -0.25, -0.4, -0.1, 0),
@@ -130,7 +130,7 @@ def test_the_table_has_the_baselines_and_the_ends_of_the_plateaus():
     score = "val lDDT-Cα (sd over seeds)"
     assert named["straight helix"][score] == "0.300" and named["copy of the nearest training chain"][score] == "0.750"
     assert "over seeds and targets, both resampled" in lines[7]
-    assert "straight helix" not in markdown_table(results, differences, [])  # arms of an earlier version
+    assert "straight helix" not in markdown_table(results, differences, [])  # variants of an earlier version
 
 
 def test_alpha_is_halved_in_pairs_until_one_converges():
@@ -138,12 +138,13 @@ def test_alpha_is_halved_in_pairs_until_one_converges():
 
     def trial(alpha: float) -> Trial:
         tried.append(alpha)
-        return Trial(alpha, alpha <= 100, "" if alpha <= 100 else "loss is nan", math.nan)
+        return Trial("lorta:2", alpha, alpha <= 100, "" if alpha <= 100 else "loss is nan", math.nan)
 
     found = search(trial, rank=2, pairs=5)
     assert tried == [512, 256, 128, 64]
     assert [t.converged for t in found] == [False, False, False, True]
-    assert len(search(lambda alpha: Trial(alpha, False, "no", math.nan), rank=1, pairs=2)) == 4
+    assert best(found) is found[-1] and best(found[:3]) is None
+    assert len(search(lambda alpha: Trial("lorta:1", alpha, False, "no", math.nan), rank=1, pairs=2)) == 4
 
 
 OPTIONS = tuple(option for option in SMALL if option not in ("--device", "cpu", "--seed", "3"))
@@ -161,25 +162,25 @@ def dataset(tmp_path_factory):
 
 
 def test_a_comparison_end_to_end(dataset, tmp_path, capsys):
-    """Two arms of two steps; repeated, nothing is trained again."""
+    """Two variants of two steps; repeated, nothing is trained again."""
     words = ["--data", str(dataset), "--out", str(tmp_path / "out"), "--adapters", "none,lorta:2"]
-    words += ["--seeds", "1", "--device", "cpu", "--train-chains", "1", *OPTIONS, "--max-steps", "2"]
+    words += ["--seeds", "0", "--device", "cpu", "--train-chains", "1", *OPTIONS, "--max-steps", "2"]
     assert main(words) == 0
-    with (tmp_path / "out" / "arms.csv").open(newline="") as stream:
-        arms = {row["adapter"]: row for row in csv.DictReader(stream)}
-    assert arms["none"]["stem_parameters"] == arms["none"]["adapter_bytes"] == "0"
-    assert arms["lorta:2"]["stem_parameters"] == "182"
-    assert all(0 < float(row[name]) < 1 for row in arms.values() for name in ("val_lddt_ca", "train_lddt_ca"))
+    with (tmp_path / "out" / "runs.csv").open(newline="") as stream:
+        variants = {row["adapter"]: row for row in csv.DictReader(stream)}
+    assert variants["none"]["stem_parameters"] == variants["none"]["adapter_bytes"] == "0"
+    assert variants["lorta:2"]["stem_parameters"] == "182"
+    assert all(0 < float(row[name]) < 1 for row in variants.values() for name in ("val_lddt_ca", "train_lddt_ca"))
     with (tmp_path / "out" / "differences.csv").open(newline="") as stream:
         (difference,) = csv.DictReader(stream)
     assert difference["low"] == difference["high"] == ""  # of one seed
-    expected = float(arms["lorta:2"]["val_lddt_ca"]) - float(arms["none"]["val_lddt_ca"])
+    expected = float(variants["lorta:2"]["val_lddt_ca"]) - float(variants["none"]["val_lddt_ca"])
     assert float(difference["mean"]) == pytest.approx(expected, abs=2e-6)
     comparison = (tmp_path / "out" / "comparison.md").read_text()
     helix = float((tmp_path / "out" / "baselines.csv").read_text().splitlines()[1].split(",")[4])
     assert f"| straight helix | - | 0 | 0 | - | - | - | - | {helix:.3f} |" in comparison
     assert "no training chain is similar enough to be copied" in comparison and "No intervals" in comparison
-    assert all(row["plateau_end"] == "" for row in arms.values())
+    assert all(row["plateau_end"] == "" for row in variants.values())
     assert (tmp_path / "out" / "curves.svg").read_text().startswith("<svg")
     assert (tmp_path / "out" / "comparison.md").read_text().endswith(f"\nWritten by {program()}.\n")
     capsys.readouterr()
@@ -199,8 +200,8 @@ def test_a_directory_belongs_to_one_dataset_and_one_set_of_options(tmp_path):
 
     def open_with(*options: str, rank: int = 8) -> None:
         words = ["--config", str(config), *options]
-        arm = Arm(Adapter("lora", rank), seed=rank, path=out)
-        open_directory(out, data, words, arm.configuration(words), {"--rank": rank})
+        variant = Variant(Adapter("lora", rank), seed=rank, path=out)
+        open_directory(out, data, words, variant.configuration(words), {"--rank": rank})
 
     open_with("--max-steps", "9")
     open_with("--training.max_steps=9")  # the same in other words
@@ -217,7 +218,7 @@ def test_a_directory_belongs_to_one_dataset_and_one_set_of_options(tmp_path):
         (lambda: (config.write_text(f"{before}\n"), open_with("--max-steps", "9")), "the content of .* has changed"),
         (lambda: ((data / "index.parquet").write_bytes(b"two"), open_with("--max-steps", "9")), "--data: another"),
     ):
-        with pytest.raises(ArmError, match=f"other settings: {what}"):
+        with pytest.raises(ComparisonError, match=f"other settings: {what}"):
             change()
 
 
@@ -227,70 +228,87 @@ WRONG = [
     (["--training.seed", "5"], "leave it out"),
     (["--adapter.rank=4"], "leave it out"),
     (["--adapter.alpha", "3"], "leave it out"),
-    (["--max-minutes", "5"], "--max-minutes: set for each arm"),
-    (["--dry-run"], "--dry-run: set for each arm"),
+    (["--max-minutes", "5"], "--max-minutes: set for each run"),
+    (["--dry-run"], "--dry-run: set for each run"),
     (["--config", "nowhere.toml"], "nowhere.toml"),
+    (["--seed", "5"], "leave it out"),
+    (["--adapter", "lora"], "leave it out"),
 ]
-WRONG_IN_COMPARE = [(["--seed", "5"], "leave it out"), (["--adapter", "lora"], "leave it out")]
 
 
 @pytest.mark.parametrize(
-    ("run", "own", "words", "message"),
-    [(main, ["--adapters", "lorta:2:4", "--seeds", "2"], *case) for case in WRONG + WRONG_IN_COMPARE]
-    + [(sweep.main, [], *case) for case in WRONG],
+    ("own", "words", "message"),
+    [(["--adapters", "lorta:2:4", "--seeds", "0", "1"], *case) for case in WRONG]
+    + [(["--adapters", "lorta:2", "--sweep-alpha"], *case) for case in WRONG],
 )
-def test_wrong_options_are_refused_before_the_first_arm(dataset, tmp_path, capsys, run, own, words, message):
+def test_wrong_options_are_refused_before_the_first_run(dataset, tmp_path, capsys, own, words, message):
     out = tmp_path / "out"
     try:
-        code = run(["--data", str(dataset), "--out", str(out), *own, *words])
+        code = main(["--data", str(dataset), "--out", str(out), *own, *words])
     except SystemExit as stop:  # argparse
         code = stop.code
     assert code == 2 and message in capsys.readouterr().err
     assert not out.exists(), "the right options would be refused as those of another comparison"
 
 
-def test_arms_that_fail_are_listed_with_the_last_line_of_their_log(dataset, tmp_path, capsys, monkeypatch):
+def test_runs_that_fail_are_listed_with_the_last_line_of_their_log(dataset, tmp_path, capsys, monkeypatch):
     def fail(command, log):
         log.write_text("Training\nerror: step 3: the loss is nan\n")
         return 1
 
-    monkeypatch.setattr(arms_module, "_run", fail)
-    words = ["--data", str(dataset), "--out", str(tmp_path / "c"), "--adapters", "none,lorta:2", "--seeds", "1"]
+    monkeypatch.setattr(variants_module, "_run", fail)
+    words = ["--data", str(dataset), "--out", str(tmp_path / "c"), "--adapters", "none,lorta:2", "--seeds", "0"]
     assert main([*words, "--device", "cpu"]) == 1
     printed = capsys.readouterr()
-    assert "arm 2/2: lorta:2, seed 0: failed: step 3: the loss is nan" in printed.out
-    assert "no arm was trained to its end" in printed.err
-    assert sweep.main(["--data", str(dataset), "--out", str(tmp_path / "s"), "--rank", "2", "--pairs", "2"]) == 1
-    assert "error: no alpha converged" in capsys.readouterr().err
+    assert "run 2/2: lorta:2, seed 0: failed: step 3: the loss is nan" in printed.out
+    assert "no run was trained to its end" in printed.err
+    words = ["--data", str(dataset), "--out", str(tmp_path / "s"), "--adapters", "lorta:2", "--seeds", "0"]
+    assert main([*words, "--sweep-alpha", "2"]) == 1
+    assert "error: lorta:2: no alpha converged" in capsys.readouterr().err
     with (tmp_path / "s" / "sweep.csv").open(newline="") as stream:
-        found = [(float(row["alpha"]), row["reason"], row["lddt_ca"]) for row in csv.DictReader(stream)]
-    assert found == [(alpha, "step 3: the loss is nan", "") for alpha in (512, 256, 128, 64)]
+        found = [(row["adapter"], float(row["alpha"]), row["reason"], row["lddt_ca"]) for row in csv.DictReader(stream)]
+    assert found == [("lorta:2", alpha, "step 3: the loss is nan", "") for alpha in (512, 256, 128, 64)]
 
 
-@pytest.mark.parametrize("command", [main, sweep.main])
-def test_a_comparison_needs_chains_to_validate_on(tmp_path, capsys, command):
+@pytest.mark.parametrize("own", [[], ["--adapters", "lorta:8", "--sweep-alpha"]])
+def test_a_comparison_needs_chains_to_validate_on(tmp_path, capsys, own):
     record = read_structure(ROOT / "pipeline" / "demo_structures" / "2igd_A.pdb.gz")[0]
     write_dataset(tmp_path / "d", [record], placements={record.id: Placement("train", 0)})
-    assert command(["--data", str(tmp_path / "d"), "--out", str(tmp_path / "out")]) == 2
+    assert main(["--data", str(tmp_path / "d"), "--out", str(tmp_path / "out"), *own]) == 2
     assert "no validation chains: see pipeline.prepare --val-fraction" in capsys.readouterr().err
 
 
-def test_numbers_below_one(dataset, tmp_path, capsys):
+def test_seeds_and_pairs_that_cannot_be(dataset, tmp_path, capsys):
     words = ["--data", str(dataset), "--out", str(tmp_path / "out")]
-    assert main([*words, "--seeds", "0"]) == 2 and "--seeds 0: at least 1" in capsys.readouterr().err
-    assert sweep.main([*words, "--pairs", "0"]) == 2 and "--pairs: at least 1" in capsys.readouterr().err
+    for seeds in (["-1"], ["1", "1"]):
+        assert main([*words, "--seeds", *seeds]) == 2
+        assert f"--seeds {' '.join(seeds)}: expected different numbers" in capsys.readouterr().err
+    assert main([*words, "--adapters", "lorta:2", "--sweep-alpha", "0"]) == 2
+    assert "--sweep-alpha 0: at least 1 pair" in capsys.readouterr().err
+    assert main([*words, "--sweep-alpha"]) == 2
+    assert "--sweep-alpha: --adapters none: expected METHOD:RANK" in capsys.readouterr().err
+
+
+def test_one_number_of_seeds_is_how_many():
+    """As in earlier versions; 0 alone never was."""
+    said = []
+    assert options_module.listed_seeds([3], said.append) == [0, 1, 2]
+    assert said == ["warning: --seeds 3 is --seeds 0 1 2 now; the next version will take it for seed 3 alone"]
+    assert options_module.listed_seeds([0], said.append) == [0]
+    assert options_module.listed_seeds([2, 5], said.append) == [2, 5] and len(said) == 1
 
 
 def test_a_sweep_end_to_end(dataset, tmp_path, capsys):
     """Both alphas of the first pair train (for two steps, so that their losses may fall or not); then it is read."""
-    words = ["--data", str(dataset), "--out", str(tmp_path), "--rank", "2", "--pairs", "1", *OPTIONS]
-    code = sweep.main([*words, "--device", "cpu", "--max-steps", "2"])
+    words = ["--data", str(dataset), "--out", str(tmp_path), "--adapters", "lorta:2", "--seeds", "0", *OPTIONS]
+    code = main([*words, "--sweep-alpha", "1", "--device", "cpu", "--max-steps", "2"])
     with (tmp_path / "sweep.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [float(row["alpha"]) for row in rows] == [512, 256]
     for row in rows:
-        run = json.loads((tmp_path / f"alpha_{float(row['alpha']):g}" / "summary.json").read_text())
-        with (tmp_path / f"alpha_{float(row['alpha']):g}" / "metrics.csv").open(newline="") as stream:
+        folder = tmp_path / "runs" / f"lorta_2_{float(row['alpha']):g}_seed0"
+        run = json.loads((folder / "summary.json").read_text())
+        with (folder / "metrics.csv").open(newline="") as stream:
             first, last = (float(step["loss"]) for step in csv.DictReader(stream))
         assert row["converged"] == str(last < first)
         assert row["lddt_ca"] == "" if last >= first else float(row["lddt_ca"]) == run["validation"]["2"]
@@ -300,14 +318,14 @@ def test_a_sweep_end_to_end(dataset, tmp_path, capsys):
     output = capsys.readouterr()
     if converged:
         best = max(converged, key=lambda row: float(row["lddt_ca"]))
-        shared = shlex.join([*OPTIONS, "--device", "cpu", "--max-steps", "2"])
+        shared = shlex.join([*OPTIONS, "--max-steps", "2"])
         assert f"--adapter.alpha {float(best['alpha'])!r} {shared}\n" in output.out
     else:
         assert "no alpha converged" in output.err
 
 
-def test_a_stopped_comparison_waits_until_its_arm_has_saved(tmp_path):
-    """The arm takes its time to save, as the train command does with a large model."""
+def test_a_stopped_comparison_waits_until_its_run_has_saved(tmp_path):
+    """The variant takes its time to save, as the train command does with a large model."""
     saves = (
         "import pathlib, signal, sys, time\n"
         "def stop(*_): time.sleep(1); pathlib.Path(sys.argv[1]).write_text('saved'); sys.exit(130)\n"
@@ -319,7 +337,7 @@ def test_a_stopped_comparison_waits_until_its_arm_has_saved(tmp_path):
         thread = threading.Thread(target=_kill_when_ready, args=(log, number))
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            arms_module._run([sys.executable, "-c", saves, str(saved)], log)
+            variants_module._run([sys.executable, "-c", saves, str(saved)], log)
         thread.join()
         assert saved.read_text() == "saved"
         assert signal.getsignal(number) is before
@@ -339,5 +357,5 @@ def test_damaged_settings_are_a_line(tmp_path):
     (data / "index.parquet").write_bytes(b"one")
     for content in ("{", "3", "\xff"):
         (tmp_path / "settings.json").write_bytes(content.encode("latin1"))
-        with pytest.raises(ArmError, match=r"settings\.json: no readable settings"):
+        with pytest.raises(ComparisonError, match=r"settings\.json: no readable settings"):
             open_directory(tmp_path, data, [], RunConfig())

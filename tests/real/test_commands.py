@@ -144,7 +144,7 @@ def test_peft_puts_the_adapter_on_transformers_esm(esmfold, weights, folder):
 
 
 def test_adapters_are_compared(dataset, folder, esm):
-    words = ("--adapters", "none,lorta:2", "--seeds", 1, *TINY, *esm, "--max-steps", 1)
+    words = ("--adapters", "none,lorta:2", "--seeds", 0, *TINY, *esm, "--max-steps", 1)
     call(compare, "--data", dataset, "--out", folder / "compared", *words)
     assert (folder / "compared" / "comparison.md").is_file()
 

@@ -1,4 +1,4 @@
-"""Arms of a comparison: an adapter and a seed each, trained by the train command in a process of its own."""
+"""Variants of a comparison: an adapter and a seed each, trained by the train command in a process of its own."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from data_prep.files.bounded_reading import read_json
 from data_prep.files.signals import handled_by
 from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, read_baselines
-from pipeline.config.command import EXIT_INTERRUPTED, pick_device
+from pipeline.config.command import EXIT_INTERRUPTED, child_environment, pick_device
 from pipeline.config.schema import ADAPTER_METHODS, RunConfig
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
@@ -31,20 +31,20 @@ OWN_OPTIONS = (
     *("--seed", "--training.seed", "--adapter", "--adapter.method", "--rank", "--adapter.rank"),
     *("--auto-resume", "--dry-run", "--max-minutes"),
 )
-"""Of the train command, that an arm gives it or that make no sense for it."""
+"""Of the train command, that a variant gives it or that make no sense for it."""
 
 
-class ArmError(ValueError):
-    """An arm that cannot be understood; the message is one line."""
+class ComparisonError(ValueError):
+    """A variant that cannot be understood; the message is one line."""
 
 
-USAGE_ERRORS = (ArmError, DatasetError, RunError, StemError, TableError, WeightsError)
-"""How the options, the dataset and the directory of a command that trains arms can be wrong."""
+USAGE_ERRORS = (ComparisonError, DatasetError, RunError, StemError, TableError, WeightsError)
+"""How the options, the dataset and the directory of a command that trains variants can be wrong."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What differs between arms."""
+    """What differs between variants."""
 
     method: str
     rank: int = 0
@@ -70,35 +70,42 @@ class Adapter:
 
 
 def parse_adapters(text: str) -> list[Adapter]:
-    """``none,lora:1,lorta:8,lorta:8:256`` to adapters: method, rank, alpha. Raises ArmError."""
+    """``none,lora:1,lorta:8,lorta:8:256`` to adapters: method, rank, alpha. Raises ComparisonError."""
     adapters = []
     for word in text.split(","):
         method, *numbers = word.strip().split(":")
         if not method or len(numbers) > 2 or (method in WITHOUT_RANK and numbers):
             alone = ", ".join(WITHOUT_RANK)
-            raise ArmError(f"--adapters: {word!r} is not METHOD:RANK or METHOD:RANK:ALPHA, or one of {alone} alone")
+            raise ComparisonError(
+                f"--adapters: {word!r} is not METHOD:RANK or METHOD:RANK:ALPHA, or one of {alone} alone"
+            )
         if method not in ADAPTER_METHODS:
-            raise ArmError(f"--adapters: {method!r} is no method: one of {', '.join(ADAPTER_METHODS)}")
+            raise ComparisonError(f"--adapters: {method!r} is not a method: one of {', '.join(ADAPTER_METHODS)}")
         if method not in WITHOUT_RANK and not numbers:
-            raise ArmError(f"--adapters: {word!r} needs a rank, as in {method}:8")
+            raise ComparisonError(f"--adapters: {word!r} needs a rank, as in {method}:8")
         try:
             rank = int(numbers[0]) if numbers else 0
             adapters.append(Adapter(method, rank, float(numbers[1]) if len(numbers) == 2 else None))
         except ValueError:
-            raise ArmError(f"--adapters: {word!r}: rank and alpha are numbers") from None
+            raise ComparisonError(f"--adapters: {word!r}: rank and alpha are numbers") from None
     if len({adapter.name for adapter in adapters}) < len(adapters):
-        raise ArmError(f"--adapters: {text!r} names an adapter twice")
+        raise ComparisonError(f"--adapters: {text!r} names an adapter twice")
     return adapters
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One training run of the comparison."""
 
     adapter: Adapter
     seed: int
     path: Path
     """Its run directory."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.adapter.name}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
@@ -129,20 +136,20 @@ class Arm:
     def configuration(self, options: Sequence[str]) -> RunConfig:
         """Return what the train command makes of these options.
 
-        Raises what it would, and ArmError for an option that an arm sets by itself.
+        Raises what it would, and ComparisonError for an option that a variant sets by itself.
         """
         given = {word.partition("=")[0] for word in options}
         own = (*OWN_OPTIONS, *(() if self.adapter.alpha is None else ("--adapter.alpha",)))
         for option in own:
             if option in given:
-                raise ArmError(f"{option}: set for each arm, leave it out")
+                raise ComparisonError(f"{option}: set for each run, leave it out")
         return fresh_configuration(*train_parser().parse_known_args(self._options(options)))
 
     def _options(self, shared: Sequence[str]) -> list[str]:
         return ["--seed", str(self.seed), *self.adapter.options(), *shared]
 
     def score_training_chains(self, dataset: StructureDataset, count: int, device: str) -> None:
-        """Fold the first ``count`` training chains at full length, as validation does; this ends the arm."""
+        """Fold the first ``count`` training chains at full length, as validation does; this ends the variant."""
         target = pick_device(device)
         model, _ = load_run(self.path)
         scores = validate(model.to(target), [dataset.load(name) for name in dataset.ids("train")[:count]], target)
@@ -157,14 +164,14 @@ class Arm:
         return sum(file.stat().st_size for file in RunDirectory(self.path).adapter.glob("*.safetensors"))
 
     def baselines(self) -> list[Baseline]:
-        """What a helix and a copy score on its validation chains; nothing of an arm of an earlier version.
+        """What a helix and a copy score on its validation chains; nothing of a variant of an earlier version.
 
-        Raises ArmError: the table is damaged.
+        Raises ComparisonError: the table is damaged.
         """
         try:
             return read_baselines(RunDirectory(self.path).baselines_file)
         except ValueError as error:
-            raise ArmError(str(error)) from None
+            raise ComparisonError(str(error)) from None
 
     def alpha(self) -> float | None:
         """The scale of its adapter; None without one."""
@@ -191,7 +198,7 @@ def _run(command: Sequence[str], log: Path) -> int:
 
     with (
         log.open("a") as stream,
-        subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT) as process,
+        subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=child_environment()) as process,
         handled_by(stop, signal.SIGINT, signal.SIGTERM),
     ):
         code = process.wait()
