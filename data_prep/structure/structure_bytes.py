@@ -10,10 +10,11 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from zlib_ng import zlib_ng as zlib
+
+from data_prep.files.atomic import write_bytes as atomic_write  # noqa: F401  until all call it by its name
 
 MAX_TEXT_BYTES = 512 << 20
 """Largest accepted text, decompressed: twice that of the largest entry of the PDB (3J3Q, an HIV-1 capsid of 2.4 million
@@ -190,17 +191,3 @@ def _sniff(path: str | os.PathLike, data: bytes) -> str:
         raise StructureError(path, "not a PDB or mmCIF file (nothing but blanks and comments at its beginning)")
     shown = ascii(first[:40])[1:-1]
     raise StructureError(path, f'not mmCIF (no "data_" line) and not PDB (no ATOM records): it begins with "{shown}"')
-
-
-def atomic_write(path: str | os.PathLike, data: bytes) -> None:
-    """Write a whole file or nothing: a temporary file beside it, then ``os.replace``. An OSError names the file."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
-    except OSError as error:
-        # Its own names the temporary file, or none where a disk is full.
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -720,14 +720,3 @@ def test_bad_inputs(bad_inputs_dir, bad_case):
     stated = re.search(r"\b(\d+) residues\b", report)
     if stated and status == "ok":
         assert sum(len(record) for record in records) == int(stated[1])
-
-
-def test_a_write_that_fails_names_the_file_and_leaves_the_one_before(tmp_path, small_files):
-    path = tmp_path / "x.pdb"
-    structure_bytes.atomic_write(path, b"before")
-    with small_files(1000), pytest.raises(OSError, match=rf"File too large: '{path}'"):
-        structure_bytes.atomic_write(path, b"x" * 2000)
-    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
-    for wrong, reason in ((tmp_path / "none" / "x.pdb", "No such file or directory"), (tmp_path, "Is a directory")):
-        with pytest.raises(OSError, match=rf"{reason}: '{wrong}'$"):
-            structure_bytes.atomic_write(wrong, b"x")

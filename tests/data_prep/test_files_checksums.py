@@ -1,4 +1,4 @@
-from data_prep.files.checksums import CHECKSUMS, damaged_files, write_checksums
+from data_prep.files.checksums import CHECKSUMS, changed_files, checksums, damaged_files, write_checksums
 
 
 def test_any_changed_byte_is_found(tmp_path):
@@ -16,3 +16,17 @@ def test_any_changed_byte_is_found(tmp_path):
                 assert found and all(problem.isprintable() for problem in found), (name, place, value)
         (tmp_path / name).write_bytes(sound)
     assert damaged_files(tmp_path) == []
+
+
+def test_files_by_the_digests_they_were_written_with(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/b").write_bytes(b"b")
+    sums = checksums(tmp_path)
+    assert list(sums) == ["a", "deep/b"] and sums == checksums(tmp_path, ["a", "deep/b"])
+    assert sums["a"] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert changed_files(tmp_path, sums) == []
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "deep/b").unlink()
+    changed, missing = changed_files(tmp_path, sums)
+    assert "checksum differs" in changed and missing == f"{tmp_path}/deep/b: cannot be read (No such file or directory)"
