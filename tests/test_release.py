@@ -54,6 +54,7 @@ IMPORT_NAMES = {
 """Packages that are imported by another name than their own."""
 NOT_IMPORTED = {
     "ruff": ("Makefile", "ruff check"),
+    "mypy": ("pyproject.toml", "[tool.mypy]"),
     "tensorboard": ("docs/training.md", "tensorboard"),  # accelerate's trackers, by the name that a user gives
     "wandb": ("docs/training.md", "wandb"),
 }
