@@ -27,7 +27,7 @@ from data_prep.dataset.store import StructureDataset
 from pipeline.config.layers import preset_layer, resolve
 from pipeline.training.chains import training_chains
 from pipeline.training.processes import Processes
-from pipeline.training.trainer import Trainer
+from pipeline.training.step import Trainer
 
 SETTINGS = ("--preset", "tiny", "--data.initial_crop_size", "0", "--device", "cpu", "--training.cpu_threads", "1")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from data_prep.files.names import is_file_name
 from data_prep.files.release import add_version_option, program
 from data_prep.structure.structure_bytes import atomic_write
-from pipeline.config.command import add_resume_option, make_console, pick_device, run_command
+from pipeline.config.command import add_resume_option, make_console, run_command
+from pipeline.config.device import pick_device
 from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError, StageFailed, require_extra, system_errors
 from pipeline.lm.mtbench.judge import check_endpoint

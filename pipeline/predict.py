@@ -23,9 +23,9 @@ from pipeline.config.command import (
     add_checkpoint_option,
     add_resume_option,
     make_console,
-    pick_device,
     run_command,
 )
+from pipeline.config.device import pick_device
 from pipeline.config.schema import MAX_THREADS, ConfigError
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError

@@ -17,6 +17,7 @@ from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.checksums import sha256
 from data_prep.files.release import add_version_option, release
 from pipeline.config.command import EXIT_FAILED, EXIT_INTERRUPTED, make_console, run_command, say
+from pipeline.config.device import is_out_of_memory
 from pipeline.config.layers import (
     describe_fields,
     dotted_layer,
@@ -29,19 +30,18 @@ from pipeline.config.layers import (
     resolve,
     with_absolute_paths,
 )
+from pipeline.config.progress import Clock
 from pipeline.config.schema import ADAPTER_METHODS, TRUNK_METHODS, ConfigError, RunConfig
-from pipeline.estimate import estimate, night, report
 from pipeline.folding.stem import DEMO_STEM, ESM2_SHAPES, StemError, is_hub_name
 from pipeline.folding.weights import WeightsError
-from pipeline.prediction.memory import is_out_of_memory
 from pipeline.runs.directory import RunDirectory, RunError, require_weights, with_initial_shape
 from pipeline.runs.initial import PUBLISHED
+from pipeline.runs.tables import TableError
+from pipeline.training.dry_run import estimate, night, report
+from pipeline.training.gradient_check import GradientPathError
 from pipeline.training.loop import train
 from pipeline.training.outcome import Interrupted, TimeUp, TrainingError
 from pipeline.training.processes import Processes, is_lost_connection, is_restarted
-from pipeline.training.progress import Clock
-from pipeline.training.proof import GradientPathError
-from pipeline.training.tables import TableError
 from pipeline.training.trial import try_steps, why_not
 
 NAMED_OPTIONS = {

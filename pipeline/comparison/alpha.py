@@ -9,8 +9,7 @@ from evaluation.baselines import standing
 from pipeline.comparison.results import target_scores
 from pipeline.comparison.variants import Variant
 from pipeline.runs.directory import RunDirectory
-from pipeline.training.tables import read_rows
-from pipeline.training.validation import validation_history
+from pipeline.runs.tables import read_rows, validation_history
 
 FIRST = (256.0, 128.0)
 """alpha / rank of the first pair (LoRTA paper, appendix D.4)."""

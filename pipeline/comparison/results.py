@@ -14,8 +14,7 @@ from evaluation.baselines import Baseline, Standing, means_in_words, standing
 from evaluation.statistics import crossed_interval
 from pipeline.comparison.variants import TRAIN_SCORES, Variant
 from pipeline.runs.directory import RunDirectory
-from pipeline.training.tables import read_rows
-from pipeline.training.validation import validation_history
+from pipeline.runs.tables import read_rows, validation_history
 
 FEWEST_SEEDS = 3
 """Below it there is no interval: two seeds say next to nothing about others."""

@@ -15,14 +15,15 @@ from data_prep.files.bounded_reading import read_json
 from data_prep.files.signals import handled_by
 from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, read_baselines
-from pipeline.config.command import EXIT_INTERRUPTED, child_environment, pick_device
+from pipeline.config.command import EXIT_INTERRUPTED, child_environment
+from pipeline.config.device import pick_device
 from pipeline.config.schema import ADAPTER_METHODS, RunConfig
 from pipeline.folding.stem import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.runs.directory import RunDirectory, RunError, load_run
+from pipeline.runs.tables import TableError
 from pipeline.train import fresh_configuration
 from pipeline.train import parser as train_parser
-from pipeline.training.tables import TableError
 from pipeline.training.validation import validate
 
 WITHOUT_RANK = tuple(method for method in ADAPTER_METHODS if method not in lorta.config.METHODS)

@@ -6,11 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-import torch
 from rich.console import Console
 
 from pipeline.config.schema import ConfigError
-from pipeline.training.checkpoint import CheckpointError, WhichStep
+from pipeline.runs.checkpoint import CheckpointError, WhichStep
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -105,18 +104,3 @@ def _which_step(text: str) -> WhichStep:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: best, last or the number of a step expected")
     return int(text)
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto``: cuda, else mps, else cpu. Raises ConfigError for a device that this machine lacks."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()  # what is on "meta" has no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise ConfigError(f"device {name!r} cannot be used here ({line}): try --device cpu or auto") from None
-    return device

@@ -19,16 +19,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 import lorta
 from data_prep.structure.structure_bytes import atomic_write
-from pipeline.config.command import pick_device
+from pipeline.config.device import is_out_of_memory, memory_in_use, pick_device
 from pipeline.config.layers import config_file_text, to_toml
+from pipeline.config.progress import ProgressOfSteps, interruptible
 from pipeline.config.schema import ConfigError
 from pipeline.lm.checkpoints import newest_whole, seal
 from pipeline.lm.errors import InputError, StageFailed
 from pipeline.lm.run import LanguageRun, first_difference
 from pipeline.lm.settings import StageConfig, TrainingSettings
 from pipeline.lm.tables import csv_text
-from pipeline.prediction.memory import is_out_of_memory
-from pipeline.training.progress import ProgressOfSteps, interruptible, memory_in_use
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.config.command import pick_device
+from pipeline.config.device import pick_device
 from pipeline.prediction.batching import batches, by_length, shared
 from pipeline.prediction.fold import PredictionError
 from pipeline.prediction.loading import Loaded, Source, load

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import parameter_hash
+from pipeline.runs.checkpoint import WhichStep
 from pipeline.runs.directory import RunDirectory, RunError, load_run, trained_parameters
 from pipeline.runs.initial import PUBLISHED, load_published
-from pipeline.training.checkpoint import WhichStep
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ import torch
 
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.structure_bytes import atomic_write
-from pipeline.config.command import pick_device
+from pipeline.config.device import free_bytes, is_out_of_memory, pick_device
 from pipeline.prediction.files import format_aligned_error, write_predicted_pdb
 from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.linker import linked_length
 from pipeline.prediction.loading import Loaded, Source, load
-from pipeline.prediction.memory import SHARE, capped, free_bytes, is_out_of_memory
+from pipeline.prediction.memory import SHARE, capped
 from pipeline.prediction.modelcif_file import Origin, format_modelcif
 from pipeline.prediction.relaxation import relax
 from pipeline.prediction.rows import warnings_of
 from pipeline.prediction.sequences import InputError, Rejected, safe_name, single_chain
-from pipeline.training.checkpoint import WhichStep
+from pipeline.runs.checkpoint import WhichStep
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
+from pipeline.config.device import free_bytes, is_out_of_memory
 from pipeline.folding.model import FoldingModel
 from pipeline.prediction.files import Format, write_files
 from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.linker import linked_length
-from pipeline.prediction.memory import SHARE, MemoryModel, capped, free_bytes, is_out_of_memory, size_text
+from pipeline.prediction.memory import SHARE, MemoryModel, capped, size_text
 from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.relaxation import RelaxationError, alpha_carbon_shift, relax
 from pipeline.prediction.rows import PredictionRow, done_row, failed_row, relaxed_row, same_as, unrelaxed_row

@@ -10,7 +10,7 @@ RUN/baselines.csv        a row per validation chain: a straight helix, a copy of
 RUN/panel.csv            scores of the forgetting check, before and after
 RUN/report.html          curves and scores, written again while the run goes on; one file, no network
 RUN/README.md            model card
-RUN/checkpoints/         step_*/ (see training/checkpoint.py)
+RUN/checkpoints/         step_*/ (see runs/checkpoint.py)
 RUN/adapter/             the stem's adapter alone, with its averaged weights
 RUN/trunk_adapter/       sequence/ and triangle/: the adapters on the trunk's attention, where there are some
 RUN/bad_steps/           batches of steps that were not applied (see training/guard.py)
@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,15 @@ from data_prep.files.lock import locked
 from data_prep.files.release import release
 from data_prep.structure.structure_bytes import atomic_write
 from lorta.storage import TENSOR_FILE
-from pipeline.config.schema import RunConfig
 from pipeline.config.layers import config_file_text, file_layer, merge, resolve
+from pipeline.config.schema import ConfigError, RunConfig
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.stem import StemError, is_hub_name, parameter_hash
-from pipeline.folding.weights import UNUSED, State, check_state
-from pipeline.runs.initial import PUBLISHED, check_agreement, read_source, shape_layer, source_config
 from pipeline.folding.tensor_files import write_tensors
-from pipeline.training.checkpoint import WhichStep, latest_checkpoint, list_checkpoints
-from pipeline.training.freezing import freeze
-from pipeline.training.sharding import like, local, whole
-from pipeline.training.tables import TableError
-from pipeline.training.validation import best_step, validation_history
+from pipeline.folding.weights import UNUSED, State, check_state
+from pipeline.runs.checkpoint import WhichStep, latest_checkpoint, like, list_checkpoints, local, whole
+from pipeline.runs.initial import PUBLISHED, check_agreement, read_source, shape_layer, source_config
+from pipeline.runs.tables import TableError, best_step, validation_history
 
 HASHES = 2
 """``hash_version`` of run.json. The hashes of version 1, which has no such field, counted ESM-2's masked-LM head, which
@@ -219,6 +217,28 @@ def adapter_tensors(model: FoldingModel, averages: Mapping[str, torch.Tensor]) -
     }
 
 
+def freeze(model: FoldingModel, patterns: Sequence[str]) -> int:
+    """Take the parameters whose name matches one of the shell patterns out of training; returns how many numbers.
+
+    Names are those of ``named_parameters()``, e.g. ``trunk.blocks.0.*``; ``trunk.structure_module.*``. A pattern
+    without a match is a ConfigError, and so is one that leaves nothing to train.
+    """
+    frozen = 0
+    for pattern in patterns:
+        matched = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
+        if not matched:
+            example = next(name for name, p in model.named_parameters() if p.requires_grad)
+            raise ConfigError(
+                f"configuration: training.freeze: no parameter matches {pattern!r} (a name is, for example, {example})"
+            )
+        frozen += sum(p.numel() for p in matched if p.requires_grad)
+        for parameter in matched:
+            parameter.requires_grad_(False)
+    if patterns and not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(f"configuration: training.freeze = {list(patterns)} leaves nothing to train")
+    return frozen
+
+
 @torch.no_grad()
 def load_parameters(model: FoldingModel, tensors: Mapping[str, torch.Tensor], source: object) -> None:
     """Copy ``tensors`` into the trained parameters; names and shapes must agree. Raises RunError."""
@@ -236,8 +256,8 @@ def base_weights(source: str, esm_weights: str = "") -> tuple[State, Path]:
     """Weights of a whole model in our layout, and the path that they were read from.
 
     Args:
-        source: as ``init.weights``: a published name, a file or directory that ``pipeline.runs.initial.read_source`` takes,
-            or a run directory, which gives its averaged weights with the adapters merged.
+        source: as ``init.weights``: a published name, a file or directory that ``runs.initial.read_source`` takes, or a
+            run directory, which gives its averaged weights with the adapters merged.
         esm_weights: the stem's own weights, where they are not in ``source``.
 
     Raises:

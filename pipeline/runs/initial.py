@@ -11,9 +11,9 @@ from typing import Any
 from pipeline.config.schema import ConfigError, RunConfig
 from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_snapshot
 from pipeline.folding.model import FoldingModel
+from pipeline.folding.model_files import Converted, needs_stem, read, read_config
 from pipeline.folding.stem import canonical_name, locate_weights, pretrained_file
 from pipeline.folding.weights import UNUSED, WeightsError, config_from_folding, model_from_state
-from pipeline.folding.model_files import Converted, needs_stem, read, read_config
 
 MERGED_FILE = "model.safetensors"
 """In a directory of ``pipeline.export --to merged``, with ``model.toml`` beside it."""

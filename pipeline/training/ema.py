@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pipeline.training.sharding import local
+from pipeline.runs.checkpoint import local
 
 
 class ExponentialMovingAverage:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm, parameters_to_vector
 
+from pipeline.runs.checkpoint import whole
 from pipeline.training.feed import MicroBatch
 from pipeline.training.objective import Objective
 from pipeline.training.processes import Processes
-from pipeline.training.sharding import whole
 
 Forward = Callable[[MicroBatch], Objective]
 

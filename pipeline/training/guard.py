@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from data_prep.structure.structure_bytes import atomic_write
+from pipeline.runs.checkpoint import local
 from pipeline.training.feed import StepBatches
-from pipeline.training.sharding import local
-from pipeline.training.trainer import StepResult, Trainer
+from pipeline.training.step import StepResult, Trainer
 
 WINDOW = 100
 """Losses that a spike is measured against."""

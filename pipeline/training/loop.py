@@ -14,35 +14,35 @@ from rich.console import Console
 from data_prep.dataset.store import StructureDataset
 from data_prep.structure.record import ProteinRecord
 from evaluation.baselines import Baseline, means_in_words, verdict
+from pipeline.config.device import memory_in_use
+from pipeline.config.progress import Clock, ProgressOfSteps, interruptible
 from pipeline.config.schema import ConfigError, RunConfig
-from pipeline.runs.directory import RunDirectory, RunError, adapter_tensors, frozen_hash, load_stem, weight_hashes
+from pipeline.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from pipeline.runs.directory import (
+    RunDirectory,
+    RunError,
+    adapter_tensors,
+    freeze,
+    frozen_hash,
+    load_stem,
+    weight_hashes,
+)
+from pipeline.runs.tables import CsvLog, best_step, mean_score, read_columns, read_rows, validation_history
 from pipeline.training.chains import panel_records, training_chains, validation_records
-from pipeline.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from pipeline.training.feed import StepBatches
-from pipeline.training.freezing import freeze
-from pipeline.training.guard import MOST_IN_A_ROW, SpikeGuard, save_bad_step
-from pipeline.training.outcome import Interrupted, TimeUp, TrainingError, TrainingSummary
-from pipeline.training.processes import Processes
-from pipeline.training.progress import (
-    Clock,
-    ProgressOfSteps,
-    interruptible,
-    memory_in_use,
+from pipeline.training.gradient_check import (
+    count_parts,
+    frozen_checksums,
+    prove_gradient_path,
     report_parameters,
     report_proof,
 )
-from pipeline.training.proof import count_parts, frozen_checksums, prove_gradient_path
+from pipeline.training.guard import MOST_IN_A_ROW, SpikeGuard, save_bad_step
+from pipeline.training.outcome import Interrupted, TimeUp, TrainingError, TrainingSummary
+from pipeline.training.processes import Processes
 from pipeline.training.report import write_pages
-from pipeline.training.tables import CsvLog, read_columns, read_rows
-from pipeline.training.trainer import Asked, StepResult, Trainer
-from pipeline.training.validation import (
-    best_step,
-    mean_score,
-    sample_in_words,
-    save_baselines,
-    validate,
-    validation_history,
-)
+from pipeline.training.step import Asked, StepResult, Trainer
+from pipeline.training.validation import sample_in_words, save_baselines, validate
 
 VALIDATION = ("step", "target", "length", "lddt_ca", "mean_plddt")
 TIMING = ("step", "seconds", "waiting", "samples", "memory_mb")
@@ -324,7 +324,7 @@ class Session:
             self.end_here()
         if self.processes.is_main:
             self.validation.append(*({"step": trainer.step, **asdict(score)} for score in scores))
-        mean = mean_score(scores)
+        mean = mean_score(score.lddt_ca for score in scores)
         better = all(mean > earlier for earlier in self.history.values())
         self.history[trainer.step] = self.progress.score = mean
         self.processes.track({"validation lDDT-Calpha": mean}, trainer.step)
@@ -346,7 +346,8 @@ class Session:
         self.panel_steps.add(step)
         if self.processes.is_main:
             self.panel_table.append(*({"step": step, **asdict(score)} for score in scores))
-        self.console.print(f"step {step}: panel lDDT-Calpha {mean_score(scores):.4f} over {len(scores)} chains")
+        mean = mean_score(score.lddt_ca for score in scores)
+        self.console.print(f"step {step}: panel lDDT-Calpha {mean:.4f} over {len(scores)} chains")
 
     def write_pages(self) -> None:
         """The report and the model card, as things stand."""

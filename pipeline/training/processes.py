@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import nn
 
-from pipeline.config.command import pick_device
+from pipeline.config.device import pick_device
 from pipeline.config.layers import dotted_values
 from pipeline.config.schema import ConfigError, RunConfig
 from pipeline.folding.model import FoldingModel

@@ -16,8 +16,8 @@ from evaluation.baselines import Baseline, Standing, means_in_words, read_baseli
 from evaluation.statistics import Estimate, estimate
 from pipeline.pages.figures import curves, scatter
 from pipeline.runs.directory import RunDirectory
-from pipeline.training.tables import read_columns, read_rows
-from pipeline.training.validation import best_step, sample_in_words
+from pipeline.runs.tables import best_step, read_columns, read_rows
+from pipeline.training.validation import sample_in_words
 
 LAST_STEP = 2**62
 SMOOTHING = 50

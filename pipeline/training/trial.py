@@ -12,17 +12,16 @@ import torch
 
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import RESTYPE_ATOM37_MASK, RESTYPES, sequence_to_aatype
+from pipeline.config.device import free_bytes, is_out_of_memory, memory_in_use
 from pipeline.config.schema import RunConfig
-from pipeline.estimate import Estimate
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import Stem
-from pipeline.prediction.memory import free_bytes, is_out_of_memory
+from pipeline.runs.directory import freeze
 from pipeline.training.chains import ChainSource, TrainingChains
+from pipeline.training.dry_run import Estimate
 from pipeline.training.feed import StepBatches
-from pipeline.training.freezing import freeze
 from pipeline.training.processes import Processes
-from pipeline.training.progress import memory_in_use
-from pipeline.training.trainer import Trainer
+from pipeline.training.step import Trainer
 
 MICRO_BATCHES = 2
 """Of a step that are taken at most: the second has gradients in memory to add to, and more are alike."""

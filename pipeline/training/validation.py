@@ -1,7 +1,6 @@
 """lDDT-Calpha of the model on whole chains."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from pipeline.training.chains import TrainingChains
 from pipeline.training.data import Crop, collate
 from pipeline.training.objective import CA_IN_ATOM14
 from pipeline.training.processes import Processes
-from pipeline.training.tables import read_rows
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,6 @@ def validate(
     ]
 
 
-def mean_score(scores: Sequence[TargetScore]) -> float:
-    """Mean lDDT-Calpha over the chains for which it is defined; nan without any."""
-    defined = [score.lddt_ca for score in scores if not math.isnan(score.lddt_ca)]
-    return sum(defined) / len(defined) if defined else math.nan
-
-
 def save_baselines(
     path: Path, dataset: StructureDataset, records: Sequence[ProteinRecord], chains: TrainingChains
 ) -> list[Baseline]:
@@ -104,18 +96,3 @@ def sample_in_words(rows: Sequence[Baseline], held_out: int, *, overfit: bool) -
         return f"all {count} validation chains, of {of_clusters}"
     spread = "one from each of" if clusters == count else "spread over"
     return f"{count} of {held_out} validation chains, {spread} {of_clusters}"
-
-
-def best_step(history: Mapping[int, float]) -> int | None:
-    """Step of the best mean, the first of equal ones; None where no mean is defined."""
-    defined = {step: mean for step, mean in history.items() if not math.isnan(mean)}
-    return max(defined, key=lambda step: (defined[step], -step)) if defined else None
-
-
-def validation_history(path: Path, up_to_step: int) -> dict[int, float]:
-    """Mean lDDT-Calpha by step, from ``validation.csv``."""
-    by_step: dict[int, list[TargetScore]] = {}
-    for row in read_rows(path, up_to_step):
-        score, plddt = (float(row[name]) if row[name] else math.nan for name in ("lddt_ca", "mean_plddt"))
-        by_step.setdefault(int(row["step"]), []).append(TargetScore(row["target"], int(row["length"]), score, plddt))
-    return {step: mean_score(scores) for step, scores in by_step.items()}

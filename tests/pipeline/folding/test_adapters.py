@@ -6,7 +6,7 @@ import torch
 from pipeline.config.schema import ADAPTER_METHODS, TRUNK_METHODS, ConfigError
 from pipeline.folding.model import build_model
 from pipeline.runs.directory import load_parameters, trained_parameters
-from pipeline.training.proof import count_parts, factors_of, prove_gradient_path
+from pipeline.training.gradient_check import count_parts, factors_of, prove_gradient_path
 from tests.pipeline.folding.test_weights import tiny_config, tiny_model
 
 UPDATES = [method for method in TRUNK_METHODS if method not in ("none", "full")]

@@ -9,7 +9,7 @@ from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import RunConfig
 from pipeline.folding.adapters import PAPER_ALPHA, adapter_alpha
 from pipeline.folding.model import build_model, sinusoidal_positions
-from pipeline.training.proof import GradientPathError, count_parts, frozen_checksums, prove_gradient_path
+from pipeline.training.gradient_check import GradientPathError, count_parts, frozen_checksums, prove_gradient_path
 
 SMALL = {
     "trunk": {"blocks": 1, "c_s": 32, "c_z": 16, "structure_module": {"c_s": 32, "c_z": 16, "heads": 2, "blocks": 2}}

@@ -11,8 +11,8 @@ from pipeline.config.schema import RunConfig
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.model_files import Converted, write_ours
 from pipeline.predict import main
+from pipeline.runs.checkpoint import Checkpoint, save_checkpoint
 from pipeline.runs.directory import RunDirectory, initial_model, trained_parameters, weight_hashes
-from pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 SMALL = {
     "trunk": {"c_s": 32, "c_z": 16, "structure_module": {"c_s": 32, "heads": 2, "blocks": 2}},

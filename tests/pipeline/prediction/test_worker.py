@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config.device import free_bytes, is_out_of_memory
 from pipeline.prediction import worker as worker_module
 from pipeline.prediction.batching import batches, by_length, shared
 from pipeline.prediction.fold import PredictionError, fold_batch
-from pipeline.prediction.memory import (
-    TELLING,
-    MemoryModel,
-    capped,
-    free_bytes,
-    is_out_of_memory,
-    size_text,
-    status_bytes,
-)
+from pipeline.prediction.memory import TELLING, MemoryModel, capped, size_text, status_bytes
 from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.sequences import single_chain
 from pipeline.prediction.worker import Output, Worker

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from pipeline.training.checkpoint import (
+from pipeline.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     latest_checkpoint,

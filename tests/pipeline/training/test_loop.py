@@ -16,10 +16,10 @@ from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import ConfigError, OptimizerConfig
 from pipeline.folding.model import build_model
 from pipeline.prediction.loading import Source, load
-from pipeline.runs.directory import RunError, load_run
+from pipeline.runs.directory import RunError, freeze, load_run
 from pipeline.train import main
-from pipeline.training import loop, trainer
-from pipeline.training.freezing import freeze
+from pipeline.training import loop
+from pipeline.training import step as trainer
 from pipeline.training.guard import SpikeGuard
 from pipeline.training.optimizer import make_optimizer, set_learning_rate
 from pipeline.training.validation import TargetScore

@@ -6,8 +6,8 @@ import signal
 import pytest
 from rich.console import Console
 
-from pipeline.training import progress as progress_module
-from pipeline.training.progress import ProgressOfSteps, interruptible
+from pipeline.config import progress as progress_module
+from pipeline.config.progress import ProgressOfSteps, interruptible
 
 
 def shown(terminal: bool) -> str:

@@ -9,10 +9,10 @@ import pytest
 from evaluation.baselines import Baseline, write_baselines
 from pipeline.config.layers import preset_layer, resolve, to_toml
 from pipeline.runs.directory import RunDirectory
+from pipeline.runs.tables import CsvLog
 from pipeline.training import report
 from pipeline.training.loop import TIMING, VALIDATION
 from pipeline.training.report import read_page, write_pages
-from pipeline.training.tables import CsvLog
 
 
 @pytest.fixture

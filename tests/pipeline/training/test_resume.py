@@ -15,10 +15,10 @@ import psutil
 import pytest
 import torch
 
+from pipeline.config.progress import Clock
 from pipeline.runs.directory import RunDirectory
 from pipeline.train import main
 from pipeline.training import loop
-from pipeline.training.progress import Clock
 from tests.pipeline.training.small import ROOT, SMALL, table
 
 STEPS = ("--max-steps", "8", "--training.validate_every", "3")
@@ -169,7 +169,7 @@ def out_of_memory(*_, **__):
 
 
 BROKEN = {
-    "in a forward pass": ("pipeline.training.trainer.fold_objective", out_of_memory, True),
+    "in a forward pass": ("pipeline.training.step.fold_objective", out_of_memory, True),
     "in validation": ("pipeline.training.loop.validate", out_of_memory, True),
     "in the update": ("torch.optim.AdamW.step", out_of_memory, False),
 }

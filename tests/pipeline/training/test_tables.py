@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from pipeline.training.tables import CsvLog, TableError, read_columns, read_rows
+from pipeline.runs.tables import CsvLog, TableError, read_columns, read_rows
 
 COLUMNS = ("step", "loss")
 

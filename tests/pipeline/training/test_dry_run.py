@@ -9,9 +9,9 @@ import torch
 from pipeline import train
 from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import RunConfig
-from pipeline.estimate import estimate, night
 from pipeline.folding.model import build_model
 from pipeline.training.data import Batch
+from pipeline.training.dry_run import estimate, night
 from pipeline.training.objective import fold_objective
 from pipeline.training.trial import why_not
 

@@ -5,16 +5,17 @@ rehearsal backward pass shows that each factor of the adapter gets a gradient: a
 others are multiplied by them), and all others once the first are off zero.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
 
 import lorta
 from lorta.insert import Insert
 from pipeline.folding.model import PARTS, FoldingModel
 from pipeline.folding.stem import parameter_hash
-from pipeline.training.sharding import local
+from pipeline.runs.checkpoint import local
 
 
 class GradientPathError(RuntimeError):
@@ -140,3 +141,27 @@ def factors_of(model: FoldingModel) -> dict[str, torch.nn.Parameter]:
 
 def _norms(factors: dict[str, torch.nn.Parameter]) -> dict[str, float]:
     return {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in factors.items()}
+
+
+def report_parameters(parts: Sequence[PartCount], console: Console) -> None:
+    """Parameters by part, one line each."""
+    console.print("Parameters (trainable / all):")
+    for part in parts:
+        console.print(f"  {part.part:<17}{part.trainable:>13,} / {part.total:,}")
+    console.print(f"  {'together':<17}{sum(p.trainable for p in parts):>13,} / {sum(p.total for p in parts):,}")
+
+
+def report_proof(proofs: Sequence[FactorProof], console: Console) -> None:
+    """The gradient path, one line per factor."""
+    if not proofs:
+        console.print("Gradient path: no adapter; frozen parameters get no gradient.")
+        return
+    console.print("Gradient path of the adapter (gradient norm at step 0, and with the zero factors off zero):")
+    for proof in proofs[:12]:
+        shape = " x ".join(str(n) for n in proof.shape)
+        console.print(
+            f"  {proof.name:<20}{shape:>12}{proof.gradient_at_start:>12.3g}{proof.gradient_off_zero:>12.3g}"
+            f"{'   starts at zero' if proof.starts_at_zero else ''}",
+        )
+    if len(proofs) > 12:
+        console.print(f"  and {len(proofs) - 12} more factors, all with finite non-zero gradients where they should")

@@ -9,9 +9,9 @@ import torch
 
 from pipeline.config.schema import RunConfig
 from pipeline.folding.model import FoldingModel
+from pipeline.runs.checkpoint import Checkpoint, like, load_optimizer, optimizer_tensors, whole
 from pipeline.runs.directory import initial_model, load_parameters, trained_parameters
 from pipeline.training.chains import TrainingChains
-from pipeline.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from pipeline.training.ema import ExponentialMovingAverage
 from pipeline.training.feed import Feed, MicroBatch, StepBatches
 from pipeline.training.gradients import globally_clipped, sample_clipped
@@ -19,7 +19,6 @@ from pipeline.training.objective import Objective, fold_objective
 from pipeline.training.optimizer import make_optimizer, names_of, set_learning_rate
 from pipeline.training.processes import Processes
 from pipeline.training.sampler import CropSchedule, StepSampler
-from pipeline.training.sharding import like, whole
 
 
 @dataclass(frozen=True)

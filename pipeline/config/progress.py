@@ -2,49 +2,21 @@
 
 import math
 import os
-import resource
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from data_prep.files.signals import handled_by
-from pipeline.training.proof import FactorProof, PartCount
 
 PLAIN_PROGRESS_SECONDS = 20.0
 """Between two lines of progress where there is no terminal to draw a bar on."""
 
 STOPPING = b"\nstopping, and saving what is done; Ctrl-C again stops at once and does not save\n"
-
-
-def report_parameters(parts: Sequence[PartCount], console: Console) -> None:
-    """Parameters by part, one line each."""
-    console.print("Parameters (trainable / all):")
-    for part in parts:
-        console.print(f"  {part.part:<17}{part.trainable:>13,} / {part.total:,}")
-    console.print(f"  {'together':<17}{sum(p.trainable for p in parts):>13,} / {sum(p.total for p in parts):,}")
-
-
-def report_proof(proofs: Sequence[FactorProof], console: Console) -> None:
-    """The gradient path, one line per factor."""
-    if not proofs:
-        console.print("Gradient path: no adapter; frozen parameters get no gradient.")
-        return
-    console.print("Gradient path of the adapter (gradient norm at step 0, and with the zero factors off zero):")
-    for proof in proofs[:12]:
-        shape = " x ".join(str(n) for n in proof.shape)
-        console.print(
-            f"  {proof.name:<20}{shape:>12}{proof.gradient_at_start:>12.3g}{proof.gradient_off_zero:>12.3g}"
-            f"{'   starts at zero' if proof.starts_at_zero else ''}",
-        )
-    if len(proofs) > 12:
-        console.print(f"  and {len(proofs) - 12} more factors, all with finite non-zero gradients where they should")
 
 
 @contextmanager
@@ -156,11 +128,3 @@ def duration(seconds: float) -> str:
     if hours >= 72:
         return f"{hours / 24:.0f} days"
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-def memory_in_use(device: torch.device) -> float:
-    """MB: the largest that a GPU's allocator has held, or on other devices the largest of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -7,7 +7,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +132,23 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return "" if math.isnan(value) else f"{value:.9g}"
+
+
+def mean_score(scores: Iterable[float]) -> float:
+    """Mean of the scores that are defined; nan without any."""
+    defined = [score for score in scores if not math.isnan(score)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def validation_history(path: Path, up_to_step: int) -> dict[int, float]:
+    """Mean lDDT-Calpha by step, from ``validation.csv``; over the chains for which it is defined."""
+    by_step: dict[int, list[float]] = {}
+    for row in read_rows(path, up_to_step):
+        by_step.setdefault(int(row["step"]), []).append(float(row["lddt_ca"] or "nan"))
+    return {step: mean_score(scores) for step, scores in by_step.items()}
+
+
+def best_step(history: Mapping[int, float]) -> int | None:
+    """Step of the best mean, the first of equal ones; None where no mean is defined."""
+    defined = {step: mean for step, mean in history.items() if not math.isnan(mean)}
+    return max(defined, key=lambda step: (defined[step], -step)) if defined else None

@@ -15,15 +15,15 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.config.progress import duration
 from pipeline.config.schema import RunConfig
 from pipeline.folding.kernels.common import Plan
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.stem import Stem
 from pipeline.losses.distogram import distogram_loss
 from pipeline.losses.reduce import binned_cross_entropy
-from pipeline.training.freezing import freeze
-from pipeline.training.progress import duration
-from pipeline.training.proof import PartCount, count_parts
+from pipeline.runs.directory import freeze
+from pipeline.training.gradient_check import PartCount, count_parts
 
 FLOAT = 4
 """Bytes of a float32, in which weights, gradients, moments and averages are."""

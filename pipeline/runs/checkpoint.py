@@ -27,7 +27,6 @@ from safetensors.torch import load_file
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.checksums import sha256
 from pipeline.folding.tensor_files import write_tensors
-from pipeline.training.sharding import like
 
 FORMAT_VERSION = 2
 
@@ -173,3 +172,30 @@ def load_optimizer(
                 moment: tensor if moment == "step" else like(tensor, parameter)
                 for moment, tensor in by_parameter[name].items()
             }
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether ``tensor`` is a DTensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of ``tensor`` that lies on this process, detached, sharing its memory."""
+    tensor = tensor.detach()
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of ``tensor``, on every process; a collective operation where it is sharded."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
+    """``tensor``, whole on every process, on the device of ``model`` and sharded as it is."""
+    tensor = tensor.to(model.device)
+    if not is_sharded(model):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
