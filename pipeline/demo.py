@@ -17,15 +17,16 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from data_prep.dataset.store import StructureDataset
 from data_prep.files.release import add_version_option, program
-from evaluation.baselines import Baseline, read_baselines, standing
-from pipeline.config.command import child_environment, make_console
-from pipeline.demo_weights import NAME, DemoStem, find_demo_stem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from evaluation.baselines import Baseline
+    from pipeline.folding.demo_weights import DemoStem
 
 MARKER = "demo.txt"
 """In a directory that the demo has made, and so may delete."""
@@ -47,8 +48,10 @@ class DemoError(RuntimeError):
     """A command of the demo failed."""
 
 
-def run(console: Console, module: str, *arguments: object) -> None:
+def run(console: "Console", module: str, *arguments: object) -> None:
     """Run ``python -m module arguments`` and show it. Raises DemoError when it fails."""
+    from pipeline.config.command import child_environment
+
     words = [str(a) for a in arguments]
     console.print(f"\n$ python -m {module} {' '.join(words)}", style="bold")
     environment = ALLOCATOR | child_environment()
@@ -68,9 +71,11 @@ def scores_of(folder: Path) -> dict[str, float]:
 
 
 def summary_table(
-    baselines: Sequence[Baseline], scores: Sequence[Mapping[str, float]], means: Mapping[str, float]
-) -> Table:
+    baselines: "Sequence[Baseline]", scores: Sequence[Mapping[str, float]], means: Mapping[str, float]
+) -> "Table":
     """Return the held-out chains with their baselines and ``scores``, and the means of each column by its name."""
+    from rich.table import Table
+
     table = Table(title="lDDT-Calpha of held-out chains", show_footer=True)
     table.add_column("chain", footer="mean")
     table.add_column("residues", justify="right")
@@ -100,6 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--max-steps", type=int, help="fewer steps than the tiny preset, for a quick look")
     arguments = p.parse_args(argv)
+
+    from pipeline.config.command import make_console
+
     console = make_console()
     out: Path = arguments.out
     if out.exists():
@@ -119,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def stem_in_words(stem: DemoStem) -> str:
+def stem_in_words(stem: "DemoStem") -> str:
     """Say which stem the demo was run over, and why not a pretrained one where there is none."""
     if stem.path is not None:
         return f"The stem is pretrained: {stem.description}."
@@ -129,8 +137,12 @@ def stem_in_words(stem: DemoStem) -> str:
     )
 
 
-def report(out: Path, seed: int, max_steps: int | None, console: Console) -> None:
+def report(out: Path, seed: int, max_steps: int | None, console: "Console") -> None:
     """All commands of the demo, and the table."""
+    from data_prep.dataset.store import StructureDataset
+    from evaluation.baselines import read_baselines, standing
+    from pipeline.folding.demo_weights import NAME, find_demo_stem
+
     data, trained_run, untrained = out / "dataset", out / "run", out / "untrained"
     structures = resources.files("pipeline") / "demo_structures"
     run(

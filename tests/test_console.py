@@ -52,6 +52,17 @@ def test_what_is_in_the_working_directory_is_not_imported(tmp_path, words, obsta
     assert (result.returncode, result.stdout) == (0, f"lorta-fold {release()}\n"), result.stderr
 
 
+def test_help_needs_no_torch():
+    """It takes two seconds to import."""
+    code = (
+        "import sys, pipeline.compare, pipeline.weights, pipeline.demo, pipeline.demo_weights\n"
+        "pipeline.compare.parser(), pipeline.weights.parser(), pipeline.demo_weights.parser()\n"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
 def test_commands_start_others_in_the_same_way(tmp_path, monkeypatch):
     from pipeline.config.command import child_environment
 

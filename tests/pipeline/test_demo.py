@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data_prep.files.release import program
-from pipeline import demo
 from pipeline.demo import DemoError, main, scores_of, stem_in_words
-from pipeline.demo_weights import DemoStem
+from pipeline.folding import demo_weights
+from pipeline.folding.demo_weights import DemoStem
 
 
 def test_a_target_without_a_score_ends_the_demo(tmp_path):
@@ -30,7 +30,7 @@ def test_the_demo_says_which_stem_it_has(tmp_path):
 def test_the_demo_in_two_steps(tmp_path, capfd, monkeypatch):
     """All commands, with a model that has learned nothing yet; then again in the same place."""
     nowhere = DemoStem(None, "", ("no network in tests",))
-    monkeypatch.setattr(demo, "find_demo_stem", lambda _console: nowhere)
+    monkeypatch.setattr(demo_weights, "find_demo_stem", lambda _console: nowhere)
     out = tmp_path / "out"
     assert main(["--out", str(out), "--max-steps", "2"]) == 0
     title, _, *lines, _, stem, standing = (out / "summary.txt").read_text().splitlines()

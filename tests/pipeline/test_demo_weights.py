@@ -11,9 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline import demo_weights
-from pipeline.demo_weights import PUBLISHED_FILE, WHEEL_FILES, find_demo_stem, main
-from pipeline.folding import hub
+from pipeline.demo_weights import main
+from pipeline.folding import demo_weights, hub
+from pipeline.folding.demo_weights import PUBLISHED_FILE, WHEEL_FILES, find_demo_stem
 
 CONSOLE = Console(file=io.StringIO())
 

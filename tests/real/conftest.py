@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.demo_weights import find_demo_stem
+from pipeline.folding.demo_weights import find_demo_stem
 
 
 @pytest.fixture(scope="session")
