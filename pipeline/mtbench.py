@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from data_prep.files.names import is_file_name
 from data_prep.files.release import add_version_option, program
+from data_prep.files.text import is_file_name
 from data_prep.structure.structure_bytes import atomic_write
 from pipeline.config.command import add_resume_option, make_console, run_command
 from pipeline.config.device import pick_device

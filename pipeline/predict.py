@@ -16,7 +16,7 @@ from rich.table import Table
 
 from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.release import add_version_option, release
-from data_prep.files.signals import handled_by
+from data_prep.files.workers import handled_by
 from pipeline.config.command import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,

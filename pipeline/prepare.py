@@ -9,13 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_prep.dataset.blocks import WorkError
-from data_prep.dataset.build import BuildError, build_dataset, find_input, read_blocks, read_lines
-from data_prep.dataset.estimate import estimate
+from data_prep.dataset.build import BuildError, build_dataset, estimate, find_input, read_blocks, read_lines
+from data_prep.dataset.clusters import MmseqsError
 from data_prep.dataset.ledger import LedgerRow
-from data_prep.dataset.mmseqs import MmseqsError
 from data_prep.dataset.splits import SplitError
-from data_prep.dataset.store import DatasetError
-from data_prep.dataset.verify import problems
+from data_prep.dataset.store import DatasetError, problems
 from data_prep.files.workers import ProcessKilledError
 from data_prep.structure.structure_bytes import is_structure_name
 from pipeline.preparation.options import build_parser, reading_settings, shard_of, split_settings

@@ -17,7 +17,7 @@ from data_prep.dataset.store import DatasetError, StructureDataset, write_datase
 from data_prep.files import bounded_reading
 from data_prep.files.bounded_reading import parse_json, read_parquet
 from data_prep.files.checksums import damaged_files
-from data_prep.files.names import is_file_name
+from data_prep.files.text import is_file_name
 from evaluation.compare import CompareError, read_scores
 from evaluation.targets import UsageError, read_ids
 from pipeline.comparison.variants import ComparisonError, parse_adapters
@@ -84,7 +84,7 @@ WITHOUT_LIMIT = {
     "pipeline/comparison/variants.py": "the log of a command that it has just run",
     "pipeline/demo.py": "files of commands that it has just run",
     "data_prep/dataset/blocks.py": "the working directory of the same command",
-    "data_prep/dataset/mmseqs.py": "the output of a command that it has just run",
+    "data_prep/dataset/clusters.py": "the output of a command that it has just run",
     "lorta/peft_plugin.py": "the card that PEFT has just written where the adapter is saved",
     "workflows/folding_table.py": "outputs of the workflow's other rules",
 }

@@ -1,15 +1,14 @@
 """A directory of structure files to a dataset directory: find, read, filter, cluster, split, write."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from data_prep.dataset import mmseqs
 from data_prep.dataset.blocks import FILES_PER_BLOCK, Blocks, WorkError
-from data_prep.dataset.clusters import similarities
-from data_prep.dataset.duplicates import ChainQuality, repeated_sequences
+from data_prep.dataset.clusters import mmseqs_is_installed, mmseqs_version, similarities
 from data_prep.dataset.ingest import Ingested, IngestSettings, ingest_file
 from data_prep.dataset.inputs import find_structures
 from data_prep.dataset.ledger import LedgerRow
@@ -17,8 +16,9 @@ from data_prep.dataset.report import report_page
 from data_prep.dataset.splits import SplitSettings, split_by_cluster
 from data_prep.dataset.store import DatasetError, DatasetWriter, Placement, check_target
 from data_prep.files.bounded_reading import read_table
+from data_prep.files.errors import UserError
 from data_prep.files.lock import locked
-from data_prep.files.names import is_file_name
+from data_prep.files.text import is_file_name
 from data_prep.structure.structure_bytes import is_structure_name, structure_stem
 
 MIN_CHAINS_PER_PROCESS = 200
@@ -31,8 +31,8 @@ of 8,000 takes about half an hour on one core."""
 Progress = Callable[[str, int, int], None]
 
 
-class BuildError(ValueError):
-    """Input that gives no dataset. ``ledger`` says what became of each file; ``str()`` is one line."""
+class BuildError(UserError):
+    """Input that gives no dataset. ``ledger`` says what became of each file."""
 
     def __init__(self, message: str, ledger: Sequence[LedgerRow] = ()) -> None:
         super().__init__(message)
@@ -192,7 +192,7 @@ def build_dataset(
             dates = dict(zip(gathered.sequences, gathered.dates, strict=True))
             unplaced = _why_in_no_split(placements, split, dates)
             ledger = [_with_warnings(row, unplaced) for row in ledger]
-            program = f"MMseqs2 {mmseqs.version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
+            program = f"MMseqs2 {mmseqs_version()}, not exhaustive" if method == "mmseqs" else "every pair aligned"
             settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
             writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
         blocks.remove()
@@ -272,7 +272,7 @@ def _check_complete(source: Input, out: str | os.PathLike, reading: IngestSettin
 
 
 def _check_clustering(wanted: str) -> None:
-    if wanted == "mmseqs" and not mmseqs.is_installed():
+    if wanted == "mmseqs" and not mmseqs_is_installed():
         raise BuildError(
             "--clustering mmseqs: the program mmseqs is not on the PATH; install MMseqs2 or leave this out"
         )
@@ -280,7 +280,7 @@ def _check_clustering(wanted: str) -> None:
 
 def _clustering_method(wanted: str, n_different: int) -> str:
     if wanted == "auto":
-        return "mmseqs" if n_different > MAX_EXHAUSTIVE and mmseqs.is_installed() else "exhaustive"
+        return "mmseqs" if n_different > MAX_EXHAUSTIVE and mmseqs_is_installed() else "exhaustive"
     return wanted
 
 
@@ -371,3 +371,91 @@ def read_lines(path: str | os.PathLike, what: str = "ids") -> tuple[str, ...]:
     if not entries:
         raise BuildError(f"{path}: holds no {what}, expected one per line")
     return entries
+
+
+@dataclass(frozen=True)
+class ChainQuality:
+    """What decides between chains of one sequence."""
+
+    id: str
+    sequence: str
+    resolution: float | None
+    n_observed: int
+    """Residues with an alpha carbon."""
+
+
+def repeated_sequences(chains: Iterable[ChainQuality]) -> dict[str, str]:
+    """Id of each chain that repeats the sequence of a better one -> id of that one.
+
+    Better is of lower resolution value (none stated is worst), then with more residues observed, then first by id, so
+    that the choice does not depend on the order of the input.
+    """
+
+    def order(chain: ChainQuality) -> tuple:
+        return (float("inf") if chain.resolution is None else chain.resolution, -chain.n_observed, chain.id)
+
+    best: dict[str, ChainQuality] = {}
+    listed = list(chains)
+    for chain in listed:
+        if chain.sequence not in best or order(chain) < order(best[chain.sequence]):
+            best[chain.sequence] = chain
+    return {chain.id: best[chain.sequence].id for chain in listed if best[chain.sequence] is not chain}
+
+
+SAMPLE = 100
+"""Files that are read for an estimate, evenly spaced over the input."""
+
+BYTES_PER_ATOM, BYTES_PER_RESIDUE, BYTES_PER_CHAIN = 16, 14, 400
+"""Of shards (see ``data_prep.dataset.shards``) and of index, ledger and report."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Numbers for the whole input, from ``n_sampled`` of its files."""
+
+    n_files: int
+    n_left_out: int
+    """Files of the input that would not be read."""
+    n_sampled: int
+    n_unreadable: float
+    n_chains: float
+    """Accepted chains."""
+    read_seconds: float
+    """With one process."""
+    compare_seconds: float
+    """Aligning every pair of different sequences, with one process."""
+    n_bytes: float
+
+
+def estimate(source: Input, reading: IngestSettings, *, clock=time.perf_counter) -> Estimate:
+    """Read a sample of the input and scale up. Writes nothing."""
+    n = len(source.files)
+    sampled = source.files[:: max(1, -(-n // SAMPLE))]
+    start = clock()
+    results = [ingest_file(source.root, file, source.settings(reading)) for file in sampled]
+    per_file = (clock() - start) / max(len(sampled), 1)
+    records = [record for result in results for record in result.records]
+    scale = n / max(len(sampled), 1)
+    n_chains = len(records) * scale
+    different = list(dict.fromkeys(record.sequence for record in records))
+    start = clock()
+    similarities(different)
+    per_pair = (clock() - start) / max(_pairs(len(different)), 1)
+    n_bytes = sum(
+        BYTES_PER_ATOM * int(record.atom37_mask.sum()) + BYTES_PER_RESIDUE * len(record) + BYTES_PER_CHAIN
+        for record in records
+    )
+    return Estimate(
+        n_files=n,
+        n_left_out=len({row.file for row in source.rows}),
+        n_sampled=len(sampled),
+        n_unreadable=sum(not result.sha256 for result in results) * scale,
+        n_chains=n_chains,
+        read_seconds=per_file * n,
+        compare_seconds=per_pair * _pairs(len(different) * scale),
+        n_bytes=n_bytes * scale,
+    )
+
+
+def _pairs(n: float) -> float:
+    return n * (n - 1) / 2

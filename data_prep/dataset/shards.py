@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from data_prep.files.release import program
+from data_prep.structure.decimals import PER_ANGSTROM, thousandths
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.structure_bytes import atomic_write
-from data_prep.structure.thousandths import PER_ANGSTROM, thousandths
 
 RECORDS_PER_SHARD = 256
 

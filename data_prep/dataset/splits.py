@@ -8,8 +8,7 @@ import numpy as np
 
 from data_prep.dataset.clusters import Similarity, clusters
 from data_prep.dataset.store import Placement
-from data_prep.files.dates import is_date
-from data_prep.files.wording import some
+from data_prep.files.text import is_date, some
 
 HELD_OUT = ("val", "test")
 """Splits that training must not see relatives of."""

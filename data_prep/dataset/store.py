@@ -15,14 +15,52 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.dataset.index_check import checked_index
-from data_prep.dataset.ledger import LedgerRow, write_ledger
+from data_prep.dataset.ledger import LedgerRow, read_ledger, write_ledger
 from data_prep.dataset.shards import RECORDS_PER_SHARD, ShardReader, check_storable, save_shard
 from data_prep.files.bounded_reading import read_json, read_parquet
-from data_prep.files.checksums import write_checksums
-from data_prep.files.names import is_file_name
+from data_prep.files.checksums import damaged_files, write_checksums
 from data_prep.files.release import program
+from data_prep.files.text import is_file_name
 from data_prep.structure.record import ProteinRecord
+
+_STATED = ("id", "split", "length", "sequence", "warnings", "shard", "residue_start", "atom_start", "n_atoms")
+_USUAL_ID = "^[A-Za-z0-9_][A-Za-z0-9._+%-]*$"
+_NOT_NEGATIVE = ("length", "shard", "residue_start", "atom_start", "n_atoms")
+
+
+def checked_index(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of ``schema`` in its types, others after them.
+
+    Raises ``ValueError``, whose text goes on after the file's name: a column is missing, of another type, blank or
+    negative where it must not be; an id is there twice, or is no name of a file inside a directory.
+    """
+    for field in schema:
+        if field.name not in table.schema.names:
+            raise ValueError(f"has no column {field.name}")
+        place = table.schema.get_field_index(field.name)
+        try:
+            table = table.set_column(place, field, table.column(place).cast(field.type))
+        except pa.ArrowException as error:
+            found = table.schema.field(place).type
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"has {found} as {field.name}, expected {field.type} ({reason})") from None
+    for name in _STATED:
+        if table[name].null_count:
+            raise ValueError(f"has a blank {name}")
+    for name in _NOT_NEGATIVE:
+        if len(table) and pc.min(table[name]).as_py() < 0:
+            raise ValueError(f"has a negative {name}")
+    ids = table["id"]
+    if pc.count_distinct(ids).as_py() < len(ids):
+        twice = pc.value_counts(ids).to_pylist()
+        raise ValueError(f"has the id {next(v['values'] for v in twice if v['counts'] > 1)!r} twice")
+    # Of those that are not as pipeline.prepare writes them, the rule decides one by one.
+    unusual = pc.or_(pc.invert(pc.match_substring_regex(ids, _USUAL_ID)), pc.greater(pc.binary_length(ids), 100))
+    for record_id in ids.filter(unusual).to_pylist():
+        if not is_file_name(record_id):
+            raise ValueError(f"has the id {record_id[:40]!a}, which is no name of a file")
+    return table
+
 
 FORMAT_NAME = "lorta-fold dataset"
 FORMAT_VERSION = 1
@@ -347,3 +385,40 @@ Written by {description["tool"]}, format version {description["format_version"]}
 Read it with `data_prep.dataset.StructureDataset`, or from any language with the description in `docs/data-format.md`
 of the project.
 """
+
+
+def problems(path: str | os.PathLike) -> list[str]:
+    """Everything that is wrong with a dataset, one line each; empty if it is sound.
+
+    Raises ``DatasetError`` for a directory that is no dataset.
+    """
+    dataset = StructureDataset(path)
+    found = damaged_files(Path(path))
+    ids = dataset.ids()
+    if len(ids) != dataset.description.get("records"):
+        found.append(
+            f"{path}: index.parquet has {len(ids)} rows, dataset.json says {dataset.description.get('records')}"
+        )
+    for record_id in ids:
+        found += _record_problems(dataset, record_id)
+    try:
+        ledger = read_ledger(Path(path) / "ledger.csv")
+    except (OSError, ValueError) as error:
+        return [*found, str(error)]
+    accepted = {row.id for row in ledger if row.status == "accepted"}
+    if accepted and accepted != set(ids):
+        different = sorted(accepted ^ set(ids))
+        found.append(f"{path}: ledger.csv and index.parquet disagree about {len(different)} ids, as {different[0]}")
+    return found
+
+
+def _record_problems(dataset: StructureDataset, record_id: str) -> list[str]:
+    try:
+        record = dataset.load(record_id)
+        check_storable(record)
+    except (DatasetError, ValueError, IndexError) as error:
+        return [f"{dataset.path}: record {record_id} cannot be loaded ({error})"]
+    row, wrong = dataset.row(record_id), []
+    if len(record) != row["length"] or int(record.ca_mask.sum()) != row["n_observed"]:
+        wrong.append(f"{dataset.path}: record {record_id} has not the length or observed residues of its index row")
+    return wrong

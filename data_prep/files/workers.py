@@ -1,4 +1,4 @@
-"""Work spread over processes that neither outlive nor outwait each other."""
+"""Work spread over processes that neither outlive nor outwait each other, and what signals do meanwhile."""
 
 import multiprocessing
 import os
@@ -7,10 +7,27 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from types import FrameType
 from typing import TypeVar
 
-from data_prep.files.signals import handled_by
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+
+
+@contextmanager
+def handled_by(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
+    """Within the block ``handler`` gets these signals, but outside the main thread, where Python takes none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

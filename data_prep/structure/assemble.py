@@ -16,15 +16,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data_prep.files.wording import some
-from data_prep.structure.atom_arrays import ALLOWED_ATOMS, atom37_arrays
+from data_prep.files.text import some
 from data_prep.structure.atom_site import AtomSite, ParsedStructure
 from data_prep.structure.components import LETTER_OF_RESNAME, parent_letter
-from data_prep.structure.conformers import conformer_rows, one_component_per_place
+from data_prep.structure.conformers import ALLOWED_ATOMS, atom37_arrays, conformer_rows, one_component_per_place
 from data_prep.structure.polymers import content, residue_kinds, split_polymers
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import sequence_to_aatype
-from data_prep.structure.seqres_places import place_residues
+from data_prep.structure.seqres import place_residues
 
 _RESIDUES = frozenset({"amino", "D-amino", "listed"})
 """Kinds (see ``residue_kinds``) that are residues of a protein chain."""

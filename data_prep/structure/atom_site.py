@@ -1,12 +1,15 @@
-"""AtomSite: what both formats state of one model, as columns, before anything is decided about it."""
+"""AtomSite: what both formats state of one model, as columns, before anything is decided about it; choosing models."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from data_prep.structure.words import Words, joint_codes
+from data_prep.structure.categorical import Categorical, joint_codes
+from data_prep.structure.structure_bytes import StructureError
 
 MAX_COORDINATE = 10_000.0
 """angstrom: a coordinate this far out does not fit a PDB file and is taken for damage."""
@@ -27,9 +30,9 @@ class AtomSite:
     Residue r has the atoms ``start[r]`` to ``start[r] + count[r]``.
     """
 
-    name: Words
+    name: Categorical
     """[A], e.g. 'CA'."""
-    altloc: Words
+    altloc: Categorical
     """[A], '' for none."""
     xyz: np.ndarray
     """float64 [A, 3], angstrom; NaN in a row whose coordinates the file does not state."""
@@ -39,17 +42,17 @@ class AtomSite:
     """float32 [A], angstrom^2, 0 where the file states none."""
     start: np.ndarray
     """int64 [R], increasing from 0."""
-    resname: Words
+    resname: Categorical
     """[R], component id."""
-    chain: Words
+    chain: Categorical
     """[R], author's chain id, may be ''."""
-    segment: Words
+    segment: Categorical
     """[R]: label_asym_id; in PDB files the segment id (columns 73-76). '' for none."""
     ters: np.ndarray
     """int64 [R]: TER records seen before in this chain (0 in mmCIF)."""
     seqnum: np.ndarray
     """int32 [R], author's residue number."""
-    icode: Words
+    icode: Categorical
     """[R], '' for none."""
     label_seq: np.ndarray
     """int32 [R], position along entity_poly_seq from 1; 0 where the file states none (always 0 in PDB files)."""
@@ -209,3 +212,31 @@ def plausible(xyz: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         inside = size < MAX_COORDINATE
     return inside[:, 0] & inside[:, 1] & inside[:, 2]
+
+
+ModelChoice = int | Literal["all"] | None
+"""A stated number, all, or (None) the first that holds atoms."""
+
+
+def choose_models(path: str | os.PathLike, numbers: Sequence[int], choice: ModelChoice) -> range | list[int]:
+    """Positions of the chosen models among the ``numbers`` of those that hold atoms, in file order.
+
+    Raises ``StructureError`` for a number that is not there.
+    """
+    if choice == "all":
+        return range(len(numbers))
+    if choice is None:
+        return [0]
+    if choice in numbers:
+        return [numbers.index(choice)]
+    shown = ", ".join(map(str, numbers[:10])) + (" ..." if len(numbers) > 10 else "")
+    raise StructureError(path, f"has no model {choice}: its models are {shown}")
+
+
+def model_note(n_models: int, position: int, choice: ModelChoice) -> list[str]:
+    """The warning that a record of one of several models carries; none where the file has one."""
+    if n_models == 1:
+        return []
+    if choice == "all":
+        return [f"model {position + 1} of {n_models}"]
+    return [f"{n_models} models, the {'first' if choice is None else 'chosen'} one was read"]

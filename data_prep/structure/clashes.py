@@ -5,8 +5,8 @@ from itertools import combinations
 
 import numpy as np
 
+from data_prep.structure.decimals import PER_ANGSTROM, thousandths
 from data_prep.structure.record import ProteinRecord
-from data_prep.structure.thousandths import PER_ANGSTROM, thousandths
 
 CLASH_DISTANCE = 1.7
 """angstrom between atoms of different chains (Abramson et al. 2024, AlphaFold 3, suppl. 2.5.4)."""

@@ -117,3 +117,11 @@ def _complete(
         number = known[cell]
         values[row], stated[row] = (default, False) if number is None else (number, True)
     return values, stated
+
+
+PER_ANGSTROM = 1000
+
+
+def thousandths(positions: np.ndarray) -> np.ndarray:
+    """angstrom to the nearest whole thousandth, float64, so that squares of distances are exact too."""
+    return np.rint(positions.astype(np.float64) * PER_ANGSTROM)

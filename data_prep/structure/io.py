@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.structure.assemble import SkippedChain, assemble
+from data_prep.structure.atom_site import ModelChoice
 from data_prep.structure.mmcif import parse_binary_cif, parse_mmcif
-from data_prep.structure.mmcif_writer import format_mmcif
-from data_prep.structure.models import ModelChoice
 from data_prep.structure.pdb import parse_pdb
-from data_prep.structure.pdb_writer import format_pdb
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.structure_bytes import (
     StructureError,
@@ -18,6 +16,7 @@ from data_prep.structure.structure_bytes import (
     read_text,
     structure_stem,
 )
+from data_prep.structure.writers import format_mmcif, format_pdb
 
 __all__ = [
     "StructureError",

@@ -6,18 +6,36 @@ pre-1996 files whose columns 73-80 carry the entry id, or stop at a line that is
 
 import re
 from bisect import bisect_left
+from collections.abc import Iterable
 from operator import itemgetter
 
 import numpy as np
 
-from data_prep.structure.atom_site import MAX_DAMAGED_FRACTION, AtomSite, ParsedStructure, plausible
+from data_prep.files.text import is_date
+from data_prep.structure.atom_site import (
+    MAX_DAMAGED_FRACTION,
+    AtomSite,
+    ModelChoice,
+    ParsedStructure,
+    choose_models,
+    model_note,
+    plausible,
+)
+from data_prep.structure.categorical import Categorical
 from data_prep.structure.components import kind
 from data_prep.structure.decimals import read_decimals, read_integers
-from data_prep.structure.models import ModelChoice, choose_models, model_note
-from data_prep.structure.pdb_fields import HYBRID36_DIGITS, word
-from data_prep.structure.pdb_header import PdbHeader
 from data_prep.structure.structure_bytes import StructureError
-from data_prep.structure.words import Words
+
+MONTHS: tuple[str, ...] = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+
+HYBRID36_DIGITS: str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Numbers beyond their columns go on in base 36 with a leading letter (hybrid-36, cctbx): after 9999 comes A000."""
+
+
+def word(text: bytes) -> int:
+    """The number that these bytes are as a little-endian word."""
+    return int.from_bytes(text, "little")
+
 
 _READ = 76
 """Columns of an ATOM record that are read, up to the segment id."""
@@ -246,7 +264,7 @@ def _fourth_letters(table: np.ndarray) -> bool:
     marked = np.flatnonzero(table[:, 20] != ord(" "))
     if not len(marked):
         return False
-    cells = Words.of_cells(table[marked, 17:21])
+    cells = Categorical.of_cells(table[marked, 17:21])
     if any(len(name) == 4 and name[:3] in _ONE_FORM and name[3].isalnum() for name in cells.values):
         return False
     named = cells.lookup(lambda name: len(name) == 4 and kind(name) in ("amino", "water"), bool)
@@ -284,7 +302,7 @@ def _atom_site(table: np.ndarray, ters: np.ndarray, with_fourth: bool) -> tuple[
     if len(damaged):
         kept = np.flatnonzero(sound)
         damaged = damaged[
-            Words.of_cells(table[damaged, name]).lookup(lambda word: kind(word) not in _NO_RESIDUES, bool)
+            Categorical.of_cells(table[damaged, name]).lookup(lambda word: kind(word) not in _NO_RESIDUES, bool)
         ]
         table, ters, xyz, seqnum = table[kept], ters[kept], xyz[kept], seqnum[kept]
     factors, given = read_decimals(table[:, 54:66].reshape(-1, 2, 6), 2, 0.0)
@@ -300,18 +318,18 @@ def _atom_site(table: np.ndarray, ters: np.ndarray, with_fourth: bool) -> tuple[
     start = np.flatnonzero(new)
     residues = table.take(start, axis=0)
     return AtomSite(
-        name=Words.of_cells(table[:, 12:16]),
-        altloc=Words.of_cells(table[:, 16:17]),
+        name=Categorical.of_cells(table[:, 12:16]),
+        altloc=Categorical.of_cells(table[:, 16:17]),
         xyz=xyz,
         occupancy=occupancy,
         b_factor=b_factor,
         start=start,
-        resname=Words.of_cells(residues[:, name]),
-        chain=Words.of_cells(residues[:, 21:22] if with_fourth else residues[:, _CHAIN]),
-        segment=Words.of_cells(residues[:, _SEGMENT]),
+        resname=Categorical.of_cells(residues[:, name]),
+        chain=Categorical.of_cells(residues[:, 21:22] if with_fourth else residues[:, _CHAIN]),
+        segment=Categorical.of_cells(residues[:, _SEGMENT]),
         ters=ters[start],
         seqnum=seqnum[start],
-        icode=Words.of_cells(residues[:, 26:27]),
+        icode=Categorical.of_cells(residues[:, 26:27]),
         label_seq=np.zeros(len(start), dtype=np.int32),
         hetero=residues[:, 0] == ord("H"),
     ), damaged
@@ -330,7 +348,7 @@ def _residue_numbers(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     numbers, stated = read_integers(cells)
     rest = np.flatnonzero(~stated)
     if len(rest):
-        words = Words.of_cells(cells[rest])
+        words = Categorical.of_cells(cells[rest])
         found = [_residue_number(text) for text in words.values]
         values = np.array([0 if number is None else number for number in found], dtype=np.int64)
         numbers[rest] = values[words.code]
@@ -348,3 +366,67 @@ def _residue_number(text: str) -> int | None:
         upper = value - 10 * 36**3 + 10_000
         return upper if text[0].isupper() else upper + 26 * 36**3
     return None
+
+
+class PdbHeader:
+    """What the records beside the atoms say."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        wanted = (b"HEADER", b"EXPDTA", b"REVDAT", b"REMARK   2", b"SEQRES", b"MODRES")
+        self.records: dict[str, list[str]] = {}
+        for line in lines:
+            if line.startswith(wanted):
+                text = line.decode("latin-1")
+                self.records.setdefault(text[:6], []).append(text)
+
+    def sequences(self) -> dict[str, tuple[str, ...]]:
+        """SEQRES component ids by chain id, in the order of the serial numbers."""
+        parts: dict[str, list[tuple[int, list[str]]]] = {}
+        for line in self.records.get("SEQRES", []):
+            serial = line[7:10].strip()
+            chain = parts.setdefault(line[10:12].strip(), [])
+            chain.append((int(serial) if serial.isdecimal() else len(chain) + 1, line[19:70].split()))
+        return {
+            chain: tuple(name for _, names in sorted(rows, key=lambda row: row[0]) for name in names)
+            for chain, rows in parts.items()
+        }
+
+    def parents(self) -> dict[str, str]:
+        """MODRES: component -> standard component."""
+        pairs = ((line[12:15].strip(), line[24:27].strip()) for line in self.records.get("MODRES", []))
+        return {component: parent for component, parent in pairs if component and parent}
+
+    def resolution(self) -> float | None:
+        """REMARK 2, angstrom."""
+        for line in self.records.get("REMARK", []):
+            match = re.search(r"RESOLUTION\.\s+(\d+\.\d*|\.\d+)\s+ANGSTROM", line)
+            if match and float(match[1]) > 0:
+                return float(match[1])
+        return None
+
+    def method(self) -> str | None:
+        """EXPDTA; several methods are joined by '; '."""
+        words = " ".join(line[10:79].strip() for line in self.records.get("EXPDTA", []))
+        methods = [" ".join(part.split()).upper() for part in words.split(";")]
+        return "; ".join(part for part in methods if part) or None
+
+    def deposition_date(self) -> str | None:
+        """ISO date of HEADER."""
+        return next((_iso_date(line[50:59]) for line in self.records.get("HEADER", [])), None)
+
+    def release_date(self) -> str | None:
+        """The date of modification 1, which is the first release."""
+        for line in self.records.get("REVDAT", []):
+            if line[7:10].strip() == "1" and line[10:12].strip() == "" and (date := _iso_date(line[13:22])):
+                return date
+        return None
+
+
+def _iso_date(text: str) -> str | None:
+    """'06-MAR-06' to '2006-03-06'; years from 70 on are of the 20th century (the PDB began in 1971)."""
+    match = re.fullmatch(r"(\d\d)-([A-Z]{3})-(\d\d)", text.strip().upper())
+    if match is None or match[2] not in MONTHS:
+        return None
+    year = int(match[3])
+    date = f"{1900 + year if year >= 70 else 2000 + year}-{MONTHS.index(match[2]) + 1:02d}-{match[1]}"
+    return date if is_date(date) else None

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.files.wording import some
+from data_prep.files.text import some
 from data_prep.structure.atom_site import AtomSite, ParsedStructure
+from data_prep.structure.categorical import Categorical, joint_codes
 from data_prep.structure.components import FORCE_FIELD_NAMES, LETTER_OF_RESNAME, is_standard, kind
-from data_prep.structure.words import Words, joint_codes
 
 PEPTIDE_BOND = 2.0
 """angstrom: C and N of neighbours nearer than this are bonded (1.33 ideal)."""
@@ -35,7 +35,7 @@ class Polymer:
     """How it was told from what else has its chain id."""
 
 
-def residue_kinds(parsed: ParsedStructure) -> Words:
+def residue_kinds(parsed: ParsedStructure) -> Categorical:
     """[R], ``components.kind``, where an unknown component with a peptide backbone is an amino acid, one that only
     SEQRES knows is 'listed', and UNK without an alpha carbon is 'other': the name is also given to ligands that nobody
     identified. So is a force field's name without a backbone, which is that of a ligand too.
@@ -59,10 +59,10 @@ def residue_kinds(parsed: ParsedStructure) -> Words:
         else:
             is_listed = atoms.label_seq[residue] or resname in parsed.seqres(residue)
             found[residue] = "listed" if is_listed else "other"
-    return Words.of(found)
+    return Categorical.of(found)
 
 
-def split_polymers(parsed: ParsedStructure, kinds: Words) -> list[Polymer]:
+def split_polymers(parsed: ParsedStructure, kinds: Categorical) -> list[Polymer]:
     """The molecules of a model, in the order of their first residues. ``kinds`` is as of ``residue_kinds``.
 
     Where label_seq_id tells polymers from the rest, a molecule is what shares its chain id and label_asym_id. Else it

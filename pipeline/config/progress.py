@@ -11,7 +11,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from data_prep.files.signals import handled_by
+from data_prep.files.workers import handled_by
 
 PLAIN_PROGRESS_SECONDS = 20.0
 """Between two lines of progress where there is no terminal to draw a bar on."""

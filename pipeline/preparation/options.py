@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 
 from data_prep.dataset.build import BuildError, read_lines
-from data_prep.dataset.filters import METHODS, FilterSettings
-from data_prep.dataset.ingest import IngestSettings
-from data_prep.dataset.recipes import RECIPES
+from data_prep.dataset.filters import METHODS, RECIPES, FilterSettings
+from data_prep.dataset.ingest import ConfidenceSettings, IngestSettings
 from data_prep.dataset.splits import SplitSettings
 from data_prep.files.release import add_version_option
-from data_prep.structure.confidence import ConfidenceSettings
 
 EXAMPLE = """examples:
   python -m pipeline.prepare --pdb-dir structures/ --out data/ --max-resolution 3 --val-fraction 0.1

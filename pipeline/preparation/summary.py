@@ -9,8 +9,7 @@ from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.dataset.build import BuildReport
-from data_prep.dataset.estimate import Estimate
+from data_prep.dataset.build import BuildReport, Estimate
 from data_prep.dataset.ledger import LedgerRow, reasons
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.structure.confidence import ConfidenceSettings, with_confidence
+from data_prep.dataset.ingest import ConfidenceSettings, with_confidence
 from data_prep.structure.residues import ATOM37_INDEX
 from tests.data_prep.test_dataset import make_record
 

@@ -3,9 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.dataset.duplicates import ChainQuality, repeated_sequences
-from data_prep.dataset.filters import FilterSettings, methods_of, rejection
-from data_prep.dataset.recipes import RECIPES
+from data_prep.dataset.build import ChainQuality, repeated_sequences
+from data_prep.dataset.filters import RECIPES, FilterSettings, methods_of, rejection
 from data_prep.structure.clashes import clashing_fractions
 from data_prep.structure.residues import ATOM37_INDEX
 from tests.data_prep.compare import ARRAYS

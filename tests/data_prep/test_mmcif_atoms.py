@@ -5,7 +5,7 @@ import re
 import pytest
 
 from data_prep.structure.io import StructureError, read_structure, write_mmcif
-from data_prep.structure.mmcif_atoms import AlignedLoop, ParsedLoop, read_atom_loop
+from data_prep.structure.mmcif import AlignedLoop, ParsedLoop, read_atom_loop
 from tests.data_prep.compare import differences
 from tests.data_prep.pdb_text import chain, residue, text
 

@@ -6,9 +6,13 @@ import sys
 
 import pytest
 
-from data_prep.dataset import mmseqs
-from data_prep.dataset.clusters import similarities
-from data_prep.dataset.mmseqs import MmseqsError, candidate_pairs
+from data_prep.dataset.clusters import (
+    MmseqsError,
+    candidate_pairs,
+    mmseqs_is_installed,
+    mmseqs_version,
+    similarities,
+)
 from tests.data_prep.test_clusters import mutated, random_sequence
 
 STAND_IN = """#!{python}
@@ -39,7 +43,7 @@ def test_pairs_of_its_result(stand_in, tmp_path):
     stand_in("0\t0\n0\t1\n1\t0\n2\t1\n")
     found = candidate_pairs(["A" * 10, "C" * 20, "D" * 30], work=tmp_path)
     assert found == [(0, 1), (1, 2)] and [path.name for path in tmp_path.iterdir()] == ["bin"]
-    assert mmseqs.is_installed() and mmseqs.version() == "15-test"
+    assert mmseqs_is_installed() and mmseqs_version() == "15-test"
 
 
 def test_what_it_finds_is_aligned(stand_in, tmp_path):
@@ -51,7 +55,7 @@ def test_what_it_finds_is_aligned(stand_in, tmp_path):
     assert similarities(sequences, method="mmseqs", keep=tmp_path) == [exact[0, 1], exact[0, 2]]
 
 
-@pytest.mark.skipif(not mmseqs.is_installed(), reason="needs MMseqs2 (apt-get install mmseqs2)")
+@pytest.mark.skipif(not mmseqs_is_installed(), reason="needs MMseqs2 (apt-get install mmseqs2)")
 def test_the_program_itself_finds_relatives(tmp_path):
     base, other = random_sequence(150, 1), random_sequence(150, 2)
     sequences = [base, mutated(base, 30), other, mutated(other, 15), mutated(base, 45, 2), random_sequence(90, 3)]
@@ -70,6 +74,6 @@ def test_its_failure_is_one_line(stand_in, monkeypatch):
     with pytest.raises(MmseqsError, match="a result without the columns"):
         candidate_pairs(["A", "C"])
     monkeypatch.setenv("PATH", "")
-    assert not mmseqs.is_installed()
+    assert not mmseqs_is_installed()
     with pytest.raises(MmseqsError, match="mmseqs: cannot be run"):
-        mmseqs.version()
+        mmseqs_version()

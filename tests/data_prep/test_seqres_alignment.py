@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.structure import seqres_alignment as sa
+from data_prep.structure import seqres as sa
 
 
 def codes(letters: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Words: a text column in which few values repeat many times, as integer codes and the values that they stand for.
+"""Text columns in which few values repeat many times, as integer codes and the values that they stand for.
 
 Atom tables consist of such columns (atom names, component ids, chain ids). Codes compare and sort as integers, and a
 question about a word is answered once per value instead of once per row.
@@ -12,7 +12,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Words:
+class Categorical:
     """Row i holds ``values[code[i]]``; no value is listed twice."""
 
     code: np.ndarray
@@ -22,7 +22,7 @@ class Words:
     def __len__(self) -> int:
         return len(self.code)
 
-    def __getitem__(self, row: int) -> str:
+    def __getitem__(self, row: int | np.integer) -> str:
         return self.values[self.code[row]]
 
     @classmethod
