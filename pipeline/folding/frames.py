@@ -50,26 +50,6 @@ def quaternion_to_rotation(quaternion: Tensor) -> Tensor:
     return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))  # [..., 9] -> [..., 3, 3]
 
 
-def rotation_to_quaternion(rot: Tensor) -> Tensor:
-    """Rotation matrices [..., 3, 3] to unit quaternions [..., 4] (w, x, y, z) with w >= 0.
-
-    Every row of ``4 q q^T`` is linear in R; the row with the largest diagonal entry is divided by its length, which
-    stays accurate at every angle (Shepperd 1978).
-    """
-    xx, xy, xz, yx, yy, yz, zx, zy, zz = rot.flatten(-2).unbind(-1)
-    rows = (
-        1 + xx + yy + zz, zy - yz, xz - zx, yx - xy,
-        zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx,
-        xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy,
-        yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz,
-    )  # fmt: skip
-    outer = torch.stack(rows, dim=-1).unflatten(-1, (4, 4))  # [..., 16] -> [..., 4, 4]
-    best = outer.diagonal(dim1=-2, dim2=-1).argmax(dim=-1)[..., None, None]
-    row = outer.gather(-2, best.expand(*outer.shape[:-2], 1, 4)).squeeze(-2)
-    quaternion = row / row.norm(dim=-1, keepdim=True)
-    return torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
-
-
 @dataclass(frozen=True, eq=False)
 class Rigid:
     """A batch of rigid transforms."""
@@ -121,11 +101,6 @@ class Rigid:
         return Rigid(torch.stack((x_axis, y_axis, z_axis), dim=-1), origin)  # columns are the axes
 
     @staticmethod
-    def from_tensor_7(tensor: Tensor) -> Rigid:
-        """From [..., 7]: unit quaternion (w, x, y, z) and translation. The quaternion is not normalised again."""
-        return Rigid(quaternion_to_rotation(tensor[..., :4]), tensor[..., 4:])
-
-    @staticmethod
     def from_tensor_4x4(tensor: Tensor) -> Rigid:
         """From homogeneous matrices [..., 4, 4]; the last row is not read."""
         return Rigid(tensor[..., :3, :3], tensor[..., :3, 3])
@@ -151,10 +126,6 @@ class Rigid:
     def invert_apply(self, points: Tensor) -> Tensor:
         """Global points [..., 3] to local coordinates; batch dimensions broadcast."""
         return rotate_inverse(self.rot, points - self.trans)
-
-    def invert(self) -> Rigid:
-        """The inverse transform."""
-        return Rigid(self.rot.transpose(-1, -2), -rotate_inverse(self.rot, self.trans))
 
     def compose_q_update(self, update: Tensor) -> Rigid:
         """The backbone update (Alg. 23): ``T ∘ (R(1, b, c, d), t)`` with the quaternion normalised.
@@ -197,15 +168,3 @@ class Rigid:
     def detach(self) -> Rigid:
         """Both parts without gradient."""
         return self.map(Tensor.detach)
-
-    # ------------------------------------------------------------------ export
-
-    def to_tensor_7(self) -> Tensor:
-        """[..., 7]: unit quaternion (w, x, y, z), w >= 0, and translation."""
-        return torch.cat((rotation_to_quaternion(self.rot), self.trans), dim=-1)
-
-    def to_tensor_4x4(self) -> Tensor:
-        """Homogeneous matrices [..., 4, 4]."""
-        top = torch.cat((self.rot, self.trans[..., None]), dim=-1)  # [..., 3, 4]
-        last = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
-        return torch.cat((top, last), dim=-2)

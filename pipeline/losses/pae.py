@@ -47,28 +47,3 @@ def pae_loss(
     pairs = mask[..., :, None] * mask[..., None, :]
     loss = masked_mean(binned_cross_entropy(logits, bins), pairs, (-1, -2), eps=2 * _EPS)
     return loss * resolution_filter(resolution, min_resolution, max_resolution, like=loss)
-
-
-def predicted_aligned_error(logits: Tensor, max_bin: float = 31.0) -> Tensor:
-    """Expected aligned error in angstrom: logits [..., N, N, bins] to [..., N, N]."""
-    probabilities = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return (probabilities * error_bin_centers(logits.shape[-1], max_bin, probabilities)).sum(-1)
-
-
-def predicted_tm(logits: Tensor, mask: Tensor | None = None, max_bin: float = 31.0) -> Tensor:
-    """Predicted TM-score per sample: logits [..., N, N, bins], ``mask`` [..., N] to [...].
-
-    Deviation from the ESMFold ports: padding is masked out, in the mean and in the length that sets d0, and every
-    sample of a batch has its own score. A sample without residues scores 0.
-    """
-    probabilities = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    if mask is None:
-        mask = torch.ones(logits.shape[:-2], device=logits.device)
-    mask = mask.to(probabilities.dtype)
-    length = mask.sum(-1).clamp(min=19)  # d0 grows from a length of 19 on
-    d0 = 1.24 * (length - 15) ** (1 / 3) - 1.8
-    centers = error_bin_centers(logits.shape[-1], max_bin, probabilities)
-    tm_of_bin = 1 / (1 + (centers / d0[..., None]).square())  # [..., bins]
-    expected = (probabilities * tm_of_bin[..., None, None, :]).sum(-1)  # [..., N, N]
-    per_alignment = (expected * mask[..., None, :]).sum(-1) / (_EPS + mask.sum(-1, keepdim=True))
-    return (per_alignment * mask).amax(-1)

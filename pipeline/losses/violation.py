@@ -263,12 +263,3 @@ def bond_loss(positions: Tensor, exists: Tensor, aatype: Tensor, residue_index: 
     """
     bonds = connection_violations(positions, exists, aatype, residue_index, tolerance_factor=0.0)
     return bonds.c_n_loss + bonds.ca_c_n_loss + bonds.c_n_ca_loss
-
-
-def extreme_ca_distances(positions: Tensor, exists: Tensor, residue_index: Tensor, tolerance: float = 1.5) -> Tensor:
-    """Share of consecutive alpha carbons more than 3.80 angstrom + ``tolerance`` apart, per sample [B]."""
-    exists = exists.to(positions.dtype)
-    distance = _distance(positions[:, :-1, _CA], positions[:, 1:, _CA], _BOND_EPS)
-    far = (distance - bond_geometry.CA_CA_DISTANCE > tolerance).to(positions.dtype)
-    bonded = (residue_index[:, 1:] - residue_index[:, :-1] == 1).to(positions.dtype)
-    return masked_mean(far, exists[:, :-1, _CA] * exists[:, 1:, _CA] * bonded, -1)

@@ -29,12 +29,13 @@ class AlignedError:
 def read_aligned_error(logits: torch.Tensor, chain: np.ndarray) -> AlignedError:
     """Confidence from ``logits`` [N, N, bins] of residues of the chains ``chain`` int [N]; d0 is that of N residues."""
     n, bins = len(logits), logits.shape[-1]
-    centers = error_bin_centers(bins, MAX_ERROR, torch.empty(0, device=logits.device))
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    centers = error_bin_centers(bins, MAX_ERROR, torch.empty(0, dtype=dtype, device=logits.device))
     d0 = 1.24 * (max(n, 19) - 15) ** (1 / 3) - 1.8
     tm_of_bin = 1 / (1 + (centers / d0).square())
     errors, scores = [], []
     for rows in logits.split(_ROWS):
-        probability = rows.float().softmax(-1)
+        probability = rows.softmax(-1, dtype=dtype)
         errors.append((probability @ centers).cpu())
         scores.append((probability @ tm_of_bin).cpu())
     pae, tm = torch.cat(errors).numpy(), torch.cat(scores).numpy()

@@ -8,6 +8,7 @@ from torch import Tensor
 from data_prep.structure.residues import ATOM37_INDEX, RESNAMES
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import atom14_to_atom37, frames_to_atom14, torsions_to_frames
+from tests.pipeline.rigid_forms import from_tensor_7, to_tensor_4x4, to_tensor_7
 
 Features = dict[str, Tensor]
 """Tensors [B, ...] by OpenFold's names."""
@@ -44,7 +45,7 @@ class Random:
 
     def rigid(self, *shape: int, spread: float = 10.0) -> Rigid:
         """Transforms with translations of about ``spread`` angstrom."""
-        return Rigid.from_tensor_7(torch.cat((self.unit(*shape, 4), spread * self.normal(*shape, 3)), dim=-1))
+        return from_tensor_7(torch.cat((self.unit(*shape, 4), spread * self.normal(*shape, 3)), dim=-1))
 
 
 def residue_mask() -> Tensor:
@@ -106,5 +107,5 @@ def prediction(seed: int, features: Features) -> Prediction:
     raw = rng.normal(LAYERS, BATCH, RESIDUES, 7, 2)
     angles = raw / raw.norm(dim=-1, keepdim=True)
     groups = torsions_to_frames(aatype, backbone[-1], angles[-1])
-    leaves = (backbone.to_tensor_7(), groups.to_tensor_4x4(), frames_to_atom14(aatype, groups), raw, angles)
+    leaves = (to_tensor_7(backbone), to_tensor_4x4(groups), frames_to_atom14(aatype, groups), raw, angles)
     return Prediction(*(leaf.requires_grad_() for leaf in leaves))

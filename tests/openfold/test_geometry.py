@@ -24,6 +24,7 @@ from tests.openfold.reference import (
     sample,
     with_derived_features,
 )
+from tests.pipeline.rigid_forms import from_tensor_7, to_tensor_4x4, to_tensor_7
 
 PSI_GROUP, CHI2_GROUP = 3, 5
 
@@ -34,33 +35,32 @@ def test_frames_of_three_points(seed):
     points[2, 1] = 2 * points[1, 1] - points[0, 1]  # on a line
     points.requires_grad_()
     ours, theirs = Rigid.from_3_points(*points), Reference.from_3_points(*points)
-    assert_agree(ours.to_tensor_4x4(), theirs.to_tensor_4x4())
+    assert_agree(to_tensor_4x4(ours), theirs.to_tensor_4x4())
     regular = torch.arange(40) > 1  # for the others the gradient is a matter of the eps alone
-    assert_same_gradients(ours.to_tensor_4x4(), theirs.to_tensor_4x4(), [points], regular, looser=50)
+    assert_same_gradients(to_tensor_4x4(ours), theirs.to_tensor_4x4(), [points], regular, looser=50)
 
 
 def test_algebra(seed):
     rng = Random(seed)
     a, b, points = rng.rigid(5, 7), rng.rigid(5, 7), 10 * rng.normal(5, 7, 3)
     of_a, of_b = rigid_of(a), rigid_of(b)
-    assert_agree(a.compose(b).to_tensor_4x4(), of_a.compose(of_b).to_tensor_4x4())
-    assert_agree(a.invert().to_tensor_4x4(), of_a.invert().to_tensor_4x4())
+    assert_agree(to_tensor_4x4(a.compose(b)), of_a.compose(of_b).to_tensor_4x4())
     assert_agree(a.apply(points), of_a.apply(points))
     assert_agree(a.invert_apply(points), of_a.invert_apply(points))
     assert_agree(a[..., None].invert_apply(points[:, None]), of_a[..., None].invert_apply(points[:, None]))
-    assert_agree(a.scale_translation(10).to_tensor_4x4(), of_a.scale_translation(10).to_tensor_4x4())
+    assert_agree(to_tensor_4x4(a.scale_translation(10)), of_a.scale_translation(10).to_tensor_4x4())
 
 
 def test_quaternions(seed):
     rng = Random(seed)
     tensor = torch.cat((rng.unit(50, 4), rng.normal(50, 3)), dim=-1)
-    ours, theirs = Rigid.from_tensor_7(tensor), Reference.from_tensor_7(tensor)
-    assert_agree(ours.to_tensor_4x4(), theirs.to_tensor_4x4())
+    ours, theirs = from_tensor_7(tensor), Reference.from_tensor_7(tensor)
+    assert_agree(to_tensor_4x4(ours), theirs.to_tensor_4x4())
     back = rigid_of(ours).to_tensor_7()  # by an eigenvector, of either sign
     back = torch.cat((back[:, :4] * back[:, :1].sign(), back[:, 4:]), dim=-1)
-    assert_agree(ours.to_tensor_7(), back, looser=10)
+    assert_agree(to_tensor_7(ours), back, looser=10)
     update = rng.normal(50, 6)
-    assert_agree(ours.compose_q_update(update).to_tensor_4x4(), theirs.compose_q_update_vec(update).to_tensor_4x4())
+    assert_agree(to_tensor_4x4(ours.compose_q_update(update)), theirs.compose_q_update_vec(update).to_tensor_4x4())
 
 
 def test_torsions_of_atoms(seed):
@@ -85,10 +85,10 @@ def test_rigid_groups_of_atoms(seed):
         assert_agree(ours.group_exists[b], theirs["rigidgroups_group_exists"] * known)
         assert_agree(ours.exists[b], theirs["rigidgroups_gt_exists"] * known)
         assert_agree(ours.is_ambiguous[b], theirs["rigidgroups_group_is_ambiguous"])
-        assert_agree(ours.frames[b].to_tensor_4x4(), theirs["rigidgroups_gt_frames"], ours.exists[b])
-        assert_agree(ours.alt_frames[b].to_tensor_4x4(), theirs["rigidgroups_alt_gt_frames"], ours.exists[b])
+        assert_agree(to_tensor_4x4(ours.frames[b]), theirs["rigidgroups_gt_frames"], ours.exists[b])
+        assert_agree(to_tensor_4x4(ours.alt_frames[b]), theirs["rigidgroups_alt_gt_frames"], ours.exists[b])
         assert_agree(ours.backbone_mask[b], theirs["backbone_rigid_mask"])
-        assert_agree(ours.backbone[b].to_tensor_4x4(), theirs["backbone_rigid_tensor"], ours.backbone_mask[b])
+        assert_agree(to_tensor_4x4(ours.backbone[b]), theirs["backbone_rigid_tensor"], ours.backbone_mask[b])
 
 
 def test_dense_atoms_and_pseudo_beta(seed):
@@ -123,7 +123,7 @@ def test_atoms_of_torsions(seed, unit):
     tables = residue_tables()
     theirs = feats.torsion_angles_to_frames(rigid_of(Rigid(*leaves[:2])), leaves[2], aatype, tables["default_frames"])
     known = (aatype != UNKNOWN)[..., None].expand(-1, -1, 8)
-    assert_agree(ours.to_tensor_4x4(), theirs.to_tensor_4x4(), known, looser=1 if unit else 10)
+    assert_agree(to_tensor_4x4(ours), theirs.to_tensor_4x4(), known, looser=1 if unit else 10)
     unknown = aatype == UNKNOWN
     assert unknown.any()
     assert torch.equal(ours.rot[unknown][:, 0], backbone.rot[unknown])

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from pipeline.losses.chi import supervised_chi
 from pipeline.losses.distogram import distogram_loss
 from pipeline.losses.fape import RenamedAtoms, backbone_fape, fape, rename_ambiguous, sidechain_fape
 from pipeline.losses.masked_lm import masked_lm_loss
-from pipeline.losses.pae import error_bin_centers, pae_loss, predicted_aligned_error, predicted_tm
+from pipeline.losses.pae import pae_loss
 from pipeline.losses.plddt import lddt_ca, plddt_loss, predicted_plddt
+from pipeline.prediction.aligned_error import read_aligned_error
 from tests.openfold.inputs import BATCH, RESIDUES, UNKNOWN, Features, Prediction, Random, prediction, protein
 from tests.openfold.reference import (
     assert_agree,
@@ -25,6 +27,7 @@ from tests.openfold.reference import (
     sample,
     with_derived_features,
 )
+from tests.pipeline.rigid_forms import from_tensor_7
 
 CA = ATOM37_INDEX["CA"]
 
@@ -59,7 +62,7 @@ def by_sample(function: Callable[[int], Tensor]) -> Tensor:
 @pytest.mark.parametrize("clamp_weight", [1.0, 0.0, 0.9], ids=["clamped", "unclamped", "mixed"])
 def test_backbone_fape(case, clamp_weight):
     groups, trajectory = atom37_to_rigid_groups(*case.atoms), case.predicted.trajectory
-    ours = backbone_fape(Rigid.from_tensor_7(trajectory), groups.backbone, groups.backbone_mask, clamp_weight)
+    ours = backbone_fape(from_tensor_7(trajectory), groups.backbone, groups.backbone_mask, clamp_weight)
 
     def reference(b: int) -> Tensor:
         truth = (case.derived[b][name] for name in ("backbone_rigid_tensor", "backbone_rigid_mask"))
@@ -195,12 +198,13 @@ def test_aligned_error(case, seed, resolution):
     groups, last = atom37_to_rigid_groups(*case.atoms), case.predicted.trajectory[-1].detach()
     logits = Random(seed).normal(BATCH, RESIDUES, RESIDUES, 64).requires_grad_()
     resolutions = torch.tensor([resolution] * BATCH)
-    ours = pae_loss(logits, Rigid.from_tensor_7(last), groups.backbone, groups.backbone_mask, resolutions)
+    ours = pae_loss(logits, from_tensor_7(last), groups.backbone, groups.backbone_mask, resolutions)
     theirs = by_sample(lambda b: loss.tm_loss(logits[b], last[b], **case.derived[b], resolution=resolutions[b]))
     assert_same_confidence_losses(ours, theirs, logits, resolution)
     expected = loss.compute_predicted_aligned_error(logits)
-    assert_agree(predicted_aligned_error(logits), expected["predicted_aligned_error"])
-    assert_agree(error_bin_centers(64, 31.0, logits)[-1], expected["max_predicted_aligned_error"])
+    read = [read_aligned_error(of_one, np.zeros(RESIDUES, dtype=int)) for of_one in logits.detach()]
+    assert_agree(torch.stack([torch.from_numpy(one.pae) for one in read]), expected["predicted_aligned_error"])
+    assert_agree(torch.tensor(read[0].largest), expected["max_predicted_aligned_error"])
 
 
 def assert_same_confidence_losses(ours: Tensor, theirs: Tensor, logits: Tensor, resolution: float) -> None:
@@ -213,7 +217,10 @@ def assert_same_confidence_losses(ours: Tensor, theirs: Tensor, logits: Tensor, 
 def test_predicted_tm(case, seed):
     """With OpenFold's ``residue_weights``, which its own heads leave at 1 for padding too."""
     logits, mask = 3 * Random(seed).normal(BATCH, RESIDUES, RESIDUES, 64), case.features["seq_mask"]
-    assert_agree(predicted_tm(logits, mask), by_sample(lambda b: loss.compute_tm(logits[b], residue_weights=mask[b])))
+    ours = []
+    for of_one, n in zip(logits, mask.sum(-1).int().tolist(), strict=True):
+        ours.append(read_aligned_error(of_one[:n, :n], np.zeros(n, dtype=int)).ptm)
+    assert_agree(torch.tensor(ours), by_sample(lambda b: loss.compute_tm(logits[b], residue_weights=mask[b])))
 
 
 def test_masked_residues(case, seed):

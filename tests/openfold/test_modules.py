@@ -22,6 +22,7 @@ from tests.openfold.reference import (
     triangular_attention,
     triangular_multiplicative_update,
 )
+from tests.pipeline.rigid_forms import to_tensor_4x4, to_tensor_7
 
 C_S, C_Z, HEADS, WIDTH, QK_POINTS, V_POINTS = 20, 12, 3, 8, 4, 5
 
@@ -75,11 +76,11 @@ def test_structure_module(seed):
     share_weights(ours, theirs, rng)
     single, pair = single_and_pair(rng)
     out, reference = ours(single, pair, aatype, mask), theirs({"single": single, "pair": pair}, aatype, mask)
-    frames = out.frames.to_tensor_7()
+    frames = to_tensor_7(out.frames)
     sign = (frames[..., :4] * reference["frames"][..., :4]).sum(-1, keepdim=True).sign()  # q and -q are one rotation
     outputs = {
         "frames": torch.cat((sign * frames[..., :4], frames[..., 4:]), dim=-1),
-        "sidechain_frames": out.sidechain_frames.to_tensor_4x4(),
+        "sidechain_frames": to_tensor_4x4(out.sidechain_frames),
         "unnormalized_angles": out.unnormalized_angles,
         "angles": out.angles,
         "positions": out.positions,

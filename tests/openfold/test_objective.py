@@ -20,6 +20,7 @@ from tests.openfold.reference import (
     sample,
     with_derived_features,
 )
+from tests.pipeline.rigid_forms import from_tensor_7
 
 
 def first_sample(seed: int) -> tuple[dict[str, torch.Tensor], Prediction]:
@@ -59,7 +60,7 @@ def test_one_sample(seed, preset, config, clamp):
 
     sidechain_frames, atom14 = layers(predicted.sidechain_frames), layers(predicted.atom14)
     structure = StructureOutput(
-        Rigid.from_tensor_7(predicted.trajectory),
+        from_tensor_7(predicted.trajectory),
         Rigid.from_tensor_4x4(sidechain_frames),
         predicted.unnormalized_angles,
         predicted.angles,

@@ -10,7 +10,6 @@ from torch import Tensor
 from data_prep.structure import bond_geometry
 from pipeline.losses.violation import (
     connection_violations,
-    extreme_ca_distances,
     structural_violations,
     violation_loss,
 )
@@ -137,9 +136,3 @@ def test_bonds_alone(structure):
     assert pairs.keys() == theirs.keys()
     for name, value in pairs.items():
         assert_agree(value, theirs[name], looser=10)
-
-
-def test_extreme_distances_of_alpha_carbons(structure):
-    positions, exists, _, residue_index = structure.atoms
-    ours = extreme_ca_distances(positions, exists, residue_index)
-    assert_agree(ours, loss.extreme_ca_ca_distance_violations(positions, exists, residue_index))

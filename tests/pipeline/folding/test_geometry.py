@@ -13,6 +13,7 @@ from pipeline.folding.geometry import (
     torsions_to_frames,
 )
 from tests.pipeline import golden
+from tests.pipeline.rigid_forms import from_tensor_7, to_tensor_4x4
 
 pytest_generate_tests = golden.parametrize
 ATOM37 = ("aatype", "all_atom_positions", "all_atom_mask")
@@ -32,10 +33,10 @@ def test_rigid_groups(case):
     case.check("rigidgroups_gt_exists", groups.exists[0])
     case.check("rigidgroups_group_exists", groups.group_exists[0])
     case.check("rigidgroups_group_is_ambiguous", groups.is_ambiguous[0])
-    case.check("rigidgroups_gt_frames", groups.frames.to_tensor_4x4()[0], gap=8e-9, mask=groups.exists[0])
-    case.check("rigidgroups_alt_gt_frames", groups.alt_frames.to_tensor_4x4()[0], gap=8e-9, mask=groups.exists[0])
+    case.check("rigidgroups_gt_frames", to_tensor_4x4(groups.frames)[0], gap=8e-9, mask=groups.exists[0])
+    case.check("rigidgroups_alt_gt_frames", to_tensor_4x4(groups.alt_frames)[0], gap=8e-9, mask=groups.exists[0])
     case.check("backbone_rigid_mask", groups.backbone_mask[0])
-    backbone = groups.backbone.to_tensor_4x4()[0]
+    backbone = to_tensor_4x4(groups.backbone)[0]
     case.check("backbone_rigid_tensor", backbone, gap=8e-9, mask=groups.backbone_mask[0])
 
 
@@ -60,10 +61,10 @@ def test_atom14(case):
 @golden.cases("torsions_to_atom14")
 def test_torsions_to_atom14(case):
     aatype, tensor_7, torsions = case.batch("aatype", "backbone_tensor_7", "angles_sin_cos")
-    backbone = Rigid.from_tensor_7(tensor_7)
+    backbone = from_tensor_7(tensor_7)
     case.check("backbone_rot_mats", backbone.rot[0], gap=9e-8)
     frames = torsions_to_frames(aatype, backbone, torsions)
-    case.check("all_frames_4x4", frames.to_tensor_4x4()[0], gap=5e-8)
+    case.check("all_frames_4x4", to_tensor_4x4(frames)[0], gap=5e-8)
     case.check("atom14_positions", frames_to_atom14(aatype, frames)[0], gap=9e-8)
 
 
@@ -74,7 +75,7 @@ def example(n: int = 12, seed: int = 0, batch: tuple[int, ...] = (2,)) -> tuple[
     tensor_7 = torch.randn(*batch, n, 7, generator=generator, dtype=torch.float64)
     tensor_7[..., :4] /= tensor_7[..., :4].norm(dim=-1, keepdim=True)
     torsions = torch.randn(*batch, n, 7, 2, generator=generator, dtype=torch.float64)
-    return aatype, Rigid.from_tensor_7(tensor_7), torsions / torsions.norm(dim=-1, keepdim=True)
+    return aatype, from_tensor_7(tensor_7), torsions / torsions.norm(dim=-1, keepdim=True)
 
 
 def test_torsions_survive_the_way_to_atoms_and_back():
@@ -130,11 +131,11 @@ def test_masked_atoms_do_not_leak():
     clean = atom37 * mask[..., None]
     dirty = torch.where(mask[..., None].bool(), atom37, torch.nan)
     a, b = (atom37_to_rigid_groups(aatype, x, mask) for x in (clean, dirty))
-    assert torch.equal(a.frames.to_tensor_4x4(), b.frames.to_tensor_4x4())
-    assert torch.equal(a.alt_frames.to_tensor_4x4(), b.alt_frames.to_tensor_4x4())
+    assert torch.equal(to_tensor_4x4(a.frames), to_tensor_4x4(b.frames))
+    assert torch.equal(to_tensor_4x4(a.alt_frames), to_tensor_4x4(b.alt_frames))
     assert torch.equal(atom37_to_atom14(aatype, clean, mask).positions, atom37_to_atom14(aatype, dirty, mask).positions)
     alone = atom37_to_rigid_groups(aatype[1], clean[1], mask[1])
-    assert torch.equal(alone.frames.to_tensor_4x4(), a.frames.to_tensor_4x4()[1])
+    assert torch.equal(to_tensor_4x4(alone.frames), to_tensor_4x4(a.frames)[1])
 
 
 def test_gradients_reach_backbone_and_torsions():

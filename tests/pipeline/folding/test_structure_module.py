@@ -6,6 +6,7 @@ from pipeline.config.schema import StructureModuleConfig
 from pipeline.folding.frames import Rigid
 from pipeline.folding.structure_module import InvariantPointAttention, StructureModule
 from tests.pipeline import golden
+from tests.pipeline.rigid_forms import from_tensor_7, to_tensor_4x4, to_tensor_7
 
 pytest_generate_tests = golden.parametrize
 
@@ -27,7 +28,7 @@ def test_invariant_point_attention(case):
     module.to(case.dtype)
     s, z, mask, cotangent = case.batch("s", "z", "mask", "cotangent")
     s.requires_grad_(), z.requires_grad_()
-    out = module(s, z, Rigid.from_tensor_7(case.batch("rigid_tensor_7")[0]), mask)
+    out = module(s, z, from_tensor_7(case.batch("rigid_tensor_7")[0]), mask)
     case.check("out", out[0], gap=4e-7, mask=mask[0])
     (out * cotangent).sum().backward()
     case.check("grad_s", s.grad[0], gap=3e-7)
@@ -51,8 +52,8 @@ def test_structure_module(case):
     case.check("states", masked(out.states), gap=4e-7)
     case.check("angles", masked(out.angles), gap=1e-5)
     case.check("unnormalized_angles", masked(out.unnormalized_angles), gap=2e-7)
-    case.check("sidechain_frames", masked(out.sidechain_frames.to_tensor_4x4()), gap=4e-7)
-    frames = out.frames.to_tensor_7()
+    case.check("sidechain_frames", masked(to_tensor_4x4(out.sidechain_frames)), gap=4e-7)
+    frames = to_tensor_7(out.frames)
     # q and -q are the same rotation: take the reference's sign.
     expected = case.expected("frames").to(frames.dtype)
     sign = torch.where((frames[:, 0, :, :4] * expected[..., :4]).sum(-1, keepdim=True) < 0, -1.0, 1.0)

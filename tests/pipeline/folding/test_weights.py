@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -26,8 +27,9 @@ from pipeline.folding.weights import (
     to_fair_esm,
     to_hugging_face,
 )
-from pipeline.losses.pae import predicted_aligned_error, predicted_tm
 from pipeline.losses.plddt import predicted_plddt
+from pipeline.prediction.aligned_error import AlignedError, read_aligned_error
+from tests.pipeline.rigid_forms import to_tensor_7
 
 TINY = {
     "stem": {"name": "esm2_t3_demo", "init": "random"},
@@ -86,6 +88,10 @@ def hugging_face():
     return model
 
 
+def of_one_chain(logits: torch.Tensor) -> AlignedError:
+    return read_aligned_error(logits, np.zeros(len(logits), dtype=int))
+
+
 def assert_same_predictions(ours: FoldingModel, port, recycles: int | None) -> None:
     aatype, mask, index = batch()
     with torch.no_grad():
@@ -98,7 +104,7 @@ def assert_same_predictions(ours: FoldingModel, port, recycles: int | None) -> N
     # Sides of the residues that we know; the side chain of X has another frame in the port (see the next test).
     known = real & (aatype != 20)
     assert theirs["positions"][-1][real].abs().max() > 5  # angstrom: the comparison is of something
-    frames = out.structure.frames.to_tensor_7()
+    frames = to_tensor_7(out.structure.frames)
     sign = (frames[..., :4] * theirs["frames"][..., :4]).sum(-1, keepdim=True).sign()  # q and -q are one rotation
     torch.testing.assert_close(frames[..., :4][:, real], (sign * theirs["frames"][..., :4])[:, real], **CLOSE)
     torch.testing.assert_close(frames[..., 4:][:, real], theirs["frames"][..., 4:][:, real], **CLOSE)
@@ -113,7 +119,7 @@ def assert_same_predictions(ours: FoldingModel, port, recycles: int | None) -> N
     torch.testing.assert_close(out.plddt_logits[real], theirs["lddt_head"][-1][real][:, 1], **CLOSE)
     torch.testing.assert_close(every_atom[real] / 100, theirs["plddt"][real], **CLOSE)
     torch.testing.assert_close(out.pae_logits[pairs], theirs["ptm_logits"][pairs], **CLOSE)
-    expected_error = predicted_aligned_error(out.pae_logits)
+    expected_error = torch.stack([torch.from_numpy(of_one_chain(logits).pae) for logits in out.pae_logits])
     torch.testing.assert_close(expected_error[pairs], theirs["predicted_aligned_error"][pairs], **CLOSE)
     assert theirs["plddt"][real].std() > 1e-3 and theirs["predicted_aligned_error"][pairs].std() > 1e-2
 
@@ -133,10 +139,11 @@ def test_ptm_of_a_padded_batch_is_that_of_each_chain_alone(hugging_face):
     ours = model_from_state(config, from_hugging_face(hugging_face.state_dict()), "test")
     aatype, mask, index = batch()
     with torch.no_grad():
-        scores = predicted_tm(ours(aatype, mask.float(), index, 1).pae_logits, mask)
+        logits = ours(aatype, mask.float(), index, 1).pae_logits
+        scores = [of_one_chain(logits[sample, :n, :n]).ptm for sample, n in enumerate(LENGTHS)]
         for sample, n in enumerate(LENGTHS):  # the port has one score per batch, padding included
             alone = hugging_face(aatype[sample : sample + 1, :n], None, index[sample : sample + 1, :n], num_recycles=1)
-            torch.testing.assert_close(scores[sample], alone["ptm"], atol=0, rtol=1e-4)
+            assert scores[sample] == pytest.approx(float(alone["ptm"]), rel=1e-4)
     assert abs(scores[0] - scores[1]) > 1e-3
 
 

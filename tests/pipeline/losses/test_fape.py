@@ -15,6 +15,7 @@ from pipeline.folding.geometry import (
 from pipeline.losses import point_error
 from pipeline.losses.fape import RenamedAtoms, backbone_fape, fape, rename_ambiguous, sidechain_fape
 from tests.pipeline import golden
+from tests.pipeline.rigid_forms import from_tensor_7
 
 pytest_generate_tests = golden.parametrize
 
@@ -39,7 +40,7 @@ def test_backbone(case):
     }
     for name, weight in (("clamped", 1.0), ("unclamped", 0.0)):
         tensor = case.input("traj")[:, None].requires_grad_()  # [8, 1, N, 7]
-        trajectory = Rigid.from_tensor_7(tensor)
+        trajectory = from_tensor_7(tensor)
         loss = backbone_fape(trajectory, target, mask, weight, **settings)
         case.check(f"loss_{name}", loss[0], gap=2e-7)
         pred, true = trajectory[:, 0], target[0]
@@ -94,7 +95,7 @@ def random_frames(*shape: int, seed: int = 0) -> Rigid:
     """Frames some 10 angstrom around the origin, float64."""
     tensor = torch.randn(*shape, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     quaternion = tensor[..., :4] / tensor[..., :4].norm(dim=-1, keepdim=True)
-    return Rigid.from_tensor_7(torch.cat((quaternion, 10 * tensor[..., 4:]), dim=-1))
+    return from_tensor_7(torch.cat((quaternion, 10 * tensor[..., 4:]), dim=-1))
 
 
 def test_one_pair_by_hand():

@@ -1,10 +1,14 @@
 """Aligned error and TM-score predictions."""
 
+import numpy as np
+import pytest
 import torch
 
 from pipeline.folding.frames import Rigid
-from pipeline.losses.pae import aligned_errors, error_bin_centers, pae_loss, predicted_aligned_error, predicted_tm
+from pipeline.losses.pae import aligned_errors, pae_loss
+from pipeline.prediction.aligned_error import MAX_ERROR, AlignedError, read_aligned_error
 from tests.pipeline import golden
+from tests.pipeline.rigid_forms import from_tensor_7
 
 pytest_generate_tests = golden.parametrize
 
@@ -12,18 +16,23 @@ pytest_generate_tests = golden.parametrize
 @golden.cases("tm_pae")
 def test_reference(case):
     logits = case.input("tm_logits")[None].requires_grad_()
-    pred = Rigid.from_tensor_7(case.input("traj_last")[None])
+    pred = from_tensor_7(case.input("traj_last")[None])
     target = Rigid.from_tensor_4x4(case.input("backbone_rigid_tensor")[None])
     max_bin, bins = case.scalar("max_bin"), case.scalar("no_bins")
-    assert logits.shape[-1] == bins
+    assert logits.shape[-1] == bins and max_bin == MAX_ERROR
     loss = pae_loss(logits, pred, target, *case.batch("backbone_rigid_mask", "resolution"), max_bin=max_bin)
     case.check("tm_loss", loss[0], gap=1e-7)
     loss.sum().backward()
     if "grad_logits" in case:
         case.check("grad_logits", logits.grad[0], gap=1e-7)
-    case.check("ptm", predicted_tm(logits, max_bin=max_bin)[0], gap=1e-7)
-    case.check("predicted_aligned_error", predicted_aligned_error(logits, max_bin)[0], gap=2e-7)
-    case.check("max_predicted_aligned_error", error_bin_centers(bins, max_bin, logits)[-1])
+    read = of_one_chain(logits.detach()[0])
+    case.check("ptm", torch.tensor(read.ptm, dtype=logits.dtype), gap=1e-7)
+    case.check("predicted_aligned_error", torch.from_numpy(read.pae), gap=2e-7)
+    case.check("max_predicted_aligned_error", torch.tensor(read.largest, dtype=logits.dtype))
+
+
+def of_one_chain(logits: torch.Tensor) -> AlignedError:
+    return read_aligned_error(logits, np.zeros(len(logits), dtype=int))
 
 
 def frames(*x: float) -> Rigid:
@@ -40,30 +49,19 @@ def test_aligned_error_by_hand():
 
 def test_certain_logits():
     """All mass in bin 10 means an error of 5.25 angstrom everywhere, and the TM term of that error."""
-    logits = torch.zeros(1, 40, 40, 64)
+    logits = torch.zeros(40, 40, 64)
     logits[..., 10] = 1000
-    torch.testing.assert_close(predicted_aligned_error(logits), torch.full((1, 40, 40), 5.25))
+    read = of_one_chain(logits)
+    assert read.pae == pytest.approx(np.full((40, 40), 5.25))
     d0 = 1.24 * 25 ** (1 / 3) - 1.8
-    torch.testing.assert_close(predicted_tm(logits), torch.tensor([1 / (1 + (5.25 / d0) ** 2)]))
-
-
-def test_padding_does_not_enter_ptm():
-    """The ports take the padded length for d0 and average over padding; and one score for the whole batch."""
-    logits = torch.randn(3, 30, 30, 64, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(3, 30)
-    mask[1, 22:], mask[2] = 0, 0
-    score = predicted_tm(logits, mask)
-    torch.testing.assert_close(score[0], predicted_tm(logits[0]))
-    torch.testing.assert_close(score[1], predicted_tm(logits[1, :22, :22]))
-    assert score[2] == 0
-    assert abs(score[1] - predicted_tm(logits)[1]) > 1e-3
+    assert read.ptm == pytest.approx(1 / (1 + (5.25 / d0) ** 2))
 
 
 def test_loss_of_samples_alone_and_of_an_empty_one():
     generator = torch.Generator().manual_seed(0)
     tensor = torch.randn(2, 3, 8, 7, generator=generator)
     tensor[..., :4] /= tensor[..., :4].norm(dim=-1, keepdim=True)
-    pred, target = Rigid.from_tensor_7(tensor * torch.tensor([1, 1, 1, 1, 9, 9, 9]))
+    pred, target = from_tensor_7(tensor * torch.tensor([1, 1, 1, 1, 9, 9, 9]))
     logits = torch.randn(3, 8, 8, 64, generator=generator, requires_grad=True)
     mask = torch.ones(3, 8)
     mask[1, 5:], mask[2] = 0, 0

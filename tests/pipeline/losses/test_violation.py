@@ -7,7 +7,7 @@ from data_prep.structure.residues import ATOM37_VDW_RADIUS, RESNAMES, RESTYPE_AT
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import frames_to_atom14, torsions_to_frames
 from pipeline.losses import violation
-from pipeline.losses.violation import bond_loss, extreme_ca_distances, structural_violations, violation_loss
+from pipeline.losses.violation import bond_loss, structural_violations, violation_loss
 from tests.pipeline import golden
 
 pytest_generate_tests = golden.parametrize
@@ -44,7 +44,6 @@ def test_reference(case):
     case.check("within_residues__per_atom_num_clash", within.per_atom_count[0])
     case.check("total_per_residue_violations_mask", found.per_residue_violation[0])
     case.check("violation_loss_average_clashes", violation_loss(found, average_clashes=True)[0], gap=1e-7)
-    case.check("extreme_ca_ca", extreme_ca_distances(positions, exists, residue_index)[0], gap=8e-8)
     loss = violation_loss(found)
     case.check("violation_loss", loss[0], gap=1e-7)
     loss.sum().backward()
