@@ -20,9 +20,6 @@ CA_C_N_COSINE = (-0.4473, 0.0311)
 C_N_CA_COSINE = (-0.5203, 0.0353)
 """Cosine of the angle C-N-CA across the peptide bond (121.4 +- 2.3 degrees)."""
 
-CA_CA_DISTANCE = 3.80209737096
-"""Angstrom between consecutive alpha carbons, trans."""
-
 _BACKBONE = {
     "GLY": "N-CA 1.456(15) CA-C 1.514(16) C-O 1.232(16) N-CA-C 113.1(25) CA-C-O 120.6(18)",
     "PRO": "N-CA 1.468(17) CA-C 1.524(20) C-O 1.228(20) N-CA-C 112.1(26) CA-C-O 120.2(24)",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def rotate_inverse(rot: Tensor, points: Tensor) -> Tensor:
 
 def compose_rotations(a: Tensor, b: Tensor) -> Tensor:
     """``A B`` for two batches of matrices [..., 3, 3]."""
-    return sum(a[..., :, k : k + 1] * b[..., k : k + 1, :] for k in range(3))
+    return sum(a[..., :, k : k + 1] * b[..., k : k + 1, :] for k in range(3))  # type: ignore[return-value]
 
 
 def quaternion_to_rotation(quaternion: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ class Rigid:
         """``function`` of both parts; it must leave the last dimensions (3, 3 and 3) as they are."""
         return Rigid(function(self.rot), function(self.trans))
 
-    def to(self, *args: object, **kwargs: object) -> Rigid:
+    def to(self, *args: Any, **kwargs: Any) -> Rigid:
         """``Tensor.to`` of both parts."""
         return self.map(lambda part: part.to(*args, **kwargs))
 

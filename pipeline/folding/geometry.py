@@ -87,8 +87,8 @@ def atom37_to_torsions(aatype: Tensor, positions: Tensor, mask: Tensor) -> Torsi
 
     n, ca, c, o = (positions[..., atom, :] for atom in (_N, _CA, _C, _O))  # [..., N, 3]
     ca_before, c_before = previous[..., _CA, :], previous[..., _C, :]
-    backbone = (ca_before, c_before, n, ca), (c_before, n, ca, c), (n, ca, c, o)  # omega, phi, psi
-    backbone = torch.stack([torch.stack(atoms, dim=-2) for atoms in backbone], dim=-3)  # [..., N, 3, 4, 3]
+    omega_phi_psi = (ca_before, c_before, n, ca), (c_before, n, ca, c), (n, ca, c, o)
+    backbone = torch.stack([torch.stack(atoms, dim=-2) for atoms in omega_phi_psi], dim=-3)  # [..., N, 3, 4, 3]
     whole = mask[..., _N] * mask[..., _CA]
     omega_mask = previous_mask[..., _CA] * previous_mask[..., _C] * whole
     phi_mask = previous_mask[..., _C] * whole * mask[..., _C]
@@ -144,7 +144,8 @@ def atom37_to_rigid_groups(aatype: Tensor, positions: Tensor, mask: Tensor) -> R
     exists = known * group_exists
     ambiguous = residue_table("group_is_ambiguous", aatype, dtype)
 
-    frames = Rigid.from_3_points(*points.unbind(-2), eps=_EPS)
+    before, origin, beside = points.unbind(-2)
+    frames = Rigid.from_3_points(before, origin, beside, eps=_EPS)
     # Backbone: the table puts C on the negative x axis, the convention wants it on the positive one.
     turn = torch.ones(8, 3, dtype=dtype, device=positions.device)
     turn[0, 0] = turn[0, 2] = -1

@@ -97,6 +97,8 @@ class Stem(nn.Module):
     gradient. Whether anything in it trains is decided by ``requires_grad`` of its parameters.
     """
 
+    aatype_to_token: torch.Tensor
+
     def __init__(self, name: str) -> None:
         super().__init__()
         name = canonical_name(name)

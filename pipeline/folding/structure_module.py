@@ -14,8 +14,8 @@ from torch import nn
 from pipeline.config.schema import StructureModuleConfig
 from pipeline.folding.frames import Rigid
 from pipeline.folding.geometry import frames_to_atom14, torsions_to_frames
-from pipeline.folding.initialization import linear
 from pipeline.folding.kernels.common import no_autocast
+from pipeline.folding.linear import linear
 
 MASK_BIAS = 1e5
 EPS = 1e-8

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.folding.initialization import linear
 from pipeline.folding.kernels.attention import TriangleSelfAttention
 from pipeline.folding.kernels.common import UPDATE, Plan, eagerly
 from pipeline.folding.kernels.multiplication import TriangleProduct
-from pipeline.folding.projection import bias_of, weight_of
+from pipeline.folding.linear import bias_of, linear, weight_of
 
 
 class TriangleMultiplication(nn.Module):

@@ -154,8 +154,8 @@ def config_from_hugging_face(config: Mapping[str, Any]) -> RunConfig:
     vocabulary = config.get("vocab_list")
     if vocabulary is not None and tuple(vocabulary) != VOCABULARY:
         raise WeightsError("config.json: vocab_list is not ESM-2's")
-    layers, width, heads = (config.get(k) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
-    if config.get("intermediate_size") != 4 * (width or 0):
+    layers, width, heads = (config.get(k, 0) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    if config.get("intermediate_size") != 4 * width:
         raise WeightsError(f"config.json: intermediate_size {config.get('intermediate_size')} is not 4 * hidden_size")
     name = stem_name(layers, width, heads)
     return config_from_folding(config.get("esmfold_config") or {}, "hf", name)

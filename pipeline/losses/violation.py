@@ -130,7 +130,7 @@ def connection_violations(
         losses.append(masked_mean(excess, mask * bonded, -1, eps=_BOND_EPS))
         excesses.append(excess)
         violations.append(mask * bonded * (error > tolerance_factor * deviation))
-    per_bond, violated = sum(excesses), torch.stack(violations).amax(0)  # [B, N - 1]
+    per_bond, violated = torch.as_tensor(sum(excesses)), torch.stack(violations).amax(0)  # [B, N - 1]
     results = (
         *losses,
         0.5 * (pad(per_bond, (0, 1)) + pad(per_bond, (1, 0))),

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from pipeline.config.schema import RunConfig
-from pipeline.folding.memory import peak_bytes
+from pipeline.folding.trunk import peak_bytes
 
 SHARE = 0.8
 """Of what is free: other programs and the fragments of the allocator take some."""

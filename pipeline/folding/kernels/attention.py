@@ -4,13 +4,14 @@ PyTorch's fused attention takes a slow path on a CPU when its bias needs a gradi
 N^3 logits. Here a few rows at a time are attended over and forgotten.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from pipeline.folding.kernels.common import (
     Norms,
-    Plan,
     Saved,
     add_product,
     affine,
@@ -37,11 +38,11 @@ class TriangleSelfAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         z: Tensor,
         mask: Tensor | None,
         keep: Tensor | None,
-        *arguments: Tensor | float | bool | Plan,
+        *arguments: Any,
     ) -> Tensor:
         """See the class."""
         *parameters, ctx.eps, ctx.starting, ctx.plan = arguments
@@ -54,7 +55,8 @@ class TriangleSelfAttention(torch.autograd.Function):
         out = z if ctx.plan.overwrite else torch.empty_like(z, memory_format=torch.contiguous_format)
         attended = None if ctx.plan.overwrite else z.new_empty((batch, n, n, width), dtype=dtype)
         keep = None if keep is None else keep.expand(z.shape)
-        z_t, mask_t, keep_t, out_t = (t if ctx.starting else _transposed(t) for t in (z, mask, keep, out))
+        tensors: tuple[Any, ...] = (z, mask, keep, out)
+        z_t, mask_t, keep_t, out_t = (t if ctx.starting else _transposed(t) for t in tensors)
         rows = ctx.plan.rows_for(z, n * max(n, 4 * width))
         with no_autocast(z):
             for b in range(batch):
@@ -79,7 +81,7 @@ class TriangleSelfAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tensors among the arguments, but of masks."""
         saved, (z, mask, keep, attended, *parameters) = Saved.for_backward(ctx)
         dtype = ctx.product_dtype
@@ -90,7 +92,7 @@ class TriangleSelfAttention(torch.autograd.Function):
         batch, n = z.shape[:2]
         width, heads = len(b_g), len(w_b)
         grad_z = torch.empty_like(z, memory_format=torch.contiguous_format)
-        tensors = (z, mask, keep, grad, grad_z)
+        tensors: tuple[Any, ...] = (z, mask, keep, grad, grad_z)
         z_t, mask_t, keep_t, grad_t, grad_z_t = (t if ctx.starting else _transposed(t) for t in tensors)
         rows = ctx.plan.rows_for(z, n * max(n, 4 * width))
         with no_autocast(z):
@@ -141,7 +143,7 @@ class PairBias(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor, *arguments: Tensor | float | Plan) -> Tensor:
+    def forward(ctx: Any, z: Tensor, *arguments: Any) -> Tensor:
         """See the class."""
         *parameters, ctx.eps, ctx.plan = arguments
         ctx.product_dtype = dtype = product_dtype(z)
@@ -156,7 +158,7 @@ class PairBias(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tensors among the arguments."""
         saved, (z, *parameters) = Saved.for_backward(ctx)
         *norm, w = parameters

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 BLOCK_NUMBERS = {"cpu": 2**19}
 """Numbers in the largest temporary of a block: 2 MiB of float32, about a core's share of the cache."""
@@ -91,7 +90,7 @@ def no_autocast(z: Tensor) -> AbstractContextManager:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-def blocks(rows: int, *tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+def blocks(rows: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Slices of tensors [B, N, N, ...], ``rows`` rows of one sample at a time; None stays None."""
     batch, length = next(t for t in tensors if t is not None).shape[:2]
     for b in range(batch):
@@ -119,7 +118,7 @@ class Saved:
         self._values = values
 
     @classmethod
-    def for_forward(cls, ctx: FunctionCtx, z: Tensor, plan: Plan) -> "Saved":
+    def for_forward(cls, ctx: Any, z: Tensor, plan: Plan) -> "Saved":
         """Of a forward pass over ``z`` [B, N, N, c]; it saves if there will be a backward pass and memory for that."""
         return cls({} if any(ctx.needs_input_grad) and not plan.overwrite and plan.saves(z.numel()) else None)
 
@@ -130,6 +129,10 @@ class Saved:
         if key not in self._values:
             self._values[key] = compute()
         return self._values[key]
+
+    def keep(self, key: Hashable, *tensors: Tensor) -> None:
+        """Save ``tensors`` under ``key``."""
+        self.of(key, lambda: tensors)
 
     def __contains__(self, key: Hashable) -> bool:
         return self._values is not None and key in self._values
@@ -142,14 +145,14 @@ class Saved:
         """Whether anything is saved."""
         return self._values is not None
 
-    def store(self, ctx: FunctionCtx, *tensors: Tensor | None) -> None:
+    def store(self, ctx: Any, *tensors: Tensor | None) -> None:
         """``ctx.save_for_backward`` of ``tensors`` and of what was saved here."""
         values = self._values or {}
         ctx.saved_sizes = {key: len(value) for key, value in values.items()}
         ctx.save_for_backward(*tensors, *(tensor for value in values.values() for tensor in value))
 
     @classmethod
-    def for_backward(cls, ctx: FunctionCtx) -> tuple["Saved", tuple[Tensor | None, ...]]:
+    def for_backward(cls, ctx: Any) -> tuple["Saved", tuple[Any, ...]]:
         """What ``store`` saved, and the tensors that it was given."""
         tensors, sizes = ctx.saved_tensors, ctx.saved_sizes
         first = len(tensors) - sum(sizes.values())
@@ -218,7 +221,7 @@ class Norms:
         """Of the block that begins with row ``first``."""
         block = self.z[first : first + self.rows].flatten(0, 1)
         key = ("norm", self.sample, first, self.rows)
-        return LayerNorm(block, *self.norm, self.eps, self.dtype, self.saved, key)
+        return LayerNorm(block, self.norm[0], self.norm[1], self.eps, self.dtype, self.saved, key)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -4,14 +4,15 @@ The projections a and b are laid out channels first, [h, N, N], so that the sum 
 product per channel without any transposition.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from pipeline.folding.kernels.common import (
     LayerNorm,
     Norms,
-    Plan,
     Saved,
     add_product,
     affine,
@@ -42,11 +43,11 @@ class TriangleProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         z: Tensor,
         mask: Tensor | None,
         keep: Tensor | None,
-        *arguments: Tensor | float | bool | Plan,
+        *arguments: Any,
     ) -> Tensor:
         """See the class."""
         *parameters, ctx.eps, ctx.outgoing, ctx.plan = arguments
@@ -74,7 +75,7 @@ class TriangleProduct(torch.autograd.Function):
                     for i in range(0, n, rows):
                         _gated(ab, gates, i, rows, norms.at(i).out, pair_mask, weight, bias)
                     if saves:
-                        saved.of(("gates", b), lambda gates_ab=gates_ab: (gates_ab,))
+                        saved.keep(("gates", b), gates_ab)
                     left, right = ab.chunk(2)
                     if ctx.outgoing:
                         torch.bmm(left, right.transpose(1, 2), out=product[b, part])
@@ -93,7 +94,7 @@ class TriangleProduct(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tensors among the arguments, but of masks."""
         saved, (z, mask, keep, product, *parameters) = Saved.for_backward(ctx)
         dtype = ctx.product_dtype
@@ -165,7 +166,8 @@ def _output(
     def compute() -> tuple[Tensor, Tensor]:
         return affine(y.out, w_z, b_z), affine(norms.at(first).out, w_g, b_g).sigmoid_()
 
-    return y, *saved.of(("output", *key), compute)
+    projected, gate = saved.of(("output", *key), compute)
+    return y, projected, gate
 
 
 def _gated(

@@ -1,8 +1,10 @@
 """Transition: layer norm, wider layer, ReLU, back (Jumper et al. 2021, Algorithm 15), with its gradient."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from pipeline.folding.kernels.common import (
     LayerNorm,
@@ -28,7 +30,7 @@ class Transition(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor, keep: Tensor | None, *arguments: Tensor | float | Plan) -> Tensor:
+    def forward(ctx: Any, z: Tensor, keep: Tensor | None, *arguments: Any) -> Tensor:
         """See the class."""
         *parameters, ctx.eps, ctx.plan = arguments
         ctx.product_dtype = dtype = product_dtype(z)
@@ -45,7 +47,7 @@ class Transition(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tensors among the arguments, but of masks."""
         saved, (z, keep, *parameters) = Saved.for_backward(ctx)
         dtype = ctx.product_dtype

@@ -9,8 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.config.schema import StructureModuleConfig, TrunkConfig
 from pipeline.folding.kernels import common
-from pipeline.folding.memory import peak_bytes
-from pipeline.folding.trunk import FoldingTrunk
+from pipeline.folding.trunk import FoldingTrunk, peak_bytes
 
 
 class LiveBytes(TorchDispatchMode):
