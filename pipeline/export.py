@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
 
     from pipeline.config.command import make_console, run_command
+    from pipeline.folding.esm2_weights import StemError
     from pipeline.folding.model_files import write_hugging_face, write_ours
-    from pipeline.folding.stem import StemError
     from pipeline.folding.tensor_files import written_whole
     from pipeline.folding.weights import WeightsError
     from pipeline.prediction.export import ExportError, check_esmfold, export_adapters, without_adapters

@@ -27,7 +27,7 @@ from pipeline.config.command import (
 )
 from pipeline.config.device import pick_device
 from pipeline.config.schema import MAX_THREADS, ConfigError
-from pipeline.folding.stem import StemError
+from pipeline.folding.esm2_weights import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.prediction.directory import PredictionDirectory, Shard
 from pipeline.prediction.engine import Plan, run

@@ -32,7 +32,7 @@ from pipeline.config.layers import (
 )
 from pipeline.config.progress import Clock
 from pipeline.config.schema import ADAPTER_METHODS, TRUNK_METHODS, ConfigError, RunConfig
-from pipeline.folding.stem import DEMO_STEM, ESM2_SHAPES, StemError, is_hub_name
+from pipeline.folding.esm2_weights import DEMO_STEM, ESM2_SHAPES, StemError, is_hub_name
 from pipeline.folding.weights import WeightsError
 from pipeline.runs.directory import RunDirectory, RunError, require_weights, with_initial_shape
 from pipeline.runs.initial import PUBLISHED

@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
 
     from pipeline.config.command import make_console, run_command
+    from pipeline.folding.esm2_weights import StemError
     from pipeline.folding.model_files import read, write_hugging_face, write_ours
-    from pipeline.folding.stem import StemError
     from pipeline.folding.weights import UNUSED, WeightsError
 
     def body(arguments: argparse.Namespace) -> int:

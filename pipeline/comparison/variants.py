@@ -18,7 +18,7 @@ from evaluation.baselines import Baseline, read_baselines
 from pipeline.config.command import EXIT_INTERRUPTED, child_environment
 from pipeline.config.device import pick_device
 from pipeline.config.schema import ADAPTER_METHODS, RunConfig
-from pipeline.folding.stem import StemError
+from pipeline.folding.esm2_weights import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.runs.directory import RunDirectory, RunError, load_run
 from pipeline.runs.tables import TableError

@@ -20,7 +20,8 @@ from data_prep.files.bounded_reading import read_json
 from data_prep.structure.residues import RESTYPES_WITH_X
 from pipeline.config.layers import config_file_text, file_layer, resolve
 from pipeline.config.schema import RunConfig
-from pipeline.folding.stem import Stem, cached_weights, hub_name, read_esm2_weights
+from pipeline.folding.esm2_weights import cached_weights, hub_name, read_esm2_weights
+from pipeline.folding.stem import Stem
 from pipeline.folding.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors, written_whole
 from pipeline.folding.weights import (
     UNUSED,
@@ -165,7 +166,7 @@ def read_fair_esm(path: Path, esm_weights: Path | None) -> Converted:
             own = Stem(file.stem).esm.state_dict()
         published = {f"esm.{name}": value for name, value in read_esm2_weights(esm_weights).items() if name in own}
         state = state | from_fair_esm(published)
-    return Converted(config_from_folding(file.described, "fair-esm", file.stem), state)
+    return Converted(config_from_folding(file.described, file.stem), state)
 
 
 def read_hugging_face(path: Path) -> Converted:
@@ -227,7 +228,7 @@ def read_config(path: Path) -> RunConfig:
     """
     if path.suffix == ".pt":
         file = _open_fair_esm(path)  # tensors are mapped, not read
-        return config_from_folding(file.described, "fair-esm", file.stem)
+        return config_from_folding(file.described, file.stem)
     if path.is_dir():
         return config_from_hugging_face(_hugging_face_config(path))
     if path.suffix == ".safetensors":

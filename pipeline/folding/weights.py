@@ -12,20 +12,20 @@ names for ESM-2. Our layout is the middle of every conversion. Three kinds of te
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import ConfigError, RunConfig
-from pipeline.folding import esm2_names
+from pipeline.folding import esm2_weights
+from pipeline.folding.esm2_weights import DEMO_SHAPE, DEMO_STEM, ESM2_SHAPES
 from pipeline.folding.model import FoldingModel
-from pipeline.folding.stem import DEMO_SHAPE, DEMO_STEM, ESM2_SHAPES, Stem
+from pipeline.folding.stem import Stem
 from pipeline.folding.tensor_files import is_finite
 
 State = dict[str, torch.Tensor]
-Layout = Literal["hf", "fair-esm"]
 
 UNUSED = "unused."
 """Prefix, in our layout, of tensors that no prediction reads."""
@@ -54,24 +54,22 @@ _TRUNK_FIELDS = {
     "position_bins": "position_bins",
     "dropout": "dropout",
 }
-_STRUCTURE_FIELDS: dict[str, dict[Layout, str]] = {
-    "c_s": {"hf": "sequence_dim", "fair-esm": "c_s"},
-    "c_z": {"hf": "pairwise_dim", "fair-esm": "c_z"},
-    "c_ipa": {"hf": "ipa_dim", "fair-esm": "c_ipa"},
-    "c_resnet": {"hf": "resnet_dim", "fair-esm": "c_resnet"},
-    "heads": {"hf": "num_heads_ipa", "fair-esm": "no_heads_ipa"},
-    "qk_points": {"hf": "num_qk_points", "fair-esm": "no_qk_points"},
-    "v_points": {"hf": "num_v_points", "fair-esm": "no_v_points"},
-    "blocks": {"hf": "num_blocks", "fair-esm": "no_blocks"},
-    "transition_layers": {"hf": "num_transition_layers", "fair-esm": "no_transition_layers"},
-    "resnet_blocks": {"hf": "num_resnet_blocks", "fair-esm": "no_resnet_blocks"},
-    "dropout": {"hf": "dropout_rate", "fair-esm": "dropout_rate"},
-    "trans_scale": {"hf": "trans_scale_factor", "fair-esm": "trans_scale_factor"},
+_STRUCTURE_FIELDS = {
+    "c_s": ("sequence_dim", "c_s"),
+    "c_z": ("pairwise_dim", "c_z"),
+    "c_ipa": ("ipa_dim", "c_ipa"),
+    "c_resnet": ("resnet_dim", "c_resnet"),
+    "heads": ("num_heads_ipa", "no_heads_ipa"),
+    "qk_points": ("num_qk_points", "no_qk_points"),
+    "v_points": ("num_v_points", "no_v_points"),
+    "blocks": ("num_blocks", "no_blocks"),
+    "transition_layers": ("num_transition_layers", "no_transition_layers"),
+    "resnet_blocks": ("num_resnet_blocks", "no_resnet_blocks"),
+    "dropout": ("dropout_rate", "dropout_rate"),
+    "trans_scale": ("trans_scale_factor", "trans_scale_factor"),
 }
-_FIXED_STRUCTURE: dict[Layout, dict[str, float]] = {
-    "hf": {"num_angles": 7, "epsilon": 1e-8, "inf": 1e5},
-    "fair-esm": {"no_angles": 7, "epsilon": 1e-8, "inf": 1e5},
-}
+"""Our names, Hugging Face's and fair-esm's."""
+_FIXED_STRUCTURE = {"num_angles": 7, "epsilon": 1e-8, "inf": 1e5}
 _FIXED_FOLDING = {
     "use_esm_attn_map": False,
     "esm_ablate_pairwise": False,
@@ -110,13 +108,12 @@ def _require(values: Mapping[str, Any], fixed: Mapping[str, Any], where: str) ->
             raise WeightsError(f"{where}{name} is {value!r}, and only {expected!r} can be converted")
 
 
-def config_from_folding(folding: Mapping[str, Any], layout: Layout, stem: str) -> RunConfig:
+def config_from_folding(folding: Mapping[str, Any], stem: str) -> RunConfig:
     """Our configuration of a model that the ports describe so.
 
     Args:
         folding: ``esmfold_config`` of Hugging Face's config.json, or ``cfg["model"]`` of fair-esm's file. What it
             leaves out has ESMFold v1's value.
-        layout: whose field names it has.
         stem: name of the ESM-2.
 
     Raises:
@@ -125,10 +122,10 @@ def config_from_folding(folding: Mapping[str, Any], layout: Layout, stem: str) -
     trunk = folding.get("trunk") or {}
     structure = trunk.get("structure_module") or {}
     _require(folding, _FIXED_FOLDING, "")
-    _require(structure, _FIXED_STRUCTURE[layout], "structure module: ")
+    _require(structure, _FIXED_STRUCTURE | {"no_angles": 7}, "structure module: ")
     ours: dict[str, Any] = {own: trunk[theirs] for own, theirs in _TRUNK_FIELDS.items() if theirs in trunk}
     ours["structure_module"] = {
-        own: structure[theirs[layout]] for own, theirs in _STRUCTURE_FIELDS.items() if theirs[layout] in structure
+        own: structure[name] for own, theirs in _STRUCTURE_FIELDS.items() for name in theirs if name in structure
     }
     layers: list[dict[str, Any]] = [{"stem": {"name": stem}, "adapter": {"method": "none"}, "trunk": ours}]
     if "lddt_head_hid_dim" in folding:
@@ -158,11 +155,11 @@ def config_from_hugging_face(config: Mapping[str, Any]) -> RunConfig:
     if config.get("intermediate_size") != 4 * width:
         raise WeightsError(f"config.json: intermediate_size {config.get('intermediate_size')} is not 4 * hidden_size")
     name = stem_name(layers, width, heads)
-    return config_from_folding(config.get("esmfold_config") or {}, "hf", name)
+    return config_from_folding(config.get("esmfold_config") or {}, name)
 
 
-def folding_config(config: RunConfig, layout: Layout, *, half_stem: bool = False) -> dict[str, Any]:
-    """What ``config_from_folding`` reads, from our configuration.
+def folding_config(config: RunConfig, *, half_stem: bool = False) -> dict[str, Any]:
+    """What ``config_from_folding`` reads, from our configuration, in Hugging Face's names.
 
     Raises:
         WeightsError: the configuration is not ESMFold's architecture, with the field.
@@ -181,7 +178,7 @@ def folding_config(config: RunConfig, layout: Layout, *, half_stem: bool = False
         if value != expected:
             raise WeightsError(f"{name} = {value!r} has no place in ESMFold's files, which need {expected!r}")
     structure: dict[str, Any] = {
-        theirs[layout]: getattr(trunk.structure_module, own) for own, theirs in _STRUCTURE_FIELDS.items()
+        theirs[0]: getattr(trunk.structure_module, own) for own, theirs in _STRUCTURE_FIELDS.items()
     }
     if trunk.structure_module.trans_scale % 1:
         raise WeightsError(f"trunk.structure_module.trans_scale = {trunk.structure_module.trans_scale} must be whole")
@@ -199,7 +196,7 @@ def folding_config(config: RunConfig, layout: Layout, *, half_stem: bool = False
             "cpu_grad_checkpoint": False,
             "max_recycles": config.data.max_recycles + 1,
             "chunk_size": None,
-            "structure_module": {**structure, **_FIXED_STRUCTURE[layout]},
+            "structure_module": {**structure, **_FIXED_STRUCTURE},
         },
     }
 
@@ -228,7 +225,7 @@ def hugging_face_config(config: RunConfig, *, half_stem: bool = False) -> dict[s
         "attention_probs_dropout_prob": 0.0,
         **_FIXED_STEM,
         "vocab_list": list(VOCABULARY),
-        "esmfold_config": folding_config(config, "hf", half_stem=half_stem),
+        "esmfold_config": folding_config(config, half_stem=half_stem),
     }
 
 
@@ -241,48 +238,41 @@ _MADE_ANEW = re.compile(r"^lm_head\.|rot_emb\.inv_freq$")
 
 
 _FREQUENCIES = "stem.esm.layers.{}.self_attn.rot_emb.inv_freq"
-_SHARED_FREQUENCIES = f"esm.{esm2_names.SHARED_FREQUENCIES}"
+_SHARED_FREQUENCIES = f"esm.{esm2_weights.SHARED_FREQUENCIES}"
 
 
-def _renamed_stem(name: str, rename: Callable[[str], str | None]) -> str:
-    renamed = rename(name)
+def _known(name: str, renamed: str | None) -> str:
     if renamed is None:
         raise WeightsError(f"no tensor of ESM-2 has the name {name!r}")
     return renamed
 
 
-def _to_ours(state: Mapping[str, torch.Tensor], stem: Callable[[str], str]) -> State:
+def from_fair_esm(state: Mapping[str, torch.Tensor], *, hugging_face: bool = False) -> State:
+    """Our layout of ``esmfold_3B_v1.pt``'s ``model``, which may be without the stem (the published one is).
+
+    With ``hugging_face`` the stem's tensors have transformers' names.
+    """
     ours: State = {}
     for name, value in state.items():
-        name = esm2_names.current(name)
+        name = esm2_weights.current_name(name)
         if _COMPUTED.search(name):
             continue
         if _UNREAD.search(name):
             ours[UNUSED + name] = value
         elif name.startswith("esm."):
-            ours["stem.esm." + stem(name.removeprefix("esm."))] = value
+            stem = name.removeprefix("esm.")
+            ours["stem.esm." + (_known(stem, esm2_weights.name_from_hugging_face(stem)) if hugging_face else stem)] = (
+                value
+            )
         else:
             ours[_POINTS.sub(r"\1linear.", name)] = value
     return ours
 
 
-def _from_ours(state: Mapping[str, torch.Tensor], stem: Callable[[str], str]) -> State:
-    theirs: State = {}
-    for name, value in state.items():
-        if _COMPUTED.search(name):
-            continue
-        if name.startswith("stem."):
-            name = "esm." + stem(name.removeprefix("stem.esm."))
-        theirs[_POINTS.sub(r"\1", name.removeprefix(UNUSED))] = value
-    tokens = [VOCABULARY.index("<pad>"), *(VOCABULARY.index(letter) for letter in "ARNDCQEGHILKMFPSTWYVX")]
-    theirs["af2_to_esm"] = torch.tensor(tokens)
-    return theirs
-
-
 def from_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
     """Our layout of an ``EsmForProteinFolding``'s state dict. Raises WeightsError for a name that it has not."""
     own = {name: value for name, value in state.items() if name != _SHARED_FREQUENCIES}
-    ours = _to_ours(own, lambda name: _renamed_stem(name, esm2_names.from_hugging_face))
+    ours = from_fair_esm(own, hugging_face=True)
     if _SHARED_FREQUENCIES in state:
         for layer in {name.split(".")[3] for name in ours if name.startswith("stem.esm.layers.")}:
             ours[_FREQUENCIES.format(layer)] = state[_SHARED_FREQUENCIES].clone()  # a file has no tensor twice
@@ -291,22 +281,19 @@ def from_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
 
 def to_hugging_face(state: Mapping[str, torch.Tensor]) -> State:
     """State dict of an ``EsmForProteinFolding`` from our layout; the stem's masked-LM head has no place there."""
-    layers = {name: value for name, value in state.items() if name.endswith(".rot_emb.inv_freq")}
-    kept = {n: v for n, v in state.items() if n not in layers and not n.startswith(UNUSED + "esm.lm_head.")}
-    theirs = _from_ours(kept, lambda name: _renamed_stem(name, esm2_names.to_hugging_face))
-    if layers:
-        theirs[_SHARED_FREQUENCIES] = next(iter(layers.values()))  # all layers have the same
+    theirs: State = {}
+    for name, value in state.items():
+        if name.startswith(UNUSED + "esm.lm_head.") or _COMPUTED.search(name):
+            continue
+        if name.endswith(".rot_emb.inv_freq"):
+            name = _SHARED_FREQUENCIES  # all layers have the same
+        elif name.startswith("stem."):
+            stem = name.removeprefix("stem.esm.")
+            name = "esm." + _known(stem, esm2_weights.name_to_hugging_face(stem))
+        theirs[_POINTS.sub(r"\1", name.removeprefix(UNUSED))] = value
+    tokens = [VOCABULARY.index("<pad>"), *(VOCABULARY.index(letter) for letter in "ARNDCQEGHILKMFPSTWYVX")]
+    theirs["af2_to_esm"] = torch.tensor(tokens)
     return theirs
-
-
-def from_fair_esm(state: Mapping[str, torch.Tensor]) -> State:
-    """Our layout of ``esmfold_3B_v1.pt``'s ``model``, which may be without the stem (the published one is)."""
-    return _to_ours(state, lambda name: name)
-
-
-def to_fair_esm(state: Mapping[str, torch.Tensor]) -> State:
-    """State dict of fair-esm's ``ESMFold`` from our layout, stem included, which its loader takes too."""
-    return _from_ours(state, lambda name: name)
 
 
 def check_state(config: RunConfig, state: Mapping[str, torch.Tensor], source: object) -> None:

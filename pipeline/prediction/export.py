@@ -5,10 +5,10 @@ from pathlib import Path
 
 import lorta
 from pipeline.config.schema import AdapterConfig, InitConfig, RunConfig, StemConfig, TrunkAdapterConfig
-from pipeline.folding import esm2_names
+from pipeline.folding import esm2_weights
+from pipeline.folding.esm2_weights import canonical_name
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.model_files import Converted
-from pipeline.folding.stem import canonical_name
 from pipeline.folding.weights import WeightsError, hugging_face_config
 
 FOR_TRANSFORMERS = "stem_transformers"
@@ -87,7 +87,7 @@ def base_model(stem: StemConfig) -> str:
 
 def in_transformers(path: str) -> str:
     """Return the path in ``EsmModel`` of a linear map of ESM-2. Raises ValueError: it has none."""
-    name = esm2_names.to_hugging_face(f"{path}.weight")
+    name = esm2_weights.name_to_hugging_face(f"{path}.weight")
     if name is None:
         raise ValueError(f"transformers' EsmModel has no {path}")
     return name.removesuffix(".weight")

@@ -39,8 +39,9 @@ from data_prep.structure.structure_bytes import atomic_write
 from lorta.storage import TENSOR_FILE
 from pipeline.config.layers import config_file_text, file_layer, merge, resolve
 from pipeline.config.schema import ConfigError, RunConfig
+from pipeline.folding.esm2_weights import StemError, is_hub_name
 from pipeline.folding.model import FoldingModel, build_model
-from pipeline.folding.stem import StemError, is_hub_name, parameter_hash
+from pipeline.folding.stem import parameter_hash
 from pipeline.folding.tensor_files import write_tensors
 from pipeline.folding.weights import UNUSED, State, check_state
 from pipeline.runs.checkpoint import WhichStep, latest_checkpoint, like, list_checkpoints, local, whole

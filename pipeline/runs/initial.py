@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import ConfigError, RunConfig
+from pipeline.folding.esm2_weights import canonical_name, locate_weights, pretrained_file
 from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_snapshot
 from pipeline.folding.model import FoldingModel
 from pipeline.folding.model_files import Converted, needs_stem, read, read_config
-from pipeline.folding.stem import canonical_name, locate_weights, pretrained_file
 from pipeline.folding.weights import UNUSED, WeightsError, config_from_folding, model_from_state
 
 MERGED_FILE = "model.safetensors"
@@ -162,5 +162,5 @@ def source_config(source: str) -> RunConfig:
     """
     found = find(source)
     known = found is None and source == "esmfold_v1"
-    config = config_from_folding({}, "fair-esm", "esm2_t36_3B") if known else read_config(found or locate(source))
+    config = config_from_folding({}, "esm2_t36_3B") if known else read_config(found or locate(source))
     return replace(config, stem=replace(config.stem, weights=""))

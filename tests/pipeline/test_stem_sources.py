@@ -10,7 +10,7 @@ import torch
 from pipeline import compare, export, load_run, predict, train
 from pipeline.config.schema import ConfigError
 from pipeline.folding import hub
-from pipeline.folding.stem import StemError
+from pipeline.folding.esm2_weights import StemError
 from pipeline.runs.directory import RunDirectory, RunError
 from pipeline.runs.directory import load_run as read_run
 from tests.pipeline.prepare_demo import dataset_of

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config.layers import file_layer, resolve
 from pipeline.folding.model_files import plain, read, read_content
-from pipeline.folding.weights import UNUSED, folding_config, hugging_face_config, to_fair_esm, to_hugging_face
+from pipeline.folding.weights import UNUSED, hugging_face_config, to_hugging_face
 from pipeline.weights import main
+from tests.pipeline.folding.fair_esm_layout import fair_esm_config, to_fair_esm
 from tests.pipeline.folding.test_weights import tiny_config, tiny_model
 
 STEM_HALF = "stem.esm.layers.0.fc1.weight"
@@ -87,7 +88,7 @@ def omegaconf_modules() -> dict[str, types.ModuleType]:
 def fair_esm_file(path, state, configuration, *, cfg_kind="omegaconf", stem=True):
     """``{"cfg": ..., "model": ...}`` by torch.save, as fair-esm's checkpoints."""
     tensors = {n: v for n, v in to_fair_esm(state).items() if stem or not n.startswith("esm.")}
-    cfg = {"model": folding_config(configuration, "fair-esm"), "other": [1, None]}
+    cfg = {"model": fair_esm_config(configuration), "other": [1, None]}
     if cfg_kind == "namespace":
         cfg = argparse.Namespace(**cfg)
     elif cfg_kind == "omegaconf":
@@ -204,7 +205,7 @@ def test_published_file_is_without_stem(tmp_path, published, capsys):
 def test_files_with_real_omegaconf_are_read(tmp_path, hugging_face):
     omegaconf = pytest.importorskip("omegaconf", reason="fair-esm's format holds omegaconf's objects")
     out, source = tmp_path / "esmfold.pt", read(hugging_face)
-    cfg = omegaconf.OmegaConf.create({"model": folding_config(source.config, "fair-esm")})
+    cfg = omegaconf.OmegaConf.create({"model": fair_esm_config(source.config)})
     torch.save({"cfg": cfg, "model": to_fair_esm(source.state)}, out)
     assert run("--from", out, "--to", "hf", "--out", tmp_path / "back") == 0
     states = [load_file(folder / "model.safetensors") for folder in (tmp_path / "back", hugging_face)]

@@ -11,7 +11,8 @@ from esm.modules import ContactPredictionHead
 from data_prep.structure.io import read_structure
 from data_prep.structure.residues import ATOM37_INDEX
 from pipeline.config.schema import StemConfig
-from pipeline.folding.stem import Stem, build_stem, read_tensors
+from pipeline.folding.esm2_weights import read_tensors
+from pipeline.folding.stem import Stem, build_stem
 
 STRUCTURES = Path(__file__).resolve().parents[2] / "pipeline" / "demo_structures"
 CONTACT = 8.0

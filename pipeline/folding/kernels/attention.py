@@ -174,7 +174,7 @@ class PairBias(torch.autograd.Function):
         return grad_z, *as_gradients(sums, tuple(parameters)), None, None
 
 
-def _transposed(t: Tensor | None) -> Tensor | None:
+def _transposed(t: Any) -> Any:
     return None if t is None else t.transpose(1, 2)
 
 

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 import lorta
 from data_prep.structure.residues import RESTYPES, sequence_to_aatype
 from pipeline.config.schema import StemConfig
-from pipeline.folding import esm2_names, hub
-from pipeline.folding.stem import DEMO_STEM, FusedAttention, StemError, build_stem, canonical_name, parameter_hash
+from pipeline.folding import esm2_weights, hub
+from pipeline.folding.esm2_weights import DEMO_STEM, StemError, canonical_name
+from pipeline.folding.stem import FusedAttention, build_stem, parameter_hash
 
 SEQUENCE = "MKTAYIAKQRX"
 
@@ -199,12 +200,12 @@ def test_older_names_of_layer_norms_load(published, tmp_path):
 
 def test_names_there_and_back(random_stem):
     learned = [name for name, _ in random_stem.esm.named_parameters()]
-    theirs = [esm2_names.to_hugging_face(name) for name in learned]
+    theirs = [esm2_weights.name_to_hugging_face(name) for name in learned]
     assert len(set(theirs)) == len(learned) and None not in theirs
-    assert [esm2_names.from_hugging_face(name) for name in theirs] == learned
+    assert [esm2_weights.name_from_hugging_face(name) for name in theirs] == learned
     for name in ("contact_head.regression.weight", "encoder.layer.0.output.dense.base.weight", "layers.0.fc1.weight"):
-        assert esm2_names.from_hugging_face(name) is None
-    assert esm2_names.to_hugging_face("layers.0.self_attn.q_proj.lorta.A") is None
+        assert esm2_weights.name_from_hugging_face(name) is None
+    assert esm2_weights.name_to_hugging_face("layers.0.self_attn.q_proj.lorta.A") is None
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])

@@ -24,11 +24,11 @@ from pipeline.folding.weights import (
     hugging_face_config,
     model_from_state,
     stem_name,
-    to_fair_esm,
     to_hugging_face,
 )
 from pipeline.losses.plddt import predicted_plddt
 from pipeline.prediction.aligned_error import AlignedError, read_aligned_error
+from tests.pipeline.folding.fair_esm_layout import fair_esm_config, to_fair_esm
 from tests.pipeline.rigid_forms import to_tensor_7
 
 TINY = {
@@ -184,30 +184,7 @@ def test_fair_esm_names():
     theirs = to_fair_esm(ours)
     assert "esm.layers.2.self_attn.k_proj.weight" in theirs
     assert "trunk.structure_module.ipa.linear_q_points.weight" in theirs
-    assert theirs["af2_to_esm"].tolist() == [
-        1,
-        5,
-        10,
-        17,
-        13,
-        23,
-        16,
-        9,
-        6,
-        21,
-        12,
-        4,
-        15,
-        20,
-        18,
-        14,
-        8,
-        11,
-        22,
-        19,
-        7,
-        24,
-    ]
+    assert to_hugging_face(ours)["af2_to_esm"].tolist() == theirs["af2_to_esm"].tolist()
     back = from_fair_esm(theirs)
     assert set(ours) == set(back)
     for name, value in back.items():
@@ -219,9 +196,9 @@ def test_fair_esm_names():
 def test_published_configuration_is_the_preset():
     """Values of facebook/esmfold_v1's config.json (and of fair-esm's dataclasses), against our preset ``esmfold``."""
     preset = resolve(preset_layer("esmfold"), {"adapter": {"method": "none"}})
-    empty = config_from_folding({}, "fair-esm", "esm2_t36_3B")
+    empty = config_from_folding({}, "esm2_t36_3B")
     assert empty == preset
-    described = folding_config(preset, "fair-esm")
+    described = fair_esm_config(preset)
     assert described["esm_type"] == "esm2_3B" and described["trunk"]["max_recycles"] == 4
     assert described["trunk"]["structure_module"] == {
         "c_s": 384,
@@ -240,8 +217,8 @@ def test_published_configuration_is_the_preset():
         "epsilon": 1e-8,
         "inf": 1e5,
     }
-    for layout in ("hf", "fair-esm"):
-        assert config_from_folding(folding_config(tiny_config(), layout), layout, "esm2_t3_demo") == resolve(
+    for described in (folding_config(tiny_config()), fair_esm_config(tiny_config())):
+        assert config_from_folding(described, "esm2_t3_demo") == resolve(
             preset_layer("esmfold"), TINY, {"stem": {"init": "pretrained"}, "trunk": {"checkpoint_blocks": True}}
         )
 
@@ -291,7 +268,7 @@ def test_a_config_without_esm2s_fields_is_refused():
 )
 def test_what_esmfolds_files_cannot_hold_is_refused(section, values):
     with pytest.raises(WeightsError, match=rf"{section}\.\S*{next(iter(values))}"):
-        folding_config(tiny_config(**{section: values}), "hf")
+        folding_config(tiny_config(**{section: values}))
 
 
 def test_weights_that_do_not_fit_are_named():
