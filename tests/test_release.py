@@ -61,6 +61,7 @@ NOT_IMPORTED = {
 """Packages that run without an import of ours, and where they are named."""
 PLACES = {
     "core": ("data_prep", "lorta", "evaluation", "pipeline"), "lm": ("pipeline/lm",), "relax": ("pipeline/prediction",),
+    "fast": ("data_prep",),
     "bench": ("benchmarks",), "workflows": ("workflows",), "tracking": (), "dev": ("tests",),
 }  # fmt: skip
 """Folders whose modules are to import the packages of an extra."""

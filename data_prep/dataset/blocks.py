@@ -18,10 +18,11 @@ from pathlib import Path
 from data_prep.dataset.ingest import Ingested, IngestSettings, ingest_file
 from data_prep.dataset.ledger import LedgerRow
 from data_prep.dataset.shards import ShardReader, save_shard
-from data_prep.files.release import release
+from data_prep.files.atomic import write_text
+from data_prep.files.command_line import release
+from data_prep.files.errors import UserError
 from data_prep.files.workers import in_processes
 from data_prep.structure.record import ProteinRecord
-from data_prep.structure.structure_bytes import atomic_write
 
 FILES_PER_BLOCK = 32
 """Reading so many takes about as long as starting a process."""
@@ -32,8 +33,8 @@ _HEADER = (
 )
 
 
-class WorkError(ValueError):
-    """A work directory that does not fit this run. ``str()`` is one line."""
+class WorkError(UserError):
+    """A work directory that does not fit this run."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Blocks:
         Raises ``WorkError`` where it is none, and where it holds the work of other files or settings, unless
         ``restart`` discards that.
         """
-        note, wanted = self.path / "work.json", json.dumps({"fingerprint": self.fingerprint()}).encode()
+        note, wanted = self.path / "work.json", json.dumps({"fingerprint": self.fingerprint()})
         if note.exists():
-            if note.read_bytes() == wanted:
+            if note.read_text() == wanted:
                 return
             if not restart:
                 raise WorkError(
@@ -69,7 +70,7 @@ class Blocks:
         elif self.path.is_dir() and any(not path.name.endswith(".partial") for path in self.path.iterdir()):
             raise WorkError(f"{self.path}: has no work.json, so it is no work directory; remove it")
         self.path.mkdir(parents=True, exist_ok=True)
-        atomic_write(note, wanted)
+        write_text(note, wanted)
 
     def fingerprint(self) -> str:
         """Hash of what the results depend on: program, settings, files with size and time."""
@@ -126,7 +127,7 @@ class Blocks:
             }
             for result in results
         ]
-        atomic_write(self._done(number), json.dumps(content).encode())
+        write_text(self._done(number), json.dumps(content))
         return len(files)
 
     def _load(self, number: int) -> Iterator[Ingested]:

@@ -86,12 +86,12 @@ def find_input(
     directory = Path(root)
     if directory.is_file():
         directory, only_files = directory.parent, [directory.name]
-    files, rows, ambiguous = find_structures(directory, only_files, out=out)
-    if not files and not rows and not ambiguous:
+    found, rows, ambiguous = find_structures(directory, only_files, out=out)
+    if not found and not rows and not ambiguous:
         raise BuildError(f"{root}: is empty, expected structure files")
     resolved, more = _settle_shared_stems(directory, ambiguous, reading)
-    n_read = len(files) + sum(map(len, ambiguous))
-    files = tuple(sorted([*files, *resolved]))
+    n_read = len(found) + sum(map(len, ambiguous))
+    files = tuple(sorted([*found, *resolved]))
     stems = Counter(structure_stem(file).lower() for file in files)
     path_in_id = tuple(file for file in files if stems[structure_stem(file).lower()] > 1)
     return Input(directory, files, n_read, (*rows, *more), path_in_id)
@@ -300,7 +300,8 @@ def _settle_shared_stems(
     root: Path, groups: Iterable[Sequence[str]], reading: IngestSettings
 ) -> tuple[list[str], list[LedgerRow]]:
     """Of files of one directory that share a stem the first that can be read, and rows for the others."""
-    usable, rows = [], []
+    usable: list[str] = []
+    rows: list[LedgerRow] = []
     for group in groups:
         used = None
         for file in group:

@@ -49,7 +49,7 @@ def read_ledger(path: str | os.PathLike) -> list[LedgerRow]:
     text = read_table(path, errors="surrogateescape")
     try:
         table = list(csv.DictReader(io.StringIO(text, newline="")))
-        return [LedgerRow(**{name: value for name, value in row.items() if name in known}) for row in table]
+        return [LedgerRow(**{name: value for name, value in row.items() if name in known}) for row in table]  # type: ignore[arg-type]
     except (csv.Error, TypeError) as error:
         raise ValueError(f"{path}: is not a ledger, or damaged ({error})") from None
 

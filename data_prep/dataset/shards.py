@@ -19,10 +19,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from data_prep.files.release import program
+from data_prep.files.atomic import write_bytes
+from data_prep.files.command_line import program
 from data_prep.structure.decimals import PER_ANGSTROM, thousandths
 from data_prep.structure.record import ProteinRecord
-from data_prep.structure.structure_bytes import atomic_write
 
 RECORDS_PER_SHARD = 256
 
@@ -48,7 +48,7 @@ def save_shard(path: str | os.PathLike, records: Sequence[ProteinRecord]) -> Non
         check_storable(record)
     masks = np.concatenate([record.atom37_mask for record in records])
     positions = np.concatenate([record.atom37_positions[record.atom37_mask] for record in records])
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "aatype": np.concatenate([record.aatype for record in records]).astype(np.uint8),
         "residue_index": np.concatenate([record.residue_index for record in records]).astype(np.int32),
         "auth_seq_id": np.concatenate([record.auth_seq_id for record in records]).astype(np.int32),
@@ -57,7 +57,7 @@ def save_shard(path: str | os.PathLike, records: Sequence[ProteinRecord]) -> Non
         "positions": to_thousandths(positions),
         "b_factors": np.concatenate([record.b_factors[record.atom37_mask] for record in records]).astype(np.float32),
     }
-    atomic_write(path, save(tensors, metadata={"tool": program()}))
+    write_bytes(path, save(tensors, metadata={"tool": program()}))
 
 
 def to_thousandths(positions: np.ndarray) -> np.ndarray:

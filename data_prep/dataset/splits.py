@@ -8,14 +8,15 @@ import numpy as np
 
 from data_prep.dataset.clusters import Similarity, clusters
 from data_prep.dataset.store import Placement
+from data_prep.files.errors import UserError
 from data_prep.files.text import is_date, some
 
 HELD_OUT = ("val", "test")
 """Splits that training must not see relatives of."""
 
 
-class SplitError(ValueError):
-    """A split that cannot be made as asked. ``str()`` is one line."""
+class SplitError(UserError):
+    """A split that cannot be made as asked."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def split_by_cluster(
     numbers: dict[str, int] = {}
     number = np.array([numbers.setdefault(sequence, len(numbers)) for sequence in sequences], dtype=np.int64)
     number_of = dict(zip(ids, number.tolist(), strict=True))
-    tied = [Similarity(*sorted((number_of[a], number_of[b])), 1.0) for a, b in together]
+    joined = [sorted((number_of[a], number_of[b])) for a, b in together]
+    tied = [Similarity(i, j, 1.0) for i, j in joined]
     labels = clusters(len(numbers), [*pairs, *tied], settings.identity)[number]
     sizes = np.bincount(labels)
     splits = _by_ids(ids, labels, {"test": settings.test_ids or (), "val": settings.val_ids or ()}, left_out or {})

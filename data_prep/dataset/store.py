@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 
 from data_prep.dataset.ledger import LedgerRow, read_ledger, write_ledger
 from data_prep.dataset.shards import RECORDS_PER_SHARD, ShardReader, check_storable, save_shard
+from data_prep.files.atomic import move_directory
 from data_prep.files.bounded_reading import read_json, read_parquet
 from data_prep.files.checksums import damaged_files, write_checksums
-from data_prep.files.release import program
+from data_prep.files.command_line import program
+from data_prep.files.errors import UserError
 from data_prep.files.text import is_file_name
 from data_prep.structure.record import ProteinRecord
 
@@ -99,8 +101,8 @@ _PLACEMENT_COLUMNS = ("split", "cluster", "cluster_size", "nearest_train_id", "n
 _KNOWN_WHEN_ADDED = pa.schema([column for column in INDEX_SCHEMA if column.name not in _PLACEMENT_COLUMNS])
 
 
-class DatasetError(ValueError):
-    """A directory that is not a dataset, or a dataset that cannot be written. ``str()`` is one line."""
+class DatasetError(UserError):
+    """A directory that is not a dataset, or a dataset that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -225,15 +227,7 @@ class DatasetWriter:
         for name, text in (pages(index, rows, description) if pages is not None else {}).items():
             (self._work / name).write_text(text, encoding="utf-8", errors="backslashreplace")
         write_checksums(self._work)
-        self._move_into_place()
-
-    def _move_into_place(self) -> None:
-        """Swap: the old dataset leaves its name only when the new one is complete, and is removed last."""
-        old = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
-        if self.path.is_dir():
-            os.rename(self.path, old)
-        os.rename(self._work, self.path)
-        shutil.rmtree(old, ignore_errors=True)
+        move_directory(self._work, self.path)
 
 
 def _index(

@@ -3,12 +3,13 @@
 Every column is decoded to the text that the same column has in mmCIF, so that everything after this is common to both.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import numpy as np
 from gemmi import cif
 
-from data_prep.structure.message_pack import unpack
 from data_prep.structure.structure_bytes import StructureError
 
 CATEGORIES = frozenset(
@@ -33,10 +34,14 @@ _UNSTATED = {1: False, 2: None}
 """Mask values: '.' and '?', as gemmi wants them."""
 
 
+MAX_ELEMENTS = 1 << 14
+"""In a list or map of the file: columns, categories and encodings are hundreds at most, and values are bytes."""
+
+
 def read_blocks(path: str, data: bytes) -> list[cif.Block]:
     """The data blocks with atoms. Raises ``StructureError`` for damage."""
     try:
-        content = unpack(data)
+        content = _unpack(data)
         blocks = []
         for source in content["dataBlocks"]:
             categories = {c["name"]: c for c in source["categories"] if c["name"] in CATEGORIES}
@@ -47,9 +52,21 @@ def read_blocks(path: str, data: bytes) -> list[cif.Block]:
                     )
                 blocks.append(_block(categories))
         return blocks
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
         raise StructureError(path, f"damaged BinaryCIF: {kind}{error}") from None
+
+
+def _unpack(data: bytes) -> Any:
+    """The one MessagePack value that ``data`` holds. Raises ``ValueError``."""
+    try:
+        return msgpack.unpackb(data, max_array_len=MAX_ELEMENTS, max_map_len=MAX_ELEMENTS, ext_hook=_no_extension)
+    except ValueError as error:  # some of them have no text
+        raise ValueError(f"not a MessagePack message: {str(error) or type(error).__name__}") from None
+
+
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"extension type {code} does not occur in BinaryCIF")
 
 
 def _block(categories: dict[str, Any]) -> cif.Block:
@@ -76,7 +93,7 @@ def _check_run_lengths(encoded: dict[str, Any], rows: int) -> None:
             _check_run_lengths({"encoding": encoding.get(name, ())}, rows)
 
 
-def _column(column: dict[str, Any]) -> list[str | bool | None]:
+def _column(column: dict[str, Any]) -> list[Any]:
     values = _decode(column["data"])
     texts = values if isinstance(values, list) else _texts(values)
     if column.get("mask") is None:
@@ -162,7 +179,7 @@ def _string_array(values: bytes, encoding: dict[str, Any]) -> list[str]:
     return [words[index] if index >= 0 else "" for index in indices.tolist()]
 
 
-_DECODERS = {
+_DECODERS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "ByteArray": _byte_array,
     "FixedPoint": _fixed_point,
     "IntervalQuantization": _interval_quantization,

@@ -76,8 +76,8 @@ def conformer_rows(residues: np.ndarray, atoms: AtomSite, warnings: list[str]) -
     chosen = np.full(len(residues), -1)
     chosen[owner[best]] = values[best] % n_codes
     keep = blank | (altloc == chosen[position])
-    several = len(values) - len(best) and np.bincount(owner, minlength=len(residues)) > 1  # [n]
-    if np.any(several):
+    if len(values) > len(best):
+        several = np.bincount(owner, minlength=len(residues)) > 1  # [n]
         said = f"{np.count_nonzero(several)} residues with alternate locations: highest occupancy kept"
         whole = values[order[np.append(True, np.diff(owner[order]) != 0)]]
         by_occupancy = np.lexsort((first, -mean, owner))
@@ -135,7 +135,7 @@ def _completeness(residue: int, atoms: AtomSite) -> tuple[bool, float]:
     if not named.any():
         named = ~named
     _, group = np.unique(altlocs[named], return_inverse=True)
-    has_backbone = np.count_nonzero(np.isfinite(atoms.backbone[residue, :, 0])) >= 2
+    has_backbone = bool(np.count_nonzero(np.isfinite(atoms.backbone[residue, :, 0])) >= 2)
     return has_backbone, float(_mean_occupancy(occupancy[named], group, group.max() + 1).max())
 
 
@@ -211,8 +211,8 @@ def _atom_table(atoms: AtomSite, letter_of: Mapping[str, str]) -> np.ndarray:
     carboxyl = [(names.index(name), ATOM37_INDEX[place]) for name, place in CARBOXYL_NAMES.items() if name in names]
     for code, component in enumerate(components):
         if carboxyl and is_standard(component):
-            for name, place in carboxyl:
-                table[code, name] = place
+            for column, place in carboxyl:
+                table[code, column] = place
         if component in ATOM_NAMES_OF_PARENT:
             for name, parent_name in ATOM_NAMES_OF_PARENT[component].items():
                 if name in names:

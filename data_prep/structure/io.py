@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data_prep.files.atomic import write_bytes
 from data_prep.structure.assemble import SkippedChain, assemble
 from data_prep.structure.atom_site import ModelChoice
 from data_prep.structure.mmcif import parse_binary_cif, parse_mmcif
@@ -11,7 +12,6 @@ from data_prep.structure.pdb import parse_pdb
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.structure_bytes import (
     StructureError,
-    atomic_write,
     is_structure_name,
     read_text,
     structure_stem,
@@ -93,11 +93,11 @@ def write_pdb(path: str | os.PathLike, chains: Sequence[ProteinRecord], model_of
     Raises ``ValueError`` for what the format cannot hold: a chain id longer than one character or used twice, a
     coordinate, B-factor or residue number too large for its columns.
     """
-    atomic_write(path, format_pdb(structure_stem(path), chains, model_of))
+    write_bytes(path, format_pdb(structure_stem(path), chains, model_of))
 
 
 def write_mmcif(path: str | os.PathLike, chains: Sequence[ProteinRecord]) -> None:
     """Write chains as one mmCIF file, whole or not at all. Raises ``ValueError`` without chains."""
     if not chains:
         raise ValueError(f"{path}: no chains to write")
-    atomic_write(path, format_mmcif(structure_stem(path), chains))
+    write_bytes(path, format_mmcif(structure_stem(path), chains))

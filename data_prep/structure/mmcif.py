@@ -326,8 +326,12 @@ def _atom_site(loop: AtomLoop) -> tuple[AtomSite, list[str]]:
         b_factor=loop.numbers("B_iso_or_equiv", default=0.0).astype(np.float32),
         start=start,
         hetero=loop.words("group_PDB", optional=True).take(start).lookup("HETATM".__eq__, bool),
-        **{name: column.take(start) for name, column in words.items()},
-        **{name: column[start] for name, column in numbers.items()},
+        resname=words["resname"].take(start),
+        chain=words["chain"].take(start),
+        segment=words["segment"].take(start),
+        icode=words["icode"].take(start),
+        seqnum=numbers["seqnum"][start],
+        label_seq=numbers["label_seq"][start],
         ters=np.zeros(len(start), dtype=np.int64),
     )
     return atoms, warnings
@@ -371,7 +375,7 @@ def _sequences(block: cif.Block, loop: AtomLoop) -> dict[str, tuple[str, ...]]:
     pairs = _rows(block, "_struct_asym.", ["id", "entity_id"])
     if not pairs and loop.has("label_entity_id"):
         asyms, entities = loop.words("label_asym_id", optional=True), loop.words("label_entity_id")
-        pairs = zip(asyms.list(), entities.list(), strict=True)
+        pairs = [list(pair) for pair in zip(asyms.list(), entities.list(), strict=True)]
     return {asym: complete[entity] for asym, entity in pairs if entity in complete}
 
 

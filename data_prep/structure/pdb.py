@@ -340,7 +340,7 @@ def _printable(table: np.ndarray, width: int) -> np.ndarray:
     if len(table) and table.min() >= 32 and table.max() < 127:  # read at once, also where it is not asked for
         return np.ones(len(table), dtype=bool)
     columns = table[:, :width]
-    return ((columns >= 32) & (columns < 127)).all(axis=1)
+    return np.logical_and.reduce((columns >= 32) & (columns < 127), axis=1)
 
 
 def _residue_numbers(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

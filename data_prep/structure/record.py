@@ -61,7 +61,7 @@ class ProteinRecord:
     @property
     def observed(self) -> np.ndarray:
         """bool [N]: residues with at least one atom."""
-        return self.atom37_mask.any(axis=-1)
+        return np.logical_or.reduce(self.atom37_mask, axis=-1)
 
     @property
     def ca_positions(self) -> np.ndarray:

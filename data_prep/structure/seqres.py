@@ -95,7 +95,8 @@ def _seqres_places(
         """Residues without a place or with a letter that SEQRES does not have there."""
         return int(np.count_nonzero((places < 0) | _contradict(codes, stated[places])))
 
-    places, differ = None, len(residues)
+    places: np.ndarray | None = None
+    differ = len(residues)
     if parsed.has_labels:
         places = atoms.label_seq[residues].astype(np.int64) - 1
         places[(places >= len(seqres)) | np.append(False, np.diff(places) < 1)] = -1
@@ -105,13 +106,14 @@ def _seqres_places(
         components = np.array([code.get(name, -1) for name in seqres], dtype=np.int64)
         observed, first_number = atoms.resname.code[residues], int(atoms.seqnum[residues[0]])
         aligned = align_to_seqres(components, seqres_letters, observed, letters, _steps(residues, atoms), first_number)
-        if aligned is None and places is None:
+        if places is None and aligned is None:
             warnings.append(f"chain too long to align to SEQRES ({len(residues)} residues): observed sequence used")
             return None
         if aligned is not None and (places is None or contradictions(aligned) < differ):
             if places is not None:
                 warnings.append(f"label_seq_id contradicts the sequence at {differ} residues: aligned instead")
             places, differ = aligned, contradictions(aligned)
+    assert places is not None
     missing = places < 0
     if differ > max(1, MAX_SEQRES_DISAGREEMENT * len(residues)):
         warnings.append(

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from data_prep.dataset.shards import check_storable
-from data_prep.structure.binary_cif import _decode
+from data_prep.structure.binary_cif import _decode, _unpack
 from data_prep.structure.io import StructureError, read_structure, read_structure_file, write_mmcif
-from data_prep.structure.message_pack import unpack
 from tests.data_prep.bcif_bytes import binary_cif, pack
 from tests.data_prep.compare import differences
 from tests.data_prep.pdb_text import chain, residue, seqres, text
@@ -69,22 +68,24 @@ def test_changed_bytes_are_read_or_refused(both):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x81", "ends early"),
-        (b"\xdd\xff\xff\xff\xff", "ends early"),
-        (b"\x91" * 40 + b"\x00", "nested more than"),
-        (b"\xc1", "type 0xc1"),
-        (b"\x00\x00", "1 bytes follow"),
-        (b"\x81\x00\x00", "keys that are no text"),
+        (b"\x81", "incomplete"),
+        (b"\xdd\xff\xff\xff\xff", "exceeds max_array_len"),
+        (b"\x91" * 4000 + b"\x00", "StackError"),
+        (b"\xc1", "FormatError"),
+        (b"\xd4\x05\x00", "extension type 5"),
+        (b"\xdd\x00\x00\x50\x00" + bytes(0x5000), "exceeds max_array_len"),
+        (b"\x00\x00", "extra data"),
+        (b"\x81\x00\x00", "not allowed for map key"),
     ],
 )
 def test_damaged_messages(data, message):
     with pytest.raises(ValueError, match=message):
-        unpack(data)
+        _unpack(data)
 
 
 def test_messages_come_back():
     value = {"a": [0, 127, -32, -33, 70_000, None, b"\0\xff", "é" * 40], "b": {"c": list(range(20))}}
-    assert unpack(pack(value)) == value
+    assert _unpack(pack(value)) == value
 
 
 def decoded(values, *encoding):
