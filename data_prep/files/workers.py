@@ -12,6 +12,8 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import TypeVar
 
+from data_prep.files.errors import RunError
+
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
@@ -33,7 +35,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class ProcessKilledError(RuntimeError):
+class ProcessKilledError(RunError):
     """A worker process ended before its work was done, as the system ends one that takes too much memory."""
 
 
