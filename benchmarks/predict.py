@@ -25,13 +25,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.peak import Peak
 from data_prep.structure.residues import RESTYPES, sequence_to_aatype
 from pipeline.config.layers import preset_layer, resolve
 from pipeline.folding.model import FoldingModel, build_model
 from pipeline.folding.model_files import Converted, write_ours
 from pipeline.folding.weights import hugging_face_config, to_hugging_face
 from pipeline.prediction.fold import fold_batch
-from pipeline.prediction.memory import Peak
 from pipeline.prediction.sequences import single_chain
 
 CPU = torch.device("cpu")

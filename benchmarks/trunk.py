@@ -48,10 +48,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.peak import Peak
 from pipeline.config.schema import TrunkConfig
 from pipeline.folding.kernels.common import ADDED, Plan
 from pipeline.folding.trunk import FoldingTrunk, TrunkBlock
-from pipeline.prediction.memory import Peak
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 """s [1, N, c_s], z [1, N, N, c_z] and residue mask [1, N]."""

@@ -80,7 +80,6 @@ def test_nothing_that_a_file_holds_is_run():
 
 WITHOUT_LIMIT = {
     "pipeline/config/device.py": "the system's /proc and /sys",
-    "pipeline/prediction/memory.py": "the system's /proc",
     "pipeline/comparison/variants.py": "the log of a command that it has just run",
     "pipeline/demo.py": "files of commands that it has just run",
     "data_prep/dataset/blocks.py": "the working directory of the same command",

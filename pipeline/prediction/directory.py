@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json, read_table
 from data_prep.files.lock import is_open, lock
-from data_prep.structure.structure_bytes import atomic_write
 from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import COLUMNS, PredictionRow
 from pipeline.prediction.sequences import InputError, Query
@@ -33,7 +33,7 @@ WAYS_OUT = "use another --out, or --overwrite"
 _SHARD_TABLE = re.compile(r"predictions\.\d+-of-\d+\.csv")
 _LOCKS = ".predictions*.csv.lock"
 _LEFTOVER = re.compile(r"\..+\.(pdb|cif|json|csv|html)\.\d+\.partial")
-"""What ``atomic_write`` leaves where it is killed."""
+"""What ``data_prep.files.atomic`` leaves where it is killed."""
 _LOCK_SECONDS = 1.0
 """How long a lock is asked for: another command that looks whether it is free has it for a moment."""
 
@@ -47,10 +47,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From ``2/8``. Raises ValueError with one line."""
+        """Read ``2/8``. Raises InputError."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"{text!r} is not I/N with I from 1 to N, such as 2/8")
+            raise InputError(f"--shard {text!r} is not I/N with I from 1 to N, such as 2/8")
         return cls(int(match[1]), int(match[2]))
 
     @property
@@ -99,7 +99,7 @@ class PredictionDirectory:
             raise InputError(f"{self.path}: holds {tables[0].name} but no {SETTINGS}: {WAYS_OUT}")
         else:
             document = {"settings": dict(settings), **about}
-            atomic_write(self._settings, (json.dumps(document, indent=1) + "\n").encode())
+            write_text(self._settings, json.dumps(document, indent=1) + "\n")
         own: list[str] = []
         for table in tables:
             for row in _read(table):
@@ -161,7 +161,7 @@ class PredictionDirectory:
         writer.writerows(row.as_cells() for row in rows)
         if self._stream is not None:
             self._stream.close()
-        atomic_write(self.table, buffer.getvalue().encode())
+        write_text(self.table, buffer.getvalue())
         self._stream = self.table.open("a", newline="", encoding="utf-8")
 
     def _take_lock(self) -> None:

@@ -1,26 +1,48 @@
-"""All queries through one or several devices: rows and lines as they come."""
+"""Fold all queries: who goes together, one model on one device with its fallbacks when memory ends, several devices.
 
+Sequences come shortest first, in batches of like lengths that are within the budget of memory. When memory ends all the
+same, a batch is halved, then the trunk works in smaller pieces, then the model moves to the CPU; each step is a line.
+"""
+
+import gc
 import multiprocessing
-import multiprocessing.connection
 import signal
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import torch
 
-from pipeline.config.device import pick_device
-from pipeline.prediction.batching import batches, by_length, shared
-from pipeline.prediction.fold import PredictionError
+from pipeline.config.device import free_bytes, is_out_of_memory, pick_device
+from pipeline.folding.model import FoldingModel
+from pipeline.folding.trunk import peak_bytes
+from pipeline.prediction.files import Format, write_files
+from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.loading import Loaded, Source, load
-from pipeline.prediction.memory import SHARE
-from pipeline.prediction.rows import failed_row
+from pipeline.prediction.relaxation import RelaxationError, alpha_carbon_shift, relax
+from pipeline.prediction.report import StructureDetail, structure_detail
+from pipeline.prediction.rows import PredictionRow, done_row, failed_row, relaxed_row, same_as, unrelaxed_row
 from pipeline.prediction.sequences import Query
-from pipeline.prediction.worker import Event, Output, Worker
 
+SHARE = 0.8
+"""Of the memory that is free: other programs and the fragments of the allocator take some."""
+STEM_HEADS = 40
+"""Attention heads of ESM-2 3B, whose weights of one layer are there at a time."""
+CHUNKS = (64, 16, 4, 1)
+"""Rows of the pair representation at a time, where those that the trunk chooses are too many."""
+MIN_FILL = 0.75
+"""Length of the shortest to the longest of a batch: padding is computed with, and thrown away."""
 GROUP_BATCHES = 4
 """A process gets this many batches' worth of queries at a time: few messages, and the devices end together."""
+
+CPU = torch.device("cpu")
+
+Event = PredictionRow | StructureDetail | str
+"""A row, before it what the page shows of the structure, or a line for the screen."""
 
 
 @dataclass(frozen=True)
@@ -28,46 +50,251 @@ class Plan:
     """Everything but the queries."""
 
     source: Source
-    output: Output
+    out: Path
+    file_format: Format
     devices: tuple[str, ...]
     num_recycles: int
-    max_memory: int | None
+    max_memory: int | None = None
     """bytes beyond the weights, per process; None: measured."""
-    max_residues: int
+    max_residues: int = 1024
     """Per batch, with padding."""
-    cpu_threads: int
+    cpu_threads: int = 0
     """0: as many as torch finds cores, shared by the processes."""
+    relax: bool = False
+    """Relaxed structures beside the model's own."""
+    page: bool = True
+    """There will be a page."""
 
 
-def run(plan: Plan, loaded: Loaded, queries: Sequence[Query]) -> Iterator[Event]:
+def fold_all(plan: Plan, loaded: Loaded, queries: Sequence[Query]) -> Iterator[Event]:
     """Fold and write ``queries``; with several devices in one process each, which load the model themselves.
 
-    Raises PredictionError where no process can work.
+    Raises PredictionError where no process can work, ConfigError for a device that cannot be used.
     """
     groups = shared(queries)
     firsts = by_length(group[0] for group in groups.values())
     if len(plan.devices) > 1 and len(firsts) > 1:
         yield from _run_processes(plan, groups, firsts)
         return
-    worker = _worker(plan, loaded, plan.devices[0], 1)
-    for batch in batches(firsts, worker, plan.max_residues):
+    worker = Worker(plan, loaded, plan.devices[0])
+    for batch in worker.batches(firsts):
         yield from worker.process(batch, groups)
 
 
-def _worker(plan: Plan, loaded: Loaded, device: str, processes: int) -> Worker:
-    threads = plan.cpu_threads or loaded.model.config.training.cpu_threads
-    if not threads and processes > 1:
-        threads = max(1, torch.get_num_threads() // processes)
-    if threads:
-        torch.set_num_threads(threads)
-    return Worker(
-        loaded.model,
-        pick_device(device),
-        plan.output,
-        num_recycles=plan.num_recycles,
-        max_memory=plan.max_memory,
-        share=SHARE / processes,
-    )
+def by_length(queries: Iterable[Query]) -> list[Query]:
+    """Shortest first: results come early, and pieces only get smaller."""
+    return sorted(queries, key=lambda query: (query.linked_length, query.name))
+
+
+def shared(queries: Iterable[Query]) -> dict[str, list[Query]]:
+    """Queries by their key, in order: those under one key have the same prediction and are folded once."""
+    groups: dict[str, list[Query]] = {}
+    for query in queries:
+        groups.setdefault(query.key, []).append(query)
+    return groups
+
+
+def size_text(size: int) -> str:
+    """``61.2 GiB``, below one ``58 MiB``."""
+    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.0f} MiB"
+
+
+def bytes_needed(model: FoldingModel, device: torch.device, batch: int, length: int, chunk_size: int = 0) -> int:
+    """Bytes beyond the weights that a batch padded to ``length`` takes: the trunk's peak, logits, the stem's attention.
+
+    ``chunk_size`` is the trunk's, 0: as it chooses.
+    """
+    trunk, heads = model.config.trunk, model.config.heads
+    bins = heads.distogram_bins + (heads.pae_bins if heads.pae else 0)
+    pair = peak_bytes(trunk, batch, length, chunk_size=chunk_size, device=device.type)
+    return pair + 4 * batch * length * length * (2 * bins + STEM_HEADS)
+
+
+class Worker:
+    """Folds and writes batches with one model on one device."""
+
+    def __init__(self, plan: Plan, loaded: Loaded, device: str, processes: int = 1) -> None:
+        """``processes``: how many share the device and the CPU's threads."""
+        threads = plan.cpu_threads or loaded.model.config.training.cpu_threads
+        if not threads and processes > 1:
+            threads = max(1, torch.get_num_threads() // processes)
+        if threads:
+            torch.set_num_threads(threads)
+        self.plan = plan
+        self.about = loaded.description
+        self.device = pick_device(device)
+        self.model = loaded.model.to(self.device)
+        self._share = SHARE / processes
+        self.budget = plan.max_memory or self._free()
+        """bytes beyond the weights that a batch may take."""
+        self._chunk_to(0)
+
+    def batches(self, queries: Sequence[Query]) -> Iterator[list[Query]]:
+        """Batches of sorted queries, each planned when it is asked for, with the budget of then.
+
+        A batch is within the budget and at most ``max_residues`` with padding, or is a single query.
+        """
+        waiting = deque(queries)
+        while waiting:
+            batch = [waiting.popleft()]
+            while waiting:
+                length, size = waiting[0].linked_length, len(batch) + 1
+                full = size * length > self.plan.max_residues or self.needs(length, size) > self.budget
+                if full or batch[0].linked_length < MIN_FILL * length:
+                    break
+                batch.append(waiting.popleft())
+            yield batch
+
+    def process(self, batch: Sequence[Query], same: dict[str, list[Query]]) -> Iterator[Event]:
+        """Fold a batch, shortest first, and write it: a row per query, lines where something was fallen back to.
+
+        ``same``: by key, the queries with the same sequence, which all get the files of one prediction.
+        """
+        parts: list[tuple[list[Query], tuple[str, ...]]] = [(list(batch), ())]
+        while parts:
+            part, notes = parts.pop()
+            size, length = len(part), part[-1].linked_length
+            if size == 1:
+                said = list(self._make_room(length))
+                yield from said
+                notes = (*notes, *said)
+            if size == 1 and self.needs(length) > self.budget:
+                yield from (failed_row(one, self.refusal(length), notes=notes) for one in same[part[0].key])
+                continue
+            how = {"device": str(self.device), "batch_size": size, "chunk_size": self.chunk or None, "notes": notes}
+            started = time.perf_counter()
+            folded, ended = self._fold(part)
+            if not isinstance(folded, str):
+                seconds = time.perf_counter() - started
+                total = sum(query.length for query in part)
+                for prediction in folded:
+                    yield from self._write(prediction, same, seconds * prediction.query.length / total, how)
+            elif not ended and size > 1:  # one of them is to blame: each on its own
+                parts += [([query], notes) for query in reversed(part)]
+            elif not ended:
+                yield from (failed_row(one, folded, notes=notes) for one in same[part[0].key])
+            else:
+                line = f"memory of {self.device} ended with {size} x {length} residues"
+                if size > 1:
+                    self.budget = min(self.budget, int(0.9 * self.needs(length, size)))
+                    line += f": going on with {(size + 1) // 2} at a time"
+                    parts += [(part[size // 2 :], (*notes, line)), (part[: size // 2], (*notes, line))]
+                elif step := self._step_down(length):
+                    line += f"{'' if step.startswith('in') else ', in the smallest pieces'}: going on {step}"
+                    parts.append((part, (*notes, line)))
+                else:
+                    line += ", in the smallest pieces"
+                    yield from (failed_row(one, line, notes=notes) for one in same[part[0].key])
+                yield line
+
+    def needs(self, length: int, size: int = 1) -> int:
+        """Bytes that a batch of ``size`` queries takes, as an estimate."""
+        return bytes_needed(self.model, self.device, size, length, self.chunk)
+
+    def refusal(self, length: int) -> str:
+        """Why a query is not begun."""
+        return (
+            f"{length} residues need about {size_text(self.needs(length))} even in the smallest pieces, and "
+            f"{size_text(self.budget)} are free: a larger machine, --max-memory, or a part of the sequence"
+        )
+
+    def _free(self) -> int:
+        return int(self._share * free_bytes(self.device))
+
+    def _fold(self, part: list[Query]) -> tuple[list[Prediction] | str, bool]:
+        """Predictions, or the reason in a line why there are none and whether it is that memory ended."""
+        try:
+            return fold_batch(self.model, part, self.device, self.plan.num_recycles), False
+        except (PredictionError, RuntimeError, MemoryError) as error:
+            # Returned and not handled here: as long as the error is there, so are the tensors of the failed call.
+            result = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            ended = is_out_of_memory(error)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return result, ended
+
+    def _make_room(self, length: int) -> Iterator[str]:
+        """Step down while the estimate of a single query is above the budget."""
+        while (needed := self.needs(length)) > self.budget:
+            free = f"{size_text(self.budget)} are free on {self.device}"
+            step = self._step_down(length)
+            if not step:
+                return
+            yield f"{length} residues need about {size_text(needed)}, {free}: {step} from here on"
+
+    def _step_down(self, length: int) -> str:
+        """Take smaller pieces than the trunk works in, else the CPU; says which. Empty: there is neither."""
+        rows = self.model.trunk.chunk_size_for(length)
+        smaller = next((size for size in CHUNKS if size < rows), None)
+        if smaller is not None:
+            self._chunk_to(smaller)
+            return f"in pieces of {smaller} rows"
+        if self.device == CPU:
+            return ""
+        on_cuda = self.device.type == "cuda"
+        self.device, self.model = CPU, self.model.to(CPU)
+        if on_cuda:
+            torch.cuda.empty_cache()
+        self.budget = self._free()  # --max-memory was that of the other device
+        self._chunk_to(0)
+        return "with the CPU"
+
+    def _chunk_to(self, size: int) -> None:
+        """``size`` rows at a time; 0: as the trunk chooses."""
+        self.chunk = size
+        self.model.trunk.set_chunk_size(size)
+
+    def _write(
+        self, prediction: Prediction, same: dict[str, list[Query]], seconds: float, how: dict
+    ) -> Iterator[PredictionRow | StructureDetail]:
+        """Files, details and rows of a prediction, for each of the queries that share it."""
+        started = time.perf_counter()
+        first: PredictionRow | None = None
+        relaxed: Prediction | None = None
+        for query in same[prediction.query.key]:
+            try:
+                prediction = replace(prediction, query=query)
+                files = self._files(prediction)
+            except PredictionError as error:
+                yield failed_row(query, str(error), **how)
+                continue
+            if first is None:
+                first = done_row(prediction, files, seconds + time.perf_counter() - started, **how)
+                if self.plan.relax:
+                    first, relaxed = self._relax(prediction, first)
+                row = first
+            else:
+                if relaxed is not None:
+                    self._files(replace(relaxed, query=query))
+                row = same_as(first, query, files[0])
+            if self.plan.page:
+                yield structure_detail(query.name, prediction, relaxed)
+            yield row
+
+    def _files(self, prediction: Prediction) -> list[str]:
+        return write_files(self.plan.out, prediction, self.plan.file_format, self.about)
+
+    def _relax(self, prediction: Prediction, row: PredictionRow) -> tuple[PredictionRow, Prediction | None]:
+        """The row with what became of the relaxation; the relaxed prediction, whose files are written, if it worked."""
+        started = time.perf_counter()
+        try:
+            relaxed = relax(prediction)
+            self._files(relaxed)
+        except (RelaxationError, PredictionError) as error:
+            return unrelaxed_row(row, str(error)), None
+        shift, seconds = alpha_carbon_shift(prediction, relaxed), time.perf_counter() - started
+        return relaxed_row(row, relaxed, shift, seconds), relaxed
+
+
+@dataclass(eq=False)
+class _Peer:
+    """A process, and what it is folding."""
+
+    device: str
+    process: multiprocessing.process.BaseProcess
+    portion: list[Query]
+    finished: set[str]
 
 
 def _run_processes(plan: Plan, groups: dict[str, list[Query]], firsts: list[Query]) -> Iterator[Event]:
@@ -78,13 +305,21 @@ def _run_processes(plan: Plan, groups: dict[str, list[Query]], firsts: list[Quer
     """
     context = multiprocessing.get_context("spawn")
     waiting = deque(_portions(firsts, plan.max_residues * GROUP_BATCHES))
-    open_of: dict[multiprocessing.connection.Connection, _Peer] = {}
-    same_device = {device: plan.devices.count(device) for device in plan.devices}
+    open_of: dict[Connection, _Peer] = {}
+
+    def start(device: str) -> None:
+        ours, theirs = context.Pipe()
+        arguments = (theirs, plan, device, plan.devices.count(device))
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        open_of[ours] = _Peer(device, process, [], set())
+
     try:
         for device in plan.devices:
-            _start(context, plan, device, same_device[device], open_of)
+            start(device)
         while open_of:
-            for connection in multiprocessing.connection.wait(list(open_of)):
+            for connection in wait(list(open_of)):
                 peer = open_of[connection]
                 try:
                     message = connection.recv()
@@ -102,7 +337,7 @@ def _run_processes(plan: Plan, groups: dict[str, list[Query]], firsts: list[Quer
                         yield f"{how}: its {len(left)} sequences go on one by one"
                         waiting.extendleft([query] for query in reversed(left))
                     if waiting:
-                        _start(context, plan, peer.device, same_device[peer.device], open_of)
+                        start(peer.device)
                     continue
                 if message is None:
                     peer.portion, peer.finished = waiting.popleft() if waiting else [], set()
@@ -110,7 +345,7 @@ def _run_processes(plan: Plan, groups: dict[str, list[Query]], firsts: list[Quer
                 elif isinstance(message, BaseException):
                     raise message
                 else:
-                    if not isinstance(message, str):
+                    if isinstance(message, PredictionRow):
                         peer.finished.add(message.sequence_sha256)
                     yield message
         if waiting:
@@ -122,33 +357,17 @@ def _run_processes(plan: Plan, groups: dict[str, list[Query]], firsts: list[Quer
             peer.process.join()
 
 
-@dataclass(eq=False)
-class _Peer:
-    device: str
-    process: multiprocessing.process.BaseProcess
-    portion: list[Query]
-    finished: set[str]
-
-
-def _start(context, plan: Plan, device: str, sharing: int, open_of: dict) -> None:
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, plan, device, sharing), daemon=True)
-    process.start()
-    theirs.close()
-    open_of[ours] = _Peer(device, process, [], set())
-
-
-def _serve(connection: multiprocessing.connection.Connection, plan: Plan, device: str, sharing: int) -> None:
+def _serve(connection: Connection, plan: Plan, device: str, sharing: int) -> None:
     """A process: asks for queries with None, answers with events, ends when it is sent none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
     try:
-        worker = _worker(plan, load(plan.source), device, sharing)
+        worker = Worker(plan, load(plan.source), device, sharing)
         while True:
             connection.send(None)
             portion, groups = connection.recv()
             if not portion:
                 break
-            for batch in batches(portion, worker, plan.max_residues):
+            for batch in worker.batches(portion):
                 for event in worker.process(batch, groups):
                     connection.send(event)
     except (EOFError, BrokenPipeError):  # the parent is gone

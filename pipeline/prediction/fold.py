@@ -7,22 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.files.errors import RunError
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import RESTYPE_ATOM14_MASK
 from pipeline.folding.geometry import atom14_to_atom37
 from pipeline.folding.model import FoldingModel
 from pipeline.losses.plddt import predicted_plddt
-from pipeline.prediction.aligned_error import AlignedError, read_aligned_error
-from pipeline.prediction.distogram import contact_probability, contacts_kept
-from pipeline.prediction.geometry import GeometryCounts, find_violations
-from pipeline.prediction.linker import link
-from pipeline.prediction.sequences import Query
+from pipeline.prediction.checks import (
+    AlignedError,
+    GeometryCounts,
+    contact_probability,
+    contacts_kept,
+    find_violations,
+    read_aligned_error,
+)
+from pipeline.prediction.sequences import Query, link
 
 CHAIN_IDS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 """In the order in which the chains of a complex get them; a PDB file has room for one character."""
 
 
-class PredictionError(RuntimeError):
+class PredictionError(RunError):
     """A prediction that failed; the message is one line."""
 
 
@@ -44,7 +49,7 @@ class Prediction:
     error: AlignedError | None
     """PAE, pTM and ipTM; None where the model has no head for them."""
     contacts_kept: float | None
-    """See ``distogram.contacts_kept``."""
+    """See ``checks.contacts_kept``."""
     geometry: GeometryCounts
     relaxed_by: str = ""
     """Program that moved the atoms after the model (``relaxation.relax``); empty: the model's own coordinates."""
@@ -103,7 +108,7 @@ def fold_batch(
 
     Raises:
         PredictionError: coordinates or confidence that are not finite.
-        MemoryError, RuntimeError: memory ended (``memory.is_out_of_memory``).
+        MemoryError, RuntimeError: memory ended (``device.is_out_of_memory``).
     """
     linked = [link(query) for query in queries]
     longest = max(map(len, linked))

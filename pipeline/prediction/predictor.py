@@ -6,15 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data_prep.files.atomic import write_bytes
 from data_prep.structure.record import ProteinRecord
-from data_prep.structure.structure_bytes import atomic_write
 from pipeline.config.device import free_bytes, is_out_of_memory, pick_device
-from pipeline.prediction.files import format_aligned_error, write_predicted_pdb
+from pipeline.prediction.engine import SHARE, bytes_needed, size_text
+from pipeline.prediction.files import format_aligned_error, format_modelcif, write_predicted_pdb
 from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
-from pipeline.prediction.linker import linked_length
 from pipeline.prediction.loading import Loaded, Source, load
-from pipeline.prediction.memory import SHARE, capped
-from pipeline.prediction.modelcif_file import Origin, format_modelcif
 from pipeline.prediction.relaxation import relax
 from pipeline.prediction.rows import warnings_of
 from pipeline.prediction.sequences import InputError, Rejected, safe_name, single_chain
@@ -27,8 +25,8 @@ class Structure:
 
     prediction: Prediction
     """Everything the model and the checks said."""
-    origin: Origin
-    """What files say of the model."""
+    model: str
+    """What files say of the model: one line on its weights."""
 
     @property
     def sequence(self) -> str:
@@ -81,7 +79,7 @@ class Structure:
         Raises:
             RelaxationError: it cannot be relaxed, or OpenMM is not installed.
         """
-        return Structure(relax(self.prediction), self.origin)
+        return Structure(relax(self.prediction), self.model)
 
     def save(self, path: str | Path) -> Path:
         """Write ``.pdb``, ``.cif`` (ModelCIF) or ``.json`` (aligned error), told by the ending; returns the path.
@@ -93,11 +91,11 @@ class Structure:
         if path.suffix == ".pdb":
             write_predicted_pdb(path, self.chains)
         elif path.suffix == ".cif":
-            atomic_write(path, format_modelcif(self.prediction, self.origin))
+            write_bytes(path, format_modelcif(self.prediction, self.model))
         elif path.suffix == ".json":
             if self.prediction.error is None:
                 raise ValueError(f"{path}: this model has no head for aligned errors (heads.pae)")
-            atomic_write(path, format_aligned_error(self.prediction.error))
+            write_bytes(path, format_aligned_error(self.prediction.error))
         else:
             raise ValueError(f"{path}: the ending must be .pdb, .cif or .json")
         return path
@@ -136,15 +134,18 @@ class Predictor:
             raise InputError(f"{name}: {query.reason}")
         model = self.loaded.model
         passes = model.config.data.max_recycles if recycles is None else recycles
+        length = query.linked_length
+        needed, free = bytes_needed(model, self.device, 1, length), int(SHARE * free_bytes(self.device))
+        if needed > free:
+            what = f"{length} residues need about {size_text(needed)}, and {size_text(free)} are free"
+            raise PredictionError(f"{name}: {what} on {self.device}: pipeline.predict folds in smaller pieces")
         try:
-            with capped(self.device, int(SHARE * free_bytes(self.device))):
-                (prediction,) = fold_batch(model, [query], self.device, passes)
+            (prediction,) = fold_batch(model, [query], self.device, passes)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            length = linked_length(query)
             raise PredictionError(f"{name}: memory of {self.device} ended with {length} residues") from None
-        return Structure(prediction, Origin(self.description))
+        return Structure(prediction, self.description)
 
 
 def load_run(

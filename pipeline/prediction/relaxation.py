@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from data_prep.files.errors import UserError
 from data_prep.structure.residues import ATOM14_NAMES, RESNAMES
+from pipeline.prediction.checks import find_violations
 from pipeline.prediction.fold import Prediction
-from pipeline.prediction.geometry import find_violations
 
 if TYPE_CHECKING:
     import openmm
@@ -44,7 +45,7 @@ _KILOCALORIE = 4.184  # kJ
 _PLATFORM_VARIABLE = "OPENMM_DEFAULT_PLATFORM"  # OpenMM's own
 
 
-class RelaxationError(RuntimeError):
+class RelaxationError(UserError):
     """A structure that cannot be relaxed, or no OpenMM; the message is one line."""
 
 

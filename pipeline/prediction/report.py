@@ -1,11 +1,13 @@
 """``report.html`` of a directory of predictions: a table, and the chosen structure in 3D with its confidence.
 
-The page carries everything, 3Dmol.js included, and asks for no network.
+The page carries everything, 3Dmol.js included, and asks for no network. What was folded by the command at work is shown
+as it was in memory; of what earlier commands folded, the files are read.
 """
 
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,20 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import parse_json, read_table
-from data_prep.files.release import program
+from data_prep.files.command_line import program
 from data_prep.structure.io import read_structure
+from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import ATOM37_INDEX, RESNAMES
-from data_prep.structure.structure_bytes import StructureError, atomic_write
+from data_prep.structure.structure_bytes import StructureError
 from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
+from pipeline.prediction.fold import Prediction
 from pipeline.prediction.rows import SEPARATOR, PredictionRow
 
 REPORT = "report.html"
 MAX_DETAILED_BYTES = 20_000_000
-"""Of the structures and error maps that lie in the page, by ``_size``; the table has all rows."""
+"""Of the structures and error maps that lie in the page, by ``page_bytes``; the table has all rows."""
 RESIDUE_BYTES = 130
 """In the page, of a residue's backbone."""
 MAP_PIXELS = 256
@@ -48,38 +53,84 @@ _COLUMNS = {
 """Columns of the table and their headings; a column that no row fills is left out."""
 
 
-def write_report(directory: Path, rows: Sequence[PredictionRow], description: str) -> Path:
-    """Write the page of ``rows`` into ``directory``, whose files they name; returns its path."""
-    details: list[dict[str, Any]] = []
-    place: dict[str, int] = {}
-    left = MAX_DETAILED_BYTES
-    for row in rows:
-        size = _size(row)
-        if row.status == "done" and size <= left:
-            found = _details(directory, row)
-            if found is not None:
-                left -= size
-                place[row.name] = len(details)
-                details.append(found)
+@dataclass(frozen=True, eq=False)
+class StructureDetail:
+    """What the page's script draws of a structure."""
+
+    name: str
+    atoms: list[list]
+    """Of the backbone: residue, name, x, y, z in hundredths of angstrom."""
+    residues: list[list]
+    """With atoms: chain, number, type, pLDDT."""
+    relaxed: list[list] | None
+    """Atoms of the relaxed structure."""
+    error: dict[str, Any] | None
+    """See ``_error_map``."""
+
+
+class PageDetails:
+    """Details of structures as they are folded, as many as the page has room for."""
+
+    def __init__(self) -> None:
+        self.left = MAX_DETAILED_BYTES
+        self._found: dict[str, StructureDetail | None] = {}
+
+    def add(self, detail: StructureDetail) -> None:
+        """Keep a detail if there is room for it."""
+        size = page_bytes(len(detail.residues), detail.relaxed is not None, detail.error is not None)
+        fits = size <= self.left
+        self.left -= size if fits else 0
+        self._found[detail.name] = detail if fits else None
+
+    def of_row(self, directory: Path, row: PredictionRow) -> StructureDetail | None:
+        """The detail of a row, from its files where an earlier command folded it; None for want of room or files."""
+        size = page_bytes(row.length or 0, row.relaxed == "done", row.ptm is not None)
+        if row.name not in self._found and row.status == "done" and size <= self.left:
+            detail = _detail_of_files(directory, row)
+            self._found[row.name] = detail
+            self.left -= 0 if detail is None else size
+        return self._found.get(row.name)
+
+
+def page_bytes(residues: int, relaxed: bool, error: bool) -> int:
+    """Bytes of a structure in the page, about: known before its files are read."""
+    error_map = 4 * min(residues, MAP_PIXELS) ** 2 // 3 if error else 0  # base64
+    return RESIDUE_BYTES * residues * (2 if relaxed else 1) + error_map
+
+
+def structure_detail(name: str, prediction: Prediction, relaxed: Prediction | None) -> StructureDetail:
+    """The detail of a structure that was folded just now."""
+    error = prediction.error and _error_map(prediction.error.pae, prediction.error.largest)
+    atoms, residues = _backbone(prediction.records)
+    return StructureDetail(name, atoms, residues, relaxed and _backbone(relaxed.records)[0], error)
+
+
+def write_report(
+    directory: Path, rows: Sequence[PredictionRow], description: str, details: PageDetails | None = None
+) -> Path:
+    """Write the page of ``rows`` into ``directory``, which has the files that they name; returns its path."""
+    details = details or PageDetails()
+    found = [detail for row in rows if (detail := details.of_row(directory, row)) is not None]
     environment = Environment(
         loader=PackageLoader("pipeline.prediction", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    data = json.dumps([asdict(detail) for detail in found], separators=(",", ":"))
     page = environment.get_template("report.html.jinja").render(
         rows=rows,
         columns={
             name: title for name, title in _COLUMNS.items() if any(getattr(row, name) not in (None, "") for row in rows)
         },
-        place=place,
+        place={detail.name: i for i, detail in enumerate(found)},
         description=description,
         program=program(),
         separator=SEPARATOR,
-        left_out=sum(row.status == "done" for row in rows) - len(details),
-        data=Markup(json.dumps(details, separators=(",", ":")).replace("<", "\\u003c")),
+        left_out=sum(row.status == "done" for row in rows) - len(found),
+        data=Markup(data.replace("<", "\\u003c")),
         viewer_library=Markup(_viewer_file("3Dmol-min.js")),
         viewer_licence=_viewer_file("LICENSE"),
     )
     path = directory / REPORT
-    atomic_write(path, page.encode())
+    write_text(path, page)
     return path
 
 
@@ -88,36 +139,29 @@ def _viewer_file(name: str) -> str:
     return (resources.files("evaluation") / "viewer" / name).read_text(encoding="utf-8")
 
 
-def _size(row: PredictionRow) -> int:
-    """Bytes of a structure in the page, about: known before its files are read."""
-    residues = row.length or 0
-    structures = RESIDUE_BYTES * residues * (2 if row.relaxed == "done" else 1)
-    error_map = 0 if row.ptm is None else 4 * min(residues, MAP_PIXELS) ** 2 // 3  # base64
-    return structures + error_map
-
-
-def _details(directory: Path, row: PredictionRow) -> dict[str, Any] | None:
-    """What the page's script draws of a structure; None where its file cannot be read any more."""
-    own = _backbone(directory / row.file)
-    relaxed = _backbone(directory / RELAXED / row.file) if row.relaxed == "done" else None
-    if own is None:
-        return None
-    return {
-        "name": row.name,
-        "atoms": own[0],
-        "residues": own[1],
-        "relaxed": None if relaxed is None else relaxed[0],
-        "error": _error_map(directory, row.name),
-    }
-
-
-def _backbone(path: Path) -> tuple[list, list] | None:
-    """Atoms (residue, name, x, y, z in hundredths of angstrom) and residues (chain, number, type, pLDDT) of a file."""
+def _detail_of_files(directory: Path, row: PredictionRow) -> StructureDetail | None:
+    """The detail of a structure that an earlier command folded; None where its file cannot be read any more."""
     try:
-        records = read_structure(path)
+        atoms, residues = _backbone(read_structure(directory / row.file))
     except StructureError:
         return None
-    atoms, residues = [], []
+    try:
+        relaxed = _backbone(read_structure(directory / RELAXED / row.file))[0] if row.relaxed == "done" else None
+    except StructureError:
+        relaxed = None
+    try:
+        (document,) = parse_json(read_table(directory / f"{row.name}{ERROR_SUFFIX}"))
+        matrix = np.array(document["predicted_aligned_error"], dtype=np.float32)
+        error = _error_map(matrix, float(document["max_predicted_aligned_error"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        error = None
+    return StructureDetail(row.name, atoms, residues, relaxed, error)
+
+
+def _backbone(records: Sequence[ProteinRecord]) -> tuple[list[list], list[list]]:
+    """Atoms and residues of a ``StructureDetail``."""
+    atoms: list[list] = []
+    residues: list[list] = []
     for record in records:
         for i in np.flatnonzero(record.observed):
             confidence = round(float(record.b_factors[i, ATOM37_INDEX["CA"]]), 1)
@@ -130,14 +174,8 @@ def _backbone(path: Path) -> tuple[list, list] | None:
     return atoms, residues
 
 
-def _error_map(directory: Path, name: str) -> dict[str, Any] | None:
-    """The aligned error as bytes, one per pixel: 0 to 255 for 0 to ``max``; averaged where the protein is long."""
-    try:
-        (document,) = parse_json(read_table(directory / f"{name}{ERROR_SUFFIX}"))
-        matrix = np.array(document["predicted_aligned_error"], dtype=np.float32)
-        largest = float(document["max_predicted_aligned_error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _error_map(matrix: np.ndarray, largest: float) -> dict[str, Any]:
+    """The aligned error [N, N] as bytes, 0 to 255 for 0 to ``largest``; averaged where the protein is long."""
     n = len(matrix)
     size = min(n, MAP_PIXELS)
     starts = (np.arange(size) * n) // size

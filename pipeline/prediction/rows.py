@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
+from pipeline.prediction.checks import GeometryCounts
 from pipeline.prediction.fold import Prediction
-from pipeline.prediction.geometry import GeometryCounts
 from pipeline.prediction.sequences import Query, Rejected
 
 Status = Literal["done", "failed", "rejected"]
@@ -51,7 +51,7 @@ class PredictionRow:
     bad_angles: int | None = None
     clashes: int | None = None
     bad_residues: int | None = None
-    """These four: see ``geometry.GeometryCounts``."""
+    """These four: see ``checks.GeometryCounts``."""
     relaxed: Relaxed = ""
     """``done``: the relaxed structure lies in ``files.RELAXED``; ``failed``: it could not be; blank: not asked for."""
     relaxed_broken_bonds: int | None = None
@@ -63,7 +63,7 @@ class PredictionRow:
     """See ``relaxation.alpha_carbon_shift``, angstrom."""
     relax_seconds: float | None = None
     contacts_kept: float | None = None
-    """See ``distogram.contacts_kept``."""
+    """See ``checks.contacts_kept``."""
     device: str = ""
     batch_size: int | None = None
     chunk_size: int | None = None

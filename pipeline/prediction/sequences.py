@@ -3,6 +3,10 @@
 The rules, in full in docs/prediction.md: lower case is read as upper case; white space, gaps (``-`` and ``.``) and a
 final ``*`` of each chain are left out; U and O are folded as their parent residues C and K; B, J, Z and X are folded as
 unknown; ``:`` separates the chains of a complex. A record that breaks a rule is a ``Rejected``, the others go on.
+
+Complexes are one chain for the model, as in fair-esm's ``esm.esmfold.v1.misc.encode_sequence`` (Lin et al. 2023): 25
+glycines between chains, and everything from the second chain on numbered 512 further, once per chain. The linker is
+folded and then left out of everything that is written.
 """
 
 import gzip
@@ -19,7 +23,8 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from data_prep.dataset.store import StructureDataset
 from data_prep.files.bounded_reading import MAX_TABLE_BYTES, bounded, read_table_bytes
-from data_prep.structure.residues import RESTYPES
+from data_prep.files.errors import UserError
+from data_prep.structure.residues import AATYPE_OF_LETTER, RESTYPES, sequence_to_aatype
 
 PARENTS = {"U": "C", "O": "K"}
 """Selenocysteine and pyrrolysine differ from these in one atom and in a tail; the model has neither."""
@@ -32,12 +37,16 @@ MAX_NAME = 100
 MAX_HEADER = 500
 """Characters of a header that predictions.csv keeps."""
 
+LINKER_LENGTH = 25
+INDEX_JUMP = 512
+
+_GLYCINE = AATYPE_OF_LETTER["G"]
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _SHOWN = 40
 """Characters of a header or line that a message shows."""
 
 
-class InputError(ValueError):
+class InputError(UserError):
     """Sequences that cannot be folded; the message is one line."""
 
 
@@ -62,6 +71,11 @@ class Query:
         return sum(map(len, self.chains))
 
     @property
+    def linked_length(self) -> int:
+        """Residues that the model sees, linkers included."""
+        return self.length + LINKER_LENGTH * (len(self.chains) - 1)
+
+    @property
     def sequence(self) -> str:
         """The chains, joined by ``:``."""
         return CHAIN_SEPARATOR.join(self.chains)
@@ -75,6 +89,21 @@ class Query:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Linked:
+    """One sequence for the model. M residues, linkers included."""
+
+    aatype: np.ndarray
+    """int64 [M]."""
+    residue_index: np.ndarray
+    """int64 [M]."""
+    chain: np.ndarray
+    """int64 [M]: which chain a residue belongs to, -1 for linkers."""
+
+    def __len__(self) -> int:
+        return len(self.aatype)
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A record that cannot be folded."""
@@ -83,6 +112,27 @@ class Rejected:
     header: str
     reason: str
     """One line."""
+
+
+def link(query: Query) -> Linked:
+    """The chains of ``query`` with linkers between them; a single chain as it is.
+
+    A chain's own numbering is kept, so that its gaps stay; the linker goes on from its last residue.
+    """
+    aatype, index, chain = [], [], []
+    first = 0
+    for number, (sequence, own) in enumerate(zip(query.chains, query.residue_index, strict=True)):
+        if number:
+            first = int(index[-1][-1]) + 1 + INDEX_JUMP
+        numbers = own - (own[0] if number else 0) + first
+        aatype.append(sequence_to_aatype(sequence))
+        index.append(numbers)
+        chain.append(np.full(len(sequence), number))
+        if number < len(query.chains) - 1:
+            aatype.append(np.full(LINKER_LENGTH, _GLYCINE))
+            index.append(numbers[-1] + 1 + np.arange(LINKER_LENGTH))
+            chain.append(np.full(LINKER_LENGTH, -1))
+    return Linked(np.concatenate(aatype), np.concatenate(index), np.concatenate(chain))
 
 
 def single_chain(name: str, sequence: str, header: str = "") -> Query | Rejected:

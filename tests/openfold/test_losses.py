@@ -17,7 +17,7 @@ from pipeline.losses.fape import RenamedAtoms, backbone_fape, fape, rename_ambig
 from pipeline.losses.masked_lm import masked_lm_loss
 from pipeline.losses.pae import pae_loss
 from pipeline.losses.plddt import lddt_ca, plddt_loss, predicted_plddt
-from pipeline.prediction.aligned_error import read_aligned_error
+from pipeline.prediction.checks import read_aligned_error
 from tests.openfold.inputs import BATCH, RESIDUES, UNKNOWN, Features, Prediction, Random, prediction, protein
 from tests.openfold.reference import (
     assert_agree,

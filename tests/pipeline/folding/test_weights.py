@@ -27,7 +27,7 @@ from pipeline.folding.weights import (
     to_hugging_face,
 )
 from pipeline.losses.plddt import predicted_plddt
-from pipeline.prediction.aligned_error import AlignedError, read_aligned_error
+from pipeline.prediction.checks import AlignedError, read_aligned_error
 from tests.pipeline.folding.fair_esm_layout import fair_esm_config, to_fair_esm
 from tests.pipeline.rigid_forms import to_tensor_7
 

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.folding.frames import Rigid
 from pipeline.losses.pae import aligned_errors, pae_loss
-from pipeline.prediction.aligned_error import MAX_ERROR, AlignedError, read_aligned_error
+from pipeline.prediction.checks import MAX_ERROR, AlignedError, read_aligned_error
 from tests.pipeline import golden
 from tests.pipeline.rigid_forms import from_tensor_7
 

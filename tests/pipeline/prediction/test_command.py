@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.predict import main, parse_size
-from pipeline.prediction import worker as worker_module
+from pipeline.predict import main
+from pipeline.prediction import engine
+from pipeline.prediction.command import parse_size
 from pipeline.prediction.fold import fold_batch
 from tests.pipeline.prediction.conftest import rows
 
@@ -91,7 +92,7 @@ def test_interrupted_command_keeps_its_table(predict, fasta, capsys, monkeypatch
         return fold_batch(model, part, *rest)
 
     path = fasta(**SEQUENCES)
-    monkeypatch.setattr(worker_module, "fold_batch", fold)
+    monkeypatch.setattr(engine, "fold_batch", fold)
     out = predict(path, "--batch-residues", 1, code=130)
     assert [row["name"] for row in rows(out)] == ["a", "b", "d"] and not list(out.glob(".*"))
     captured = capsys.readouterr()

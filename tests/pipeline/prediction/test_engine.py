@@ -10,14 +10,11 @@ import pytest
 
 from pipeline.config.schema import ConfigError
 from pipeline.prediction import engine
-from pipeline.prediction.batching import by_length
-from pipeline.prediction.engine import Plan
+from pipeline.prediction.engine import Plan, by_length
 from pipeline.prediction.fold import PredictionError
 from pipeline.prediction.loading import Source
-from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.rows import PredictionRow
 from pipeline.prediction.sequences import single_chain
-from pipeline.prediction.worker import Output
 
 
 @dataclass
@@ -55,7 +52,7 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr(engine.multiprocessing, "get_context", lambda method: Context)
         monkeypatch.setattr(engine, "_serve", serve)
         queries = by_length(single_chain(f"s{i}", "ACDEFGHIKL"[:n]) for i, n in enumerate(lengths))
-        plan = Plan(Source("run"), Output(tmp_path, "pdb", Origin("a test")), ("cpu", "cpu"), 0, None, 10, 1)
+        plan = Plan(Source("run"), tmp_path, "pdb", ("cpu", "cpu"), 0, max_residues=10)
         return list(engine._run_processes(plan, {query.key: [query] for query in queries}, queries))
 
     return start

@@ -12,16 +12,15 @@ import torch
 
 from data_prep.structure.io import read_structure
 from data_prep.structure.residues import sequence_to_aatype
-from pipeline.prediction.aligned_error import AlignedError
+from pipeline.prediction.checks import AlignedError
 from pipeline.prediction.files import format_aligned_error, write_files
 from pipeline.prediction.fold import PredictionError, fold_batch
-from pipeline.prediction.modelcif_file import Origin
 from pipeline.prediction.rows import PredictionRow, done_row, failed_row, relaxed_row, warnings_of
 from pipeline.prediction.sequences import Query, single_chain
 
 DICTIONARY = Path("/usr/share/libcifpp/mmcif_ma.dic")
 """Debian's libcifpp-data has it: mmcif_ma.dic of https://github.com/ihmwg/ModelCIF, version 1.4.2."""
-ORIGIN = Origin("a model with 'quotes' and \"more\"")
+MODEL = "a model with 'quotes' and \"more\""
 TEXTS = {"one": "MKTAYIAKQRQISFVXKSHFSRQ", "it's; #2": "MKVLAAGIVG:GGSWQRTY:MKVLAAGIVG"}
 
 
@@ -36,8 +35,8 @@ def folder(tmp_path_factory, predictions):
     path = tmp_path_factory.mktemp("files")
     for i, prediction in enumerate(predictions):
         named = replace(prediction, query=replace(prediction.query, name=f"p{i}"))
-        write_files(path, named, "both", ORIGIN)
-    write_files(path, replace(named, relaxed_by="OpenMM 8.6.1"), "both", ORIGIN)
+        write_files(path, named, "both", MODEL)
+    write_files(path, replace(named, relaxed_by="OpenMM 8.6.1"), "both", MODEL)
     return path
 
 
@@ -56,7 +55,7 @@ def test_our_reader_gets_back_what_was_written(folder, predictions, i, suffix):
 def test_numbering_with_gaps_is_kept(esmfold_like, tmp_path):
     query = Query("gap", ("MKTAYI",), (np.array([0, 1, 2, 10, 11, 12]),))
     (prediction,) = fold_batch(esmfold_like, [query], torch.device("cpu"), 0)
-    write_files(tmp_path, prediction, "both", ORIGIN)
+    write_files(tmp_path, prediction, "both", MODEL)
     for suffix in (".pdb", ".cif"):
         (record,) = read_structure(tmp_path / f"gap{suffix}")
         assert record.auth_seq_id.tolist() == [1, 2, 3, 11, 12, 13] and record.sequence == "MKTAYI"
@@ -114,7 +113,6 @@ def test_a_relaxed_structure_says_so_and_lies_apart(folder):
 
 
 def test_the_dictionary_of_the_pdb_accepts_them(folder):
-    """What the installed version finds fault with is what later ones changed: model groups became categories."""
     dictionary = pytest.importorskip("ihm.dictionary")
     if not DICTIONARY.is_file():
         pytest.skip(f"no {DICTIONARY}: apt-get install libcifpp-data")
@@ -123,14 +121,32 @@ def test_the_dictionary_of_the_pdb_accepts_them(folder):
     paths = sorted(folder.rglob("*.cif"))
     assert len(paths) == 3
     for path in paths:
-        with path.open() as stream, pytest.raises(dictionary.ValidatorError) as error:
+        with path.open() as stream:
             modelcif.validate(stream)
-        complaints = [line for line in str(error.value).splitlines() if line]
-        assert all("ma_model_group" in line or "ma_model_list.model_id" in line for line in complaints), complaints
     text = (folder / "p0.cif").read_text().replace("_ma_qa_metric.mode", "_ma_qa_metric.moody")
     (folder / "wrong.cif_").write_text(text)
     with (folder / "wrong.cif_").open() as stream, pytest.raises(dictionary.ValidatorError, match="moody"):
         modelcif.validate(stream)
+
+
+def test_long_sequences_have_lines_that_cif_allows(predictions, tmp_path):
+    whole = predictions[0]
+    n = 3000
+    long = replace(
+        whole,
+        query=single_chain("long", "W" * n),
+        aatype=sequence_to_aatype("W" * n),
+        residue_index=np.arange(n),
+        chain=np.zeros(n, dtype=np.int64),
+        atom14=np.zeros((n, 14, 3), dtype=np.float32),
+        plddt=np.full(n, 50, dtype=np.float32),
+        error=None,
+    )
+    write_files(tmp_path, long, "mmcif", MODEL)
+    text = (tmp_path / "long.cif").read_text()
+    assert max(map(len, text.splitlines())) <= 2048
+    (record,) = read_structure(tmp_path / "long.cif")
+    assert record.sequence == "W" * n
 
 
 def test_aligned_error_as_alphafold_db_has_it():
@@ -143,10 +159,10 @@ def test_what_pdb_cannot_hold_is_mmcif_alone(esmfold_like, tmp_path):
     (whole,) = fold_batch(esmfold_like, [single_chain("many", "MKTAYIA" * 9)], torch.device("cpu"), 0)
     chains = Query("many", tuple(whole.query.sequence), tuple(np.array([0]) for _ in range(63)))
     prediction = replace(whole, query=chains, chain=np.arange(63))
-    assert write_files(tmp_path, prediction, "both", ORIGIN) == ["many.cif"]
+    assert write_files(tmp_path, prediction, "both", MODEL) == ["many.cif"]
     assert len(read_structure(tmp_path / "many.cif")) == 63 and not (tmp_path / "many.pdb").exists()
     with pytest.raises(PredictionError, match=r"give --format mmcif"):
-        write_files(tmp_path, prediction, "pdb", ORIGIN)
+        write_files(tmp_path, prediction, "pdb", MODEL)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +186,7 @@ def test_numbers_that_pdb_has_no_digits_for_are_mmcif_alone(predictions, tmp_pat
         plddt=np.full(total, 50, dtype=np.float32),
     )
     with pytest.raises(PredictionError, match=f"many: {message}"):
-        write_files(tmp_path, many, "pdb", ORIGIN)
+        write_files(tmp_path, many, "pdb", MODEL)
     assert not list(tmp_path.iterdir())
 
 

@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from pipeline.folding.model import FoldOutput
-from pipeline.prediction.aligned_error import read_aligned_error
-from pipeline.prediction.distogram import contact_probability, contacts_kept
+from pipeline.prediction.checks import contact_probability, contacts_kept, read_aligned_error
 from pipeline.prediction.fold import PredictionError, chain_id, fold_batch
-from pipeline.prediction.linker import INDEX_JUMP, LINKER_LENGTH, link, linked_length
-from pipeline.prediction.sequences import Query, single_chain
+from pipeline.prediction.sequences import INDEX_JUMP, LINKER_LENGTH, Query, link, single_chain
 
 CPU = torch.device("cpu")
 TEXTS = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMXGLLEEK", "MKVLAAGIVG:GGSWQRTY")
@@ -54,7 +52,7 @@ def test_chains_are_linked_as_fair_esm_does_it():
         chain[start : start + len(one)] = i
         start += len(one) + 25
     letters = np.array(list("ARNDCQEGHILKMFPSTWYVX"))
-    assert "".join(letters[linked.aatype]) == sequence and len(linked) == linked_length(query)
+    assert "".join(letters[linked.aatype]) == sequence and len(linked) == query.linked_length
     np.testing.assert_array_equal(linked.residue_index, index)
     np.testing.assert_array_equal(linked.chain, chain)
 

@@ -9,9 +9,9 @@ import pytest
 
 from data_prep.structure.io import read_structure
 from data_prep.structure.residues import RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37, RESTYPES
-from pipeline.prediction import worker as worker_module
+from pipeline.prediction import engine
+from pipeline.prediction.checks import GeometryCounts, find_violations
 from pipeline.prediction.fold import Prediction
-from pipeline.prediction.geometry import GeometryCounts, find_violations
 from pipeline.prediction.predictor import Structure
 from pipeline.prediction.relaxation import RelaxationError, alpha_carbon_shift, relax
 from pipeline.prediction.sequences import Query
@@ -73,7 +73,7 @@ def test_what_was_broken_is_whole_and_near(broken, relaxed):
 
 
 def test_from_python_and_again_the_same(broken, relaxed):
-    found = Structure(broken, None).relax()
+    found = Structure(broken, "a model").relax()
     np.testing.assert_array_equal(found.prediction.atom14, relaxed.atom14)
     assert not any("clashes" in warning for warning in found.warnings)
 
@@ -153,7 +153,7 @@ def folds_to(monkeypatch):
         def fold(model, queries, *_):
             return [replace(prediction, query=query) for query in queries]
 
-        monkeypatch.setattr(worker_module, "fold_batch", fold)
+        monkeypatch.setattr(engine, "fold_batch", fold)
         return prediction.query.sequence
 
     return patch
@@ -161,7 +161,7 @@ def folds_to(monkeypatch):
 
 def test_the_command_writes_both(broken, relaxed, folds_to, fasta, predict, capsys, monkeypatch):
     sequence = folds_to(broken)
-    monkeypatch.setattr(worker_module, "relax", lambda prediction: replace(relaxed, query=prediction.query))
+    monkeypatch.setattr(engine, "relax", lambda prediction: replace(relaxed, query=prediction.query))
     path = fasta(a=sequence, twin=sequence)
     out = predict(path)
     capsys.readouterr()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
-from pipeline.prediction.report import MAP_PIXELS, RESIDUE_BYTES, _error_map, _size, write_report
+from pipeline.prediction.report import MAP_PIXELS, RESIDUE_BYTES, PageDetails, page_bytes, write_report
 from pipeline.prediction.rows import PredictionRow
 from tests.browser import CHROMIUM, open_page
 from tests.pipeline.prediction.conftest import rows
@@ -105,31 +105,37 @@ def test_a_click_on_a_row_shows_atoms(page):
     assert seen["sorted"] == ["b", "a", "bad"] and seen["reversed"] == ["a", "b", "bad"], "blanks are last both ways"
 
 
-def test_long_error_maps_are_averaged(tmp_path):
+def test_long_error_maps_are_averaged(page, tmp_path):
     n = 2 * MAP_PIXELS
     matrix = np.kron(np.arange(4).reshape(2, 2) * 8, np.ones((n // 2, n // 2), dtype=int))
     document = [{"predicted_aligned_error": matrix.tolist(), "max_predicted_aligned_error": 31.75}]
     (tmp_path / "x.pae.json").write_text(json.dumps(document))
-    found = _error_map(tmp_path, "x")
+    (tmp_path / "x.pdb").write_bytes((page.parent / "a.pdb").read_bytes())
+    found = PageDetails().of_row(tmp_path, PredictionRow("x", "x.pdb")).error
     pixels = np.frombuffer(base64.b64decode(found["pixels"]), dtype=np.uint8).reshape(MAP_PIXELS, MAP_PIXELS)
     assert (found["size"], found["length"]) == (MAP_PIXELS, n)
     assert [pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]] == [0, 64, 129, 193]
-    assert _error_map(tmp_path, "none") is None
+    (tmp_path / "x.pae.json").unlink()
+    assert PageDetails().of_row(tmp_path, PredictionRow("x", "x.pdb")).error is None
+    assert PageDetails().of_row(tmp_path, PredictionRow("none", "none.pdb")) is None
 
 
 def test_structures_beyond_the_size_of_the_page_are_rows(page, tmp_path, monkeypatch):
     """Of a chain with its relaxed structure and a complex, both with error maps, the larger one is left out."""
     found = [PredictionRow.from_cells(row) for row in rows(page.parent)]
     found[0] = replace(found[0], relaxed="done")
-    assert _size(found[0]) == 24 * 2 * RESIDUE_BYTES + 24 * 24 * 4 // 3
-    monkeypatch.setattr("pipeline.prediction.report.MAX_DETAILED_BYTES", _size(found[0]) - 1)
+    size = page_bytes(24, True, True)
+    assert size == 24 * 2 * RESIDUE_BYTES + 24 * 24 * 4 // 3
+    monkeypatch.setattr("pipeline.prediction.report.MAX_DETAILED_BYTES", size - 1)
     for suffix in (".pdb", ".pae.json"):
         (tmp_path / f"b{suffix}").write_bytes((page.parent / f"b{suffix}").read_bytes())
     text = write_report(tmp_path, found, "a model").read_text()
     assert "Choose a row of the table. 1 structures are not in this page" in text and text.count("data-place=") == 1
     (detail,) = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
     assert detail["name"] == "b"
-    assert len(json.dumps(detail, separators=(",", ":"))) == pytest.approx(_size(found[1]), rel=0.2), "the estimate"
+    assert len(json.dumps(detail, separators=(",", ":"))) == pytest.approx(page_bytes(22, False, True), rel=0.2), (
+        "the estimate"
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")

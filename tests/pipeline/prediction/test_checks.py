@@ -9,7 +9,7 @@ import torch
 from data_prep.structure.io import read_structure
 from data_prep.structure.residues import RESTYPE_ATOM14_MASK, RESTYPE_ATOM14_TO_ATOM37
 from pipeline.losses.violation import clash_violations, connection_violations
-from pipeline.prediction.geometry import GeometryCounts, find_violations
+from pipeline.prediction.checks import GeometryCounts, find_violations
 
 
 @pytest.fixture(scope="module")
