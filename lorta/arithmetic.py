@@ -11,17 +11,17 @@ Two CP tensors add up by having their components side by side, and so do two pai
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorta.attach import Adapter
 from lorta.config import LortaConfig
 from lorta.cp import BALANCED, CP
+from lorta.layer import Adapter, WeightAdapter
 
 COMPONENTS = ("lorta", "lora")
 """Methods that are sums of components."""
 
 
-def combine(*adapters: Adapter, weights: Sequence[float] | None = None) -> Adapter:
+def combine(*adapters: Adapter, weights: Sequence[float] | None = None) -> WeightAdapter:
     """Return the sum of ``adapters`` times ``weights`` (default: 1 each), whose rank is the sum of their ranks.
 
     Its scale is 1 and all its factors train. Raises ValueError: adapters of other methods than ``lorta`` and ``lora``,
@@ -32,17 +32,18 @@ def combine(*adapters: Adapter, weights: Sequence[float] | None = None) -> Adapt
     weights = [1.0] * len(adapters) if weights is None else list(weights)
     if len(weights) != len(adapters):
         raise ValueError(f"combine got {len(adapters)} adapters and {len(weights)} weights: give one for each")
-    first = adapters[0]
-    for adapter in adapters:
+    given = [_of_components(adapter) for adapter in adapters]
+    first = given[0]
+    for adapter in given:
         _check_alike(first, adapter)
-    total = _blank(first, sum(adapter.config.r for adapter in adapters))
+    total = _blank(first, sum(adapter.config.r for adapter in given))
     with torch.no_grad():
-        for key, factors in total.tensors.items():
+        for key, factors in total.groups():
             for name, parameter in factors.named_parameters():
                 axis = 0 if first.config.method == "lora" and name == "A" else 1
                 parts = []
-                for adapter, weight in zip(adapters, weights, strict=True):
-                    part = adapter.tensors[key].get_parameter(name).to(parameter)
+                for adapter, weight in zip(given, weights, strict=True):
+                    part = adapter.get_parameter(f"tensors.{key}.{name}").to(parameter)
                     if name in factors.zero:  # the one factor that takes weight, scale and gain
                         part = part * (weight * adapter.config.scaling * _gain(adapter, key) / _gain(total, key))
                     parts.append(part)
@@ -50,12 +51,12 @@ def combine(*adapters: Adapter, weights: Sequence[float] | None = None) -> Adapt
     return total
 
 
-def scale(adapter: Adapter, factor: float) -> Adapter:
+def scale(adapter: Adapter, factor: float) -> WeightAdapter:
     """Return ``adapter`` with its update times ``factor``, of the same rank. Raises ValueError as ``combine``."""
     return combine(adapter, weights=(factor,))
 
 
-def compress(adapter: Adapter, r: int, *, sweeps: int = 500, tolerance: float = 1e-10) -> tuple[Adapter, float]:
+def compress(adapter: Adapter, r: int, *, sweeps: int = 500, tolerance: float = 1e-10) -> tuple[WeightAdapter, float]:
     """Return a LoRTA adapter of the lower rank ``r`` and its relative error, by alternating least squares.
 
     The error is ||T - T'|| / ||T|| of the CP tensor (of several, of all together), 0 to 1: of the dense updates, where
@@ -63,20 +64,18 @@ def compress(adapter: Adapter, r: int, *, sweeps: int = 500, tolerance: float = 
     start, r large and different components, and need not be the least. Raises ValueError: another method, no lower
     rank.
     """
-    _check_alike(adapter, adapter)
-    if adapter.config.method != "lorta":
-        raise ValueError(f"compress is for 'lorta', not for {adapter.config.method!r}, which has no tensor")
-    if isinstance(r, bool) or not isinstance(r, int) or not 1 <= r < adapter.config.r:
-        raise ValueError(
-            f"r must be a whole number from 1 to {adapter.config.r - 1}, below the rank there is, got {r!r}"
-        )
-    small = _blank(adapter, r)
+    large = _of_components(adapter)
+    if large.config.method != "lorta":
+        raise ValueError(f"compress is for 'lorta', not for {large.config.method!r}, which has no tensor")
+    if isinstance(r, bool) or not isinstance(r, int) or not 1 <= r < large.config.r:
+        raise ValueError(f"r must be a whole number from 1 to {large.config.r - 1}, below the rank there is, got {r!r}")
+    small = _blank(large, r)
     lost = whole = 0.0
     with torch.no_grad():
-        for key, factors in small.tensors.items():
+        for key, factors in small.groups():
             names = [name for name, _ in factors.named_parameters()]
-            given = [adapter.tensors[key].get_parameter(name).double() for name in names]
-            given[0] = given[0] * adapter.config.scaling * _gain(adapter, key)
+            given = [large.get_parameter(f"tensors.{key}.{name}").double() for name in names]
+            given[0] = given[0] * large.config.scaling * _gain(large, key)
             found, square_error, square = _fit(given, r, sweeps, tolerance)
             lost, whole = lost + square_error, whole + square
             size = BALANCED if small.config.init == "balanced" else 1.0
@@ -91,7 +90,7 @@ def compress(adapter: Adapter, r: int, *, sweeps: int = 500, tolerance: float = 
 
 
 def _fit(given: list[Tensor], r: int, sweeps: int, tolerance: float) -> tuple[list[Tensor], float, float]:
-    """The CP tensor of rank r near the one with the factors ``given`` [n_i, R], its squared error, and ||T||^2.
+    """Return the CP tensor of rank r near the one with the factors ``given`` [n_i, R], its squared error, and ||T||^2.
 
     Inner products of two CP tensors are products of small Gram matrices, so no tensor is built.
     """
@@ -116,27 +115,31 @@ def _fit(given: list[Tensor], r: int, sweeps: int, tolerance: float) -> tuple[li
 
 
 def _products(first: list[Tensor], second: list[Tensor], without: int | None = None) -> Tensor:
-    """Product over the modes, but ``without``, of first_i^T second_i."""
+    """Return the product over the modes, but ``without``, of first_i^T second_i."""
     grams = [a.T @ b for mode, (a, b) in enumerate(zip(first, second, strict=True)) if mode != without]
     return torch.stack(grams).prod(0)
 
 
-def _gain(adapter: Adapter, key: str) -> float:
-    factors: nn.Module = adapter.tensors[key]
+def _gain(adapter: WeightAdapter, key: str) -> float:
+    factors = adapter.tensors[key]
     return factors.gain if isinstance(factors, CP) else 1.0
 
 
-def _blank(like: Adapter, r: int) -> Adapter:
-    """An adapter of rank ``r`` on the sites of ``like``, of scale 1."""
+def _blank(like: WeightAdapter, r: int) -> WeightAdapter:
+    """Return an adapter of rank ``r`` on the sites of ``like``, of scale 1."""
     parameter = next(like.parameters())
     config = LortaConfig(**like.config.settings() | {"r": r, "alpha": float(r), "freeze": (), "seed": 0})
-    return Adapter(config, list(like.sites.values()), parameter.device, parameter.dtype)
+    return WeightAdapter(config, list(like.sites.values()), parameter.device, parameter.dtype)
 
 
-def _check_alike(first: Adapter, other: Adapter) -> None:
-    method = getattr(other.config, "method", None)
-    if method not in COMPONENTS:
+def _of_components(adapter: Adapter) -> WeightAdapter:
+    if not isinstance(adapter, WeightAdapter) or adapter.config.method not in COMPONENTS:
+        method = adapter.config.method
         raise ValueError(f"{method!r} has no components to put side by side; {' and '.join(COMPONENTS)} have")
+    return adapter
+
+
+def _check_alike(first: WeightAdapter, other: WeightAdapter) -> None:
     for name in ("method", "modes", "axis"):
         if getattr(first.config, name) != getattr(other.config, name):
             here, there = getattr(first.config, name), getattr(other.config, name)

@@ -1,10 +1,13 @@
-"""LortaConfig: what an adapter is, checked when it is made."""
+"""What an adapter is: its method and settings, checked when they are made. Needs neither torch nor PEFT.
+
+``LortaConfig`` is for methods that update the weights of linear maps, ``OutputAdapterConfig`` for those that act on the
+outputs of modules. ``WEIGHT_METHODS`` and ``OUTPUT_METHODS`` say which settings each method has.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
-
-from lorta.settings import Settings, one_of, seed_or_none, whole_number
+from collections.abc import Iterable
+from dataclasses import FrozenInstanceError, dataclass, fields
+from typing import Any, ClassVar, Self
 
 ROLES = ("q", "k", "v", "o")
 """Query, key, value and output projection: the paper's matrix mode, in the order of its rows."""
@@ -18,12 +21,12 @@ ALL_LINEAR = "all-linear"
 MODES = ("heads", "matrices", "layers")
 """What one CP tensor may span besides the two widths of a matrix."""
 
-AXES = ("paper", "input", "output", "litgpt")
+AXES = ("paper", "input", "output")
 
 
 @dataclass(frozen=True)
-class Method:
-    """What a method takes besides r, alpha, targets, dropout and seed."""
+class WeightMethod:
+    """What a method of ``LortaConfig`` takes besides r, alpha, targets, dropout and seed."""
 
     inits: tuple[str, ...] = ("official",)
     """Its starts; the first is the default."""
@@ -33,39 +36,114 @@ class Method:
     """Further fields of LortaConfig that it has."""
 
 
-METHODS = {
-    "lorta": Method(inits=("balanced", "official", "unit"), settings=("modes", "axis")),
-    "lora": Method(inits=("official", "unit")),
-    "lora-fa": Method(inits=("official", "unit")),
-    "vera": Method(),
-    "nola": Method(settings=("bases",)),
-    "lotr": Method(alpha=1.0),
-    "fact-tt": Method(),
-    "fact-tk": Method(),
-    "metatt-4d": Method(),
-    "metatt-5d": Method(),
-    "tenslora": Method(settings=("modes", "ranks")),
-    "cara": Method(),
-    "loretta-rep": Method(alpha=16.0, settings=("tt_rank",)),
-    "tt-lora": Method(),
+WEIGHT_METHODS = {
+    "lorta": WeightMethod(inits=("balanced", "official", "unit"), settings=("modes", "axis")),
+    "lora": WeightMethod(inits=("official", "unit")),
+    "lora-fa": WeightMethod(inits=("official", "unit")),
+    "vera": WeightMethod(),
+    "nola": WeightMethod(settings=("bases",)),
+    "lotr": WeightMethod(alpha=1.0),
+    "fact-tt": WeightMethod(),
+    "fact-tk": WeightMethod(),
+    "metatt-4d": WeightMethod(),
+    "metatt-5d": WeightMethod(),
+    "tenslora": WeightMethod(settings=("modes", "ranks")),
+    "cara": WeightMethod(),
+    "loretta-rep": WeightMethod(alpha=16.0, settings=("tt_rank",)),
+    "tt-lora": WeightMethod(),
 }
+"""Methods that update weights; their classes are in ``lorta.methods``."""
+
 DEFAULTS = {"modes": MODES, "axis": "paper", "bases": 64, "tt_rank": 5, "ranks": ()}
-"""Of the fields that only some methods have; ``None`` for the others."""
+"""Of the fields that only some of them have; ``None`` for the others."""
+
+OUTPUT_METHODS: dict[str, dict[str, int]] = {
+    "bitfit": {},
+    "houlsby": {"size": 64},
+    "pfeiffer": {"size": 64},
+    "adapterdrop": {"size": 64, "drop": 5},
+    "loretta-adp": {"size": 64, "tt_rank": 5},
+}
+"""Methods that act on outputs, with their settings and defaults; their classes are in ``lorta.outputs``."""
+
+METHODS_OF_PEFT = {
+    "adalora": ("total_step", "tinit", "tfinal", "deltaT", "init_r", "beta1", "beta2", "orth_reg_weight"),
+    "dora": (),
+}
+"""Methods that PEFT has, and their settings besides r, alpha, targets and dropout; ``lorta.peft_config`` makes them."""
+
+PEFT_METHODS = (*WEIGHT_METHODS, *OUTPUT_METHODS, *METHODS_OF_PEFT)
+"""Every name that ``lorta.peft_config`` takes."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Settings:
+    """Base of both configs: fixed and complete once made, equal when the settings are.
+
+    Not ``dataclass(frozen=True)``: PEFT writes its own fields into its configs. Ours are fixed all the same.
+    """
+
+    with_peft: ClassVar[type["Settings"] | None] = None
+    """The subclass that is a ``peft.PeftConfig`` too; set by ``lorta.peft``."""
+
+    method: str
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Return an instance of ``with_peft`` where there is one, so that one call serves with and without PEFT."""
+        return super().__new__(cls.__dict__.get("with_peft") or cls)
+
+    def _resolve(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the one place where a checked field is set
+
+    def _finish(self) -> None:
+        """Fix the fields from here on."""
+        self.__dict__["_complete"] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_complete" in self.__dict__ and name in self.settings():
+            plain = self._plain().__name__
+            raise FrozenInstanceError(f"{name} is fixed, an adapter may be built from it; make another {plain}")
+        super().__setattr__(name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, self._plain()) and self.settings() == other.settings()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.settings().values()))
+
+    @classmethod
+    def _plain(cls) -> type["Settings"]:
+        """Return the class without PEFT."""
+        return next(base for base in cls.__mro__ if "with_peft" in base.__dict__)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields without PEFT's; JSON writes them and ``from_dict`` reads them back."""
+        return {field.name: getattr(self, field.name) for field in fields(self._plain())}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Return the config of saved ``settings()``; an unknown key is a ``ValueError``."""
+        known = {field.name for field in fields(cls._plain())}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            method = values.get("method", "lorta")
+            raise ValueError(f"{unknown[0]!r} is no setting of {method!r}; there are {', '.join(sorted(known))}")
+        return cls(**values)
 
 
 @dataclass(kw_only=True, eq=False)
 class LortaConfig(Settings):
-    """Settings of one adapter. Fixed; ``None`` fields are resolved on construction, so a saved one is complete.
+    """Settings of one adapter that updates weights. ``None`` fields are resolved, so a saved config is complete.
 
     Every wrong value is a one-line ``ValueError`` that names the field. Once PEFT is imported, a new instance is a
-    ``peft.PeftConfig`` as well (``lorta.peft_plugin``) and takes PEFT's fields, such as ``task_type`` and
-    ``modules_to_save``. Two configs are equal when their settings are.
+    ``peft.PeftConfig`` as well (``lorta.peft``) and takes PEFT's fields, such as ``task_type`` and
+    ``modules_to_save``.
     """
 
-    with_peft: ClassVar[type["LortaConfig"] | None] = None
+    with_peft: ClassVar[type[Settings] | None] = None
 
     method: str = "lorta"
-    """Name of the decomposition, see ``METHODS`` and docs/adapters.md."""
+    """Name of the decomposition, see ``WEIGHT_METHODS`` and docs/adapters.md."""
     r: int = 8
     """Rank: the number of CP components of a tensor; of a LoRA pair, its inner width."""
     alpha: float | None = None
@@ -77,9 +155,8 @@ class LortaConfig(Settings):
     """``lorta``, ``tenslora``: what a tensor spans (paper, Table 2). All three: one tensor for the model. ``("heads",
     "matrices")``: one per layer. ``("heads",)``: one per matrix. Default: all three."""
     axis: str | None = None
-    """``lorta``: the side of a matrix that has the heads. ``paper`` (default): output of q, k, v and input of o.
-    ``input`` or ``output`` of all four, and ``litgpt``, the output with q, k and v scrambled: the authors' codes, for
-    their checkpoints (``lorta.load_official``)."""
+    """``lorta``: the side of a matrix that has the heads. ``paper`` (default): output of q, k, v and input of o;
+    ``input`` or ``output`` of all four, which must be square."""
     bases: int | None = None
     """``nola``: random bases per matrix. Default 64."""
     tt_rank: int | None = None
@@ -99,20 +176,19 @@ class LortaConfig(Settings):
     """Seed of the initial factors, the same on every device; ``None`` takes torch's global generator."""
 
     def __post_init__(self) -> None:
-        one_of("method", self.method, METHODS)
+        one_of("method", self.method, WEIGHT_METHODS)
         whole_number("r", self.r, 1)
         everything = self.targets in (ALL_LINEAR, (ALL_LINEAR,), [ALL_LINEAR])
         self._resolve("targets", ALL_ROLES if everything else _subset("targets", self.targets, ALL_ROLES))
         if not self.targets:
             raise ValueError(f"targets is empty; name at least one of {', '.join(ALL_ROLES)}")
-        method = METHODS[self.method]
+        method = WEIGHT_METHODS[self.method]
         for name, default in DEFAULTS.items():
             value = getattr(self, name)
             if name in method.settings:
                 self._resolve(name, default if value is None else value)
             elif value is not None:
-                owners = ", ".join(key for key, other in METHODS.items() if name in other.settings)
-                raise ValueError(f"{name} is a setting of {owners}, not of {self.method!r}; leave it out")
+                _refuse(name, self.method, [key for key, other in WEIGHT_METHODS.items() if name in other.settings])
         if self.modes is not None:
             self._resolve("modes", _subset("modes", self.modes, MODES))
         if self.axis is not None:
@@ -121,9 +197,8 @@ class LortaConfig(Settings):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), 1)
         if self.ranks is not None:
-            self._resolve("ranks", _ranks(self.ranks, ("in", "out", *self.modes)))
-        named = isinstance(self.freeze, (tuple, list)) and all(isinstance(name, str) for name in self.freeze)
-        if not named:
+            self._resolve("ranks", _ranks(self.ranks, ("in", "out", *(self.modes or ()))))
+        if not isinstance(self.freeze, (tuple, list)) or not all(isinstance(name, str) for name in self.freeze):
             raise ValueError(f"freeze must be a tuple of names of factors, got {self.freeze!r}")
         self._resolve("freeze", tuple(sorted(set(self.freeze))))
         self._resolve("init", self.init or method.inits[0])
@@ -143,12 +218,85 @@ class LortaConfig(Settings):
     @property
     def scaling(self) -> float:
         """alpha / r."""
+        assert self.alpha is not None  # resolved
         return self.alpha / self.r
+
+    def spans(self, mode: str) -> bool:
+        """Return whether a tensor of this config has the mode ``mode``."""
+        return self.modes is not None and mode in self.modes
+
+
+@dataclass(kw_only=True, eq=False)
+class OutputAdapterConfig(Settings):
+    """Settings of one adapter that acts on the outputs of modules. ``None`` fields take the method's default.
+
+    A wrong value, or a setting that the method does not have, is a one-line ``ValueError``. With PEFT imported a new
+    instance is a ``peft.PeftConfig`` as well, as ``LortaConfig`` is.
+    """
+
+    with_peft: ClassVar[type[Settings] | None] = None
+
+    method: str
+    """One of ``OUTPUT_METHODS``."""
+    size: int | None = None
+    """Inner width of a bottleneck. Default 64."""
+    tt_rank: int | None = None
+    """``loretta-adp``: rank of the tensor trains. Default 5."""
+    drop: int | None = None
+    """``adapterdrop``: how many of the lower layers get no bottleneck. Default 5."""
+    seed: int | None = None
+    """Seed of the initial parameters, the same on every device; ``None`` takes torch's global generator."""
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, OUTPUT_METHODS)
+        defaults = OUTPUT_METHODS[self.method]
+        for name, least in (("size", 1), ("tt_rank", 1), ("drop", 0)):
+            value = getattr(self, name)
+            if value is None:
+                self._resolve(name, defaults.get(name))
+            elif name in defaults:
+                whole_number(name, value, least)
+            else:
+                _refuse(name, self.method, [key for key, other in OUTPUT_METHODS.items() if name in other])
+        seed_or_none(self.seed)
+        self._finish()
+
+
+def config_for(**settings: Any) -> LortaConfig | OutputAdapterConfig:
+    """Return the config of ``settings``, of the class that ``method`` (default: ``lorta``) needs.
+
+    One-line ``ValueError``: an unknown method, a setting that it does not have, a wrong value.
+    """
+    method = settings.get("method", "lorta")
+    one_of("method", method, (*WEIGHT_METHODS, *OUTPUT_METHODS))
+    return (OutputAdapterConfig if method in OUTPUT_METHODS else LortaConfig).from_dict(settings)
+
+
+def one_of(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in tuple(choices):
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def whole_number(name: str, value: object, least: int) -> None:
+    """Raise ``ValueError`` unless ``value`` is a whole number of at least ``least``; a truth value is not one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def seed_or_none(seed: object) -> None:
+    """Raise ``ValueError`` unless ``seed`` is None or a whole number that torch's generators take."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64):
+        raise ValueError(f"seed must be a whole number of 64 bits or None, got {seed!r}")
+
+
+def _refuse(name: str, method: str, owners: list[str]) -> None:
+    raise ValueError(f"{name} is a setting of {', '.join(owners)}, not of {method!r}; leave it out")
 
 
 def _subset(name: str, values: object, choices: tuple[str, ...]) -> tuple[str, ...]:
-    """``values`` in the order of ``choices``: the order in which they were written carries no meaning."""
-    if isinstance(values, str) or not isinstance(values, (tuple, list)):
+    """Return ``values`` in the order of ``choices``: the order in which they were written carries no meaning."""
+    if not isinstance(values, (tuple, list)):
         short = f", or {ALL_LINEAR!r}" if name == "targets" else ""
         raise ValueError(f"{name} must be a tuple of names out of {', '.join(choices)}{short}, got {values!r}")
     for value in values:
@@ -158,8 +306,8 @@ def _subset(name: str, values: object, choices: tuple[str, ...]) -> tuple[str, .
     return tuple(choice for choice in choices if choice in values)
 
 
-def _ranks(values: object, modes: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """Pairs of mode and rank in the order of ``modes``, from a mapping or from pairs, as JSON gives them back."""
+def _ranks(values: Any, modes: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """Return pairs of mode and rank in the order of ``modes``, from a mapping or from pairs, as JSON gives them."""
     try:
         given = dict(values)
     except (TypeError, ValueError):

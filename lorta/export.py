@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lorta.attach import ATTRIBUTE, Adapter, adapter_set, model_part
-from lorta.insert import Insert
+from lorta.attaching import ATTRIBUTE, adapter_named, adapter_set, model_part
+from lorta.layer import AdaptedLinear, WeightAdapter
 from lorta.sites import is_conv1d
 from lorta.storage import write_adapter
 
@@ -33,24 +33,22 @@ def export_lora(
 
     Raises ValueError: no such adapter, one that is no update of weights, a trained parameter that no LoRA file holds.
     """
-    adapters = adapter_set(model)
-    if name not in adapters:
-        raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
-    adapter: Adapter | Insert = adapters[name]
-    if isinstance(adapter, Insert):
+    adapter = adapter_named(model, name)
+    if not isinstance(adapter, WeightAdapter):
         raise ValueError(
             f"adapter {name!r} is {adapter.config.method!r}, which is no update of weights; no LoRA holds it"
         )
     tensors, ranks = {}, {}
     transposed = False
-    root = model_part(model, adapters)
+    root = model_part(model, adapter_set(model))
     for path in adapter.modules_adapted:
         module = root.get_submodule(path)
-        update = adapter.module_update(path, module.out_features)
-        down = update.down if update.core is None else update.core @ update.down
+        update = module.update_of(adapter) if isinstance(module, AdaptedLinear) else None
+        assert isinstance(module, AdaptedLinear) and update is not None  # installed there
+        down, up = update.pair()
         there = rename(path)
         tensors[f"base_model.model.{there}.lora_A.weight"] = down  # [r, in]
-        tensors[f"base_model.model.{there}.lora_B.weight"] = update.up  # [out, r]
+        tensors[f"base_model.model.{there}.lora_B.weight"] = up  # [out, r]
         ranks[there] = down.shape[0]
         transposed |= is_conv1d(module.base_layer)
     rank = min(ranks.values())

@@ -28,7 +28,7 @@ class Rows:
     stride: int
 
     def index(self, count: int, device: torch.device) -> Tensor:
-        """The rows [count] of the first ``count`` outputs."""
+        """Return the rows [count] of the first ``count`` outputs."""
         j = torch.arange(count, device=device)
         return self.start + j // self.block * self.stride + j % self.block
 
@@ -60,6 +60,12 @@ class Site:
     def module(self) -> str:
         """Path of the Linear (or Conv1D) in the model."""
         return self.name if self.rows is None else self.name.removesuffix(f":{self.role}")
+
+    def row_index(self, device: torch.device) -> Tensor:
+        """Return the row in its module of every output."""
+        if self.rows is None:
+            return torch.arange(self.out_features, device=device)
+        return self.rows.index(self.out_features, device)
 
     @property
     def key(self) -> str:
@@ -341,8 +347,9 @@ def features(module: nn.Module, name: str) -> tuple[int, int]:
     base = base_linear(module)
     if isinstance(base, nn.Linear):
         return base.in_features, base.out_features
-    if is_conv1d(base):
-        return base.weight.shape[0], base.weight.shape[1]
+    weight = base.weight if is_conv1d(base) else None
+    if isinstance(weight, Tensor):
+        return weight.shape[0], weight.shape[1]
     raise ValueError(f"{name} is a {type(base).__name__}; only torch.nn.Linear and Conv1D can be adapted")
 
 

@@ -17,10 +17,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lorta.attach import Adapter, AdapterSet, adapter_set, build, install, model_part
-from lorta.insert import Insert
-from lorta.layer import AdaptedLinear
-from lorta.methods import config_for
+from lorta.attaching import adapter_named, adapter_set, build, install, model_part
+from lorta.config import config_for
+from lorta.layer import AdaptedLinear, Adapter, AdapterSet
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -31,11 +30,8 @@ MAX_CONFIG_BYTES = 64 << 20
 
 def save(model: nn.Module, directory: str | Path, *, name: str = "default") -> Path:
     """Write the adapter ``name`` of ``model`` into ``directory`` (made if needed) and return the directory."""
-    adapters = adapter_set(model)
-    root = model_part(model, adapters)
-    if name not in adapters:
-        raise ValueError(f"no adapter {name!r}; there are {', '.join(adapters)}")
-    adapter: Adapter | Insert = adapters[name]
+    adapter = adapter_named(model, name)
+    root = model_part(model, adapter_set(model))
     directory = Path(directory)
     document = {
         "format": FORMAT,
@@ -74,7 +70,7 @@ def write_adapter(directory: Path, tensors: dict[str, Tensor], document: dict) -
             path.unlink(missing_ok=True)
 
 
-def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> Adapter | Insert:
+def load(model: nn.Module, directory: str | Path, *, name: str = "default") -> Adapter:
     """Attach the adapter of ``directory`` to ``model`` (its base, as for ``attach``) and return it.
 
     Warns, and says what differs, when the frozen weights are not those it was trained on. Raises a one-line
@@ -119,7 +115,7 @@ def base_fingerprint(model: nn.Module, exclude: Iterable[str] = ()) -> dict:
 def _digest(tensor: Tensor) -> str:
     shape = "x".join(map(str, tensor.shape))
     data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return f"{str(tensor.dtype).removeprefix('torch.')} {shape} {hashlib.sha256(data).hexdigest()}"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape} {hashlib.sha256(data.data).hexdigest()}"
 
 
 def read_settings(path: Path) -> str:
@@ -180,7 +176,7 @@ def check_tensors(where: object, saved: dict[str, Tensor], expected: dict[str, T
             )
 
 
-def _check_fit(directory: Path, adapter: Adapter | Insert, saved_sites: dict, tensors: dict[str, Tensor]) -> None:
+def _check_fit(directory: Path, adapter: Adapter, saved_sites: dict, tensors: dict[str, Tensor]) -> None:
     sites = adapter.places()
     _check_names(directory, "site", saved_sites, sites)
     check_tensors(directory, tensors, adapter.state_dict())

@@ -16,12 +16,12 @@ from lorta.factors import (
     Factors,
     SiteUpdate,
     count_rows,
-    fill,
     group_heads,
-    new_parameter,
     ordinals,
     role_rows,
     shared,
+    shared_shape,
+    signs,
     toward_heads,
     uniform,
     unspanned_modes,
@@ -34,7 +34,6 @@ class _Indexed(Factors):
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        self._like = device, dtype
         self._layers = ordinals(sites)
         self._roles = role_rows(sites)
         self._sites: dict[tuple[int, str], slice] = {}
@@ -42,15 +41,12 @@ class _Indexed(Factors):
             start = count_rows(self._sites)
             self._sites[site.layer, site.role] = slice(start, start + site.slices)
 
-    def _factor(self, *shape: int) -> nn.Parameter:
-        return new_parameter(*shape, like=self._like)
-
     def _rows(self, site: Site) -> slice:
         return self._sites[site.layer, site.role]
 
 
 def between(site: Site, U: Tensor, cores: Tensor, V: Tensor) -> SiteUpdate:
-    """The update whose slices are V cores[n]^T U^T, with U [slice in, r], cores [slices, r, r] and V [slice out, r]."""
+    """Return the update whose slices are V cores[n]^T U^T: U [slice in, r], cores [slices, r, r], V [slice out, r]."""
     if site.slices == 1 and site.far_width == site.head_width:
         return SiteUpdate(down=U.T, up=V, core=cores[0].T)
     if site.ends_sublayer:
@@ -69,19 +65,17 @@ class FacTTT(_Indexed):
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        inputs, outputs = shared(sites, "shape")
-        self.U = self._factor(inputs, config.r)
-        self.V = self._factor(outputs, config.r)
-        self.S = self._factor(count_rows(self._sites), config.r, config.r)
+        inputs, outputs = shared_shape(sites)
+        self.U = self.factor(inputs, config.r)
+        self.V = self.factor(outputs, config.r)
+        self.S = self.factor(count_rows(self._sites), config.r, config.r)
 
-    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+    def start(self, name: str, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """See the class."""
-        fill(self.U, uniform(self.U.shape, self.U.shape[0] ** -0.5, generator))
-        fill(self.S, uniform(self.S.shape, config.r**-0.5, generator))
-        fill(self.V, torch.zeros(self.V.shape))
+        return uniform(shape, (shape[0] if name == "U" else self.config.r) ** -0.5, generator)
 
     def update(self, site: Site) -> SiteUpdate:
-        """U, the site's cores, V."""
+        """Join U, the site's cores and V."""
         return between(site, self.U, self.S[self._rows(site)], self.V)
 
 
@@ -93,11 +87,9 @@ class LoTR(FacTTT):
 
     zero = ("S",)
 
-    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+    def start(self, name: str, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """See the class."""
-        for factor in (self.U, self.V):
-            fill(factor, torch.randn(factor.shape, generator=generator))
-        fill(self.S, torch.zeros(self.S.shape))
+        return torch.randn(shape, generator=generator)
 
 
 class FacTTK(_Indexed):
@@ -110,21 +102,20 @@ class FacTTK(_Indexed):
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        inputs, outputs = shared(sites, "shape")
-        self.U = self._factor(inputs, config.r)
-        self.V = self._factor(outputs, config.r)
-        self.C = self._factor(config.r, config.r, config.r)
-        self.P = self._factor(count_rows(self._sites), config.r)
+        inputs, outputs = shared_shape(sites)
+        self.U = self.factor(inputs, config.r)
+        self.V = self.factor(outputs, config.r)
+        self.C = self.factor(config.r, config.r, config.r)
+        self.P = self.factor(count_rows(self._sites), config.r)
 
-    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+    def start(self, name: str, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """See the class."""
-        fill(self.U, uniform(self.U.shape, self.U.shape[0] ** -0.5, generator))
-        for factor in (self.C, self.P):
-            fill(factor, torch.randn(factor.shape, generator=generator) * config.r**-0.5)
-        fill(self.V, torch.zeros(self.V.shape))
+        if name == "U":
+            return uniform(shape, shape[0] ** -0.5, generator)
+        return torch.randn(shape, generator=generator) * self.config.r**-0.5
 
     def update(self, site: Site) -> SiteUpdate:
-        """The cores of the site are C contracted with its rows of P."""
+        """Contract C with the site's rows of P to its cores."""
         return between(site, self.U, (self.C @ self.P[self._rows(site)].T).movedim(2, 0), self.V)
 
 
@@ -141,29 +132,25 @@ class MetaTT4D(_Indexed):
         super().__init__(sites, config, device, dtype)
         inputs, outputs = self._widths(sites)
         self._width = max(site.head_width for site in sites)
-        self.G_in = self._factor(inputs, config.r)
-        self.G_L = self._factor(len(self._layers), config.r, config.r)
-        self.G_M = self._factor(count_rows(self._roles), config.r, config.r)
-        self.G_out = self._factor(outputs, config.r)
+        self.G_in = self.factor(inputs, config.r)
+        self.G_L = self.factor(len(self._layers), config.r, config.r)
+        self.G_M = self.factor(count_rows(self._roles), config.r, config.r)
+        self.G_out = self.factor(outputs, config.r)
 
     def _widths(self, sites: list[Site]) -> tuple[int, int]:
-        return shared(sites, "shape")
+        return shared_shape(sites)
 
-    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+    def start(self, name: str, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """See the class."""
-        for name, parameter in self.named_parameters():
-            if name == "G_out":
-                fill(parameter, torch.randn(parameter.shape, generator=generator) * self._width**-0.5)
-            elif name in self.zero:
-                fill(parameter, torch.zeros(parameter.shape))
-            else:
-                fill(parameter, torch.eye(config.r).expand(parameter.shape))
+        if name == "G_out":
+            return torch.randn(shape, generator=generator) * self._width**-0.5
+        return torch.eye(self.config.r).expand(shape)
 
     def _cores(self, site: Site) -> Tensor:
         return self.G_L[self._layers[site.layer]] @ self.G_M[self._roles[site.role]]  # [slices, r, r]
 
     def update(self, site: Site) -> SiteUpdate:
-        """The two inner cores multiplied."""
+        """Multiply the two inner cores."""
         return between(site, self.G_in, self._cores(site), self.G_out)
 
 
@@ -175,14 +162,14 @@ class MetaTT5D(MetaTT4D):
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        self.G_H = self._factor(max(site.own_heads for site in sites), config.r, config.r)
+        self.G_H = self.factor(max(site.own_heads for site in sites), config.r, config.r)
 
     def _widths(self, sites: list[Site]) -> tuple[int, int]:
         shared(sites, "heads")
         return shared(sites, "residual_width"), shared(sites, "head_dim")
 
     def update(self, site: Site) -> SiteUpdate:
-        """All inner cores and G_out multiplied head by head: O(d r^2), no activation involved."""
+        """Multiply all inner cores and G_out head by head: O(d r^2), no activation involved."""
         cores = self._cores(site)[:, None] @ group_heads(self.G_H, site.own_heads)  # [slices, H, r, r]
         return toward_heads(site, self.G_in, (self.G_out @ cores.transpose(2, 3)).flatten(0, 2))
 
@@ -200,39 +187,35 @@ class TensLoRA(_Indexed):
 
     @staticmethod
     def group(site: Site, config: LortaConfig) -> str:
-        """One key per index of the modes that the tensor does not span."""
+        """Return a key per index of the modes that the tensor does not span."""
         return unspanned_modes(site, config)
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
-        chosen, ranks = dict(config.ranks), []
+        chosen, ranks = dict(config.ranks or ()), []
 
         def factor(mode: str, rows: int) -> nn.Parameter:
             rank = chosen.get(mode, min(config.r, rows))
             if rank > rows:  # columns could not be orthogonal
                 raise ValueError(f"ranks: mode {mode!r} has {rows} entries, so its rank is at most that, got {rank}")
             ranks.append(rank)
-            return self._factor(rows, rank)
+            return self.factor(rows, rank)
 
-        self.U = factor("in", shared(sites, "residual_width"))
-        self.V = factor("out", shared(sites, "head_dim" if "heads" in config.modes else "head_width"))
-        self.F_H = factor("heads", max(site.own_heads for site in sites)) if "heads" in config.modes else None
         matrices = count_rows(self._roles)
-        self.F_M = factor("matrices", matrices) if "matrices" in config.modes or matrices > 1 else None
-        self.F_L = factor("layers", len(self._layers)) if "layers" in config.modes else None
-        self.C = self._factor(*ranks)
+        self.U = factor("in", shared(sites, "residual_width"))
+        self.V = factor("out", shared(sites, "head_dim" if config.spans("heads") else "head_width"))
+        self.F_H = factor("heads", max(site.own_heads for site in sites)) if config.spans("heads") else None
+        self.F_M = factor("matrices", matrices) if config.spans("matrices") or matrices > 1 else None
+        self.F_L = factor("layers", len(self._layers)) if config.spans("layers") else None
+        self.C = self.factor(*ranks)
 
-    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+    def start(self, name: str, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """See the class."""
-        for name, parameter in self.named_parameters():
-            if name in self.zero:
-                fill(parameter, torch.zeros(parameter.shape))
-            else:
-                fill(parameter, torch.linalg.qr(torch.randn(parameter.shape, generator=generator)).Q)
+        return torch.linalg.qr(torch.randn(shape, generator=generator)).Q
 
     def update(self, site: Site) -> SiteUpdate:
-        """The core contracted with the rows of the site, last mode first; what is left is [r, r] or [r, r, r_H]."""
-        core = self.C
+        """Contract the core with the site's rows, last mode first; what is left is [r, r] or [r, r, r_H]."""
+        core: Tensor = self.C
         if self.F_L is not None:
             core = core @ self.F_L[self._layers[site.layer]]
         core = core[..., None] if self.F_M is None else core @ self.F_M[self._roles[site.role]].T
@@ -255,29 +238,26 @@ class CaRA(_Indexed):
 
     @staticmethod
     def group(site: Site, config: LortaConfig) -> str:
-        """The tensor with heads and the one without, which is named by its attention matrix."""
+        """Return the tensor with heads, or the one without, which is named by its attention matrix."""
         return "qkv" if site.role in "qkv" else "o"
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
         with_heads = sites[0].role in "qkv"
-        self.A = self._factor(shared(sites, "residual_width"), config.r)
-        self.B = self._factor(shared(sites, "head_dim" if with_heads else "head_width"), config.r)
-        self.C_H = self._factor(max(site.own_heads for site in sites), config.r) if with_heads else None
-        self.S = self._factor(count_rows(self._sites), config.r)
-        self.w = self._factor(config.r)
+        self.A = self.factor(shared(sites, "residual_width"), config.r)
+        self.B = self.factor(shared(sites, "head_dim" if with_heads else "head_width"), config.r)
+        self.C_H = self.factor(max(site.own_heads for site in sites), config.r) if with_heads else None
+        self.S = self.factor(count_rows(self._sites), config.r)
+        self.w = self.factor(config.r)
 
-    def reset_parameters(self, config: LortaConfig, generator: torch.Generator | None) -> None:
+    def start(self, name: str, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """See the class."""
-        fill(self.A, torch.randn(self.A.shape, generator=generator) * self.A.shape[0] ** -0.5)
-        fill(self.B, torch.zeros(self.B.shape))
-        fill(self.w, torch.ones(self.w.shape))
-        for signs in (self.C_H, self.S):
-            if signs is not None:
-                fill(signs, torch.randint(0, 2, signs.shape, generator=generator) * 2.0 - 1.0)
+        if name == "A":
+            return torch.randn(shape, generator=generator) * shape[0] ** -0.5
+        return torch.ones(shape) if name == "w" else signs(shape, generator)
 
     def update(self, site: Site) -> SiteUpdate:
-        """As CP, with the rows of the site times w."""
+        """Return the update of CP, with the rows of the site times w."""
         weights = self.S[self._rows(site)] * self.w  # [slices, r], or [H, r] with heads
         if self.C_H is not None:
             weights = group_heads(self.C_H, site.own_heads) * weights

@@ -47,7 +47,7 @@ def test_imports_run_one_way(package):
     [
         ("data_prep.dataset.store", ("torch", "pipeline")),
         ("evaluation.lddt", ("torch", "scipy")),
-        ("lorta", ("transformers",)),
+        ("lorta", ("torch", "peft", "transformers")),
     ],
 )
 def test_start_up_leaves_heavy_packages_alone(module, unwanted):

@@ -84,7 +84,7 @@ WITHOUT_LIMIT = {
     "pipeline/demo.py": "files of commands that it has just run",
     "data_prep/dataset/blocks.py": "the working directory of the same command",
     "data_prep/dataset/clusters.py": "the output of a command that it has just run",
-    "lorta/peft_plugin.py": "the card that PEFT has just written where the adapter is saved",
+    "lorta/peft.py": "the card that PEFT has just written where the adapter is saved",
     "workflows/folding_table.py": "outputs of the workflow's other rules",
 }
 

@@ -26,7 +26,7 @@ from pipeline.train import fresh_configuration
 from pipeline.train import parser as train_parser
 from pipeline.training.validation import validate
 
-WITHOUT_RANK = tuple(method for method in ADAPTER_METHODS if method not in lorta.config.METHODS)
+WITHOUT_RANK = tuple(method for method in ADAPTER_METHODS if method not in lorta.config.WEIGHT_METHODS)
 TRAIN_SCORES = "train_scores.csv"
 OWN_OPTIONS = (
     *("--seed", "--training.seed", "--adapter", "--adapter.method", "--rank", "--adapter.rank"),

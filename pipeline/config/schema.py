@@ -25,7 +25,7 @@ DropoutRate = Annotated[float, Field(ge=0, lt=0.5)]
 
 ADAPTER_METHODS = ("none", "full", *lorta.METHODS)
 """What ``adapter.method`` can be."""
-TRUNK_METHODS = ("none", "full", *lorta.config.METHODS)
+TRUNK_METHODS = ("none", "full", *lorta.config.WEIGHT_METHODS)
 """What ``trunk_adapter.method`` can be: the trunk's fused operations take updates of weights, not inserted modules."""
 
 
@@ -344,7 +344,7 @@ class RunConfig(Strict):
 
 def adapter_settings(
     config: AdapterConfig | TrunkAdapterConfig, *, seed: int | None, alpha: float | None = None
-) -> lorta.LortaConfig | lorta.InsertConfig | None:
+) -> lorta.LortaConfig | lorta.OutputAdapterConfig | None:
     """The settings of an adapter for ``lorta``; None where there is no adapter.
 
     Args:
@@ -360,7 +360,7 @@ def adapter_settings(
             raise ValueError(f"settings are those of an adapter, and method is {config.method!r}")
         return None
     settings: dict[str, Any] = {"method": config.method, "seed": seed, **config.settings}
-    if config.method in lorta.config.METHODS:
+    if config.method in lorta.config.WEIGHT_METHODS:
         settings["r"] = config.rank
         alpha = config.alpha if alpha is None and isinstance(config.alpha, float) else alpha
         if alpha is not None:

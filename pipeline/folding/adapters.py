@@ -96,7 +96,7 @@ def attach_to_trunk(trunk: FoldingTrunk, config: TrunkAdapterConfig, seed: int) 
     return views
 
 
-def _attach(root: nn.Module, settings: lorta.LortaConfig | lorta.InsertConfig, section: str) -> None:
+def _attach(root: nn.Module, settings: lorta.LortaConfig | lorta.OutputAdapterConfig, section: str) -> None:
     try:
         lorta.attach(root, settings)
     except ValueError as error:

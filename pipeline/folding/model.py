@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import lorta
-from lorta.insert import Insert
 from pipeline.config.schema import ConfigError, RunConfig, StemConfig
 from pipeline.folding.adapters import attach_to_stem, attach_to_trunk, merged
 from pipeline.folding.linear import linear
@@ -217,7 +216,7 @@ class FoldingModel(nn.Module):
         """All numbers of the adapters, those that a method keeps fixed included; empty without one."""
         return [parameter for adapter in self.adapters().values() for parameter in adapter.parameters()]
 
-    def adapters(self) -> dict[str, lorta.Adapter | Insert]:
+    def adapters(self) -> dict[str, lorta.Adapter]:
         """The adapters by what they are on: ``stem``, and of the trunk ``sequence`` and ``triangle`` attention."""
         return {name: lorta.adapter_set(root)["default"] for name, root in self._adapted.items()}
 
@@ -242,7 +241,7 @@ class FoldingModel(nn.Module):
         self._adapted.clear()
 
     @property
-    def adapter(self) -> lorta.Adapter | Insert | None:
+    def adapter(self) -> lorta.Adapter | None:
         """The adapter on the stem, if there is one."""
         return self.adapters().get("stem")
 

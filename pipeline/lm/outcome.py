@@ -79,7 +79,7 @@ def train_and_write(
         "parameters": asdict(counts),
         "train_seconds": round(seconds, 1),
         "versions": {name: version(name) for name in PACKAGES},
-        "needs_lorta": isinstance(adapter, (lorta.LortaConfig, lorta.InsertConfig)),
+        "needs_lorta": isinstance(adapter, (lorta.LortaConfig, lorta.OutputAdapterConfig)),
         **about,
     }
     card = model_card(config, result, [UNTRAINED] if config.model.init_config else [])

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 
 import lorta
-from lorta.insert import Insert
 from pipeline.folding.model import PARTS, FoldingModel
 from pipeline.folding.stem import parameter_hash
 from pipeline.runs.checkpoint import local
@@ -129,7 +128,7 @@ def frozen_checksums(model: FoldingModel) -> dict[str, int | str]:
     return checksums((name, p) for name, p in model.named_parameters() if not p.requires_grad)
 
 
-def _by_prefix(model: FoldingModel) -> list[tuple[str, lorta.Adapter | Insert]]:
+def _by_prefix(model: FoldingModel) -> list[tuple[str, lorta.Adapter]]:
     return [("" if name == "stem" else f"{name}.", adapter) for name, adapter in model.adapters().items()]
 
 

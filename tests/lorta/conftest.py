@@ -190,14 +190,14 @@ OTHERS |= {
 """These run on one model, in all tests, or, on all linear maps, on one with a feed-forward; they share every line of
 code but their ``Factors`` with the ones above. LoTR shares all but its start with FacT-TT."""
 
-INSERTS = {
+OUTPUTS = {
     "bitfit": {"method": "bitfit"},
     "houlsby": {"method": "houlsby", "size": 6},
     "pfeiffer": {"method": "pfeiffer", "size": 6},
     "adapterdrop": {"method": "adapterdrop", "size": 6, "drop": 1},
     "loretta-adp": {"method": "loretta-adp", "size": 6, "tt_rank": 2},
 }
-"""What acts behind modules; these run on every model that has a place for them, and share only test_inserts.py."""
+"""What acts on outputs; these run on every model that has a place for them, and share only test_outputs.py."""
 
 NO_BIAS = ("llama", "gqa", "qwen3", "modernbert")
 NO_FEED_FORWARD = tuple(name for name, case in MODELS.items() if not case.feed_forward)
@@ -213,11 +213,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "insert" in metafunc.fixturenames:
-        pairs = [(m, i) for m in MODELS for i in INSERTS if m not in (NO_BIAS if i == "bitfit" else NO_FEED_FORWARD)]
+        pairs = [(m, i) for m in MODELS for i in OUTPUTS if m not in (NO_BIAS if i == "bitfit" else NO_FEED_FORWARD)]
         if "case" in metafunc.fixturenames:
             metafunc.parametrize(("case", "insert"), pairs, indirect=True)
         else:
-            metafunc.parametrize("insert", list(INSERTS), indirect=True)
+            metafunc.parametrize("insert", list(OUTPUTS), indirect=True)
         return
     has_model, has_method = "case" in metafunc.fixturenames, "config" in metafunc.fixturenames
     marker = metafunc.definition.get_closest_marker("only")
@@ -261,8 +261,8 @@ def config(request: pytest.FixtureRequest) -> lorta.LortaConfig:
 
 @pytest.fixture
 def insert(request: pytest.FixtureRequest) -> dict:
-    """Settings of an adapter that acts behind modules."""
-    return INSERTS[request.param] | {"seed": 7}
+    """Settings of an adapter that acts on outputs."""
+    return OUTPUTS[request.param] | {"seed": 7}
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def perturb() -> Callable[[nn.Module], None]:
         small = {
             id(parameter)
             for part in module.modules()
-            if isinstance(part, lorta.Adapter) and part.config.init == "balanced"
+            if isinstance(part, lorta.WeightAdapter) and part.config.init == "balanced"
             for parameter in part.parameters()
         }
         with torch.no_grad():

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 import lorta
-from lorta.attach import AdapterSet
-from lorta.layer import AdaptedLinear
+from lorta.layer import AdaptedLinear, AdapterSet
 
 
 def train(model: nn.Module, tokens, run, steps: int = 3, lr: float = 1e-2) -> list[float]:

@@ -24,7 +24,7 @@ from lorta import LortaConfig
         ({"method": "lora", "modes": ("heads",)}, "modes is a setting of lorta, tenslora, not of 'lora'"),
         ({"init": "zero"}, "init must be one of balanced, official, unit"),
         ({"method": "vera", "init": "unit"}, "init must be one of official, got 'unit'"),
-        ({"axis": "heads"}, "axis must be one of paper, input, output, litgpt"),
+        ({"axis": "heads"}, "axis must be one of paper, input, output"),
         ({"bases": 4}, "bases is a setting of nola, not of 'lorta'"),
         ({"method": "nola", "bases": 0}, "bases must be a whole number of at least 1, got 0"),
         ({"method": "loretta-rep", "tt_rank": 1.0}, "tt_rank must be a whole number of at least 1"),

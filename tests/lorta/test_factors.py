@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import lorta
-from lorta.attach import Adapter, build
+from lorta.attaching import build
 from lorta.cp import CP
+from lorta.layer import WeightAdapter
 
 ROBERTA_BASE, ROBERTA_LARGE = (768, 12, 12), (1024, 16, 24)
 ESM2_35M, LLAMA2_7B = (480, 20, 12), (4096, 32, 32)
@@ -101,7 +102,7 @@ def test_count_llama2_7b_lora(r):
     assert count(LLAMA2_7B, r=r, method="lora") == 1048576 * r
 
 
-def dense_by_definition(adapter: Adapter, site: lorta.Site) -> Tensor:
+def dense_by_definition(adapter: WeightAdapter, site: lorta.Site) -> Tensor:
     """dW [out, in] summed component by component and head by head from the definition, in float64."""
     config = adapter.config
     (key,) = [key for key in adapter.tensors if key in _keys_of(config, site)]
@@ -138,7 +139,7 @@ def dense_by_definition(adapter: Adapter, site: lorta.Site) -> Tensor:
     return stacked.T if site.role == "o" else stacked
 
 
-def row_of(adapter: Adapter, site: lorta.Site) -> int:
+def row_of(adapter: WeightAdapter, site: lorta.Site) -> int:
     """The first row of C_M for the role of ``site``, counted from the widths of the model's first layer."""
     rows = 0
     for other in adapter.sites.values():

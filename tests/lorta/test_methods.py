@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import lorta
-from lorta.attach import Adapter
-from lorta.reparametrised import contract, modes_of
+from lorta.layer import WeightAdapter
+from lorta.pairs import contract, modes_of
 
 WIDTH, HEADS, LAYERS = 24, 4, 3
 FLOAT32 = (torch.device("cpu"), torch.float32)
 
 
-def factors_of(adapter: Adapter, key: str) -> dict[str, Tensor]:
+def factors_of(adapter: WeightAdapter, key: str) -> dict[str, Tensor]:
     state = adapter.tensors[key]
     return {name: value.detach().double() for name, value in [*state.named_parameters(), *state.named_buffers()]}
 
@@ -299,8 +299,8 @@ class TestFreeze:
     """``freeze``: what a factor's flag means for training and for its count."""
 
     def test_lora_with_a_frozen_is_lora_fa(self, plain):
-        frozen = Adapter(lorta.LortaConfig(method="lora", r=3, freeze=("A",)), lorta.find_sites(plain), *FLOAT32)
-        fa = Adapter(lorta.LortaConfig(method="lora-fa", r=3), lorta.find_sites(plain), *FLOAT32)
+        frozen = WeightAdapter(lorta.LortaConfig(method="lora", r=3, freeze=("A",)), lorta.find_sites(plain), *FLOAT32)
+        fa = WeightAdapter(lorta.LortaConfig(method="lora-fa", r=3), lorta.find_sites(plain), *FLOAT32)
         assert {name: p.shape for name, p in frozen.factors().items()} == {n: p.shape for n, p in fa.factors().items()}
 
     def test_a_frozen_factor_keeps_its_start_and_is_in_the_file(self, plain, tokens, tmp_path):

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 import lorta
-from lorta.insert import Behind, Insert
-from lorta.insert_config import INSERT_METHODS
-from lorta.methods import DECOMPOSITIONS, INSERTS
+from lorta.config import OUTPUT_METHODS
+from lorta.methods import FACTORS
+from lorta.outputs import OUTPUT_ADAPTERS, AdaptedOutput, OutputAdapter
 from lorta.sites import is_conv1d
 
 HEADS = ("bias.lm_head/", "bias.contact_head/", "bias.pooler/")
 
 
-def formula(adapter: Insert, end: str, y: Tensor) -> Tensor:
+def formula(adapter: OutputAdapter, end: str, y: Tensor) -> Tensor:
     """y + U f(D y + a) + b, from the numbers in the state dict."""
     kind, layer = end.split(" of layer ")
     prefix = f"bottlenecks.layer{layer.split(',')[0]}_{kind}."
@@ -40,7 +40,7 @@ def formula(adapter: Insert, end: str, y: Tensor) -> Tensor:
 def test_output_at_the_start_is_bit_equal(model, insert, tokens, run):
     before = run(model, tokens)
     lorta.attach(model, **insert)
-    assert any(isinstance(module, Behind) for module in model.modules())
+    assert any(isinstance(module, AdaptedOutput) for module in model.modules())
     assert torch.equal(run(model, tokens), before)
 
 
@@ -254,8 +254,8 @@ def test_dropped_layers_have_no_backward(esm2, tokens, run):
 
 class TestNames:
     def test_one_list_of_all(self):
-        assert set(INSERTS) == set(INSERT_METHODS)
-        assert set(lorta.METHODS) == set(DECOMPOSITIONS) | set(INSERTS)
+        assert set(OUTPUT_ADAPTERS) == set(OUTPUT_METHODS)
+        assert set(lorta.METHODS) == set(FACTORS) | set(OUTPUT_ADAPTERS)
         assert len(lorta.METHODS) == len(set(lorta.METHODS))
 
     @pytest.mark.parametrize("method", lorta.METHODS)
@@ -292,7 +292,7 @@ class TestRefusals:
 
     def test_method_of_the_engine_in_the_wrong_config(self):
         with pytest.raises(ValueError, match=r"method must be one of bitfit, .*, got 'lora'"):
-            lorta.InsertConfig(method="lora")
+            lorta.OutputAdapterConfig(method="lora")
 
     @pytest.mark.parametrize("method", ["houlsby", "pfeiffer", "adapterdrop", "loretta-adp"])
     def test_no_feed_forward(self, plain, method):
@@ -332,7 +332,7 @@ class TestRefusals:
         lorta.attach(esm2, **insert)
         refused = f"adapter 'default' is '{insert['method']}', which"
         if insert["method"] != "bitfit":
-            with pytest.raises(ValueError, match=f"{refused} acts behind modules; cannot merge"):
+            with pytest.raises(ValueError, match=f"{refused} acts on outputs; cannot merge"):
                 lorta.merge(esm2)
         with pytest.raises(ValueError, match=f"{refused} is no update of weights; no LoRA holds it"):
             lorta.export_lora(esm2, tmp_path)

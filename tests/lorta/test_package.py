@@ -1,44 +1,20 @@
-"""The finder that waits for PEFT; what follows when it comes is in test_peft_plugin.py."""
+"""The package itself: names at their first use, every module alone, and PEFT imported before it or after it."""
 
+import importlib
 import importlib.util
 import pkgutil
 import subprocess
 import sys
+import types
 
 import pytest
 
 import lorta
-from lorta.on_import import _AfterPeft, watch
+
+MODULES = ["lorta", *(module.name for module in pkgutil.iter_modules(lorta.__path__, "lorta."))]
 
 
-def test_it_finds_nothing_but_peft(monkeypatch):
-    finder = _AfterPeft()
-    assert finder.find_spec("json") is None
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # PEFT is not installed
-    assert finder.find_spec("peft") is None
-
-
-def test_while_it_asks_the_others_it_is_none_of_them(monkeypatch):
-    finder, asked = _AfterPeft(), []
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: asked.append(finder.find_spec(name)))
-    finder.find_spec("peft")
-    assert asked == [None]
-
-
-def test_it_waits_once_however_often_it_is_told(monkeypatch):
-    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if not isinstance(finder, _AfterPeft)])
-    monkeypatch.delitem(sys.modules, "peft", raising=False)
-    before = len(sys.meta_path)
-    watch()
-    watch()
-    assert len(sys.meta_path) == before + 1 and isinstance(sys.meta_path[0], _AfterPeft)
-
-
-@pytest.mark.parametrize("name", ["peft_plugin", "peft_config"])
-def test_a_module_imported_first_registers_the_tuner(name):
-    """PEFT is imported from within; what it calls back must find the module whole."""
-    pytest.importorskip("peft", reason="PEFT is not installed (lm extra)")
-    code = f"import lorta.{name}, peft; assert 'LORTA' in peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING"
+def in_a_new_process(code: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning:lorta", "-c", code], capture_output=True, text=True
     )
@@ -46,16 +22,59 @@ def test_a_module_imported_first_registers_the_tuner(name):
 
 
 def test_every_module_can_be_imported_first():
-    """Each in an interpreter without any other module of the package: forgotten here, as a new process would start."""
-    names = [
-        module.name for module in pkgutil.iter_modules(lorta.__path__, "lorta.") if module.name != "lorta.peft_plugin"
-    ]
-    code = (
-        "import importlib, sys\n"
+    """Each in a process of its own, which forks from one that has imported torch alone, to save seconds."""
+    have_peft = importlib.util.find_spec("peft") is not None
+    names = [name for name in MODULES if have_peft or name != "lorta.peft"]
+    in_a_new_process(
+        "import importlib, os, sys, torch\n"
         f"for name in {names!r}:\n"
-        "    for loaded in [m for m in sys.modules if m.partition('.')[0] == 'lorta']:\n"
-        "        del sys.modules[loaded]\n"
-        "    importlib.import_module(name)\n"
+        "    assert 'lorta' not in sys.modules\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        importlib.import_module(name)\n"
+        "        os._exit(0)\n"
+        "    assert os.waitpid(child, 0)[1] == 0, name\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there():
+    assert sorted(lorta.__all__) == sorted(set(lorta.__all__))
+    for name in lorta.__all__:
+        if name not in ("peft_config", "after_step") or importlib.util.find_spec("peft"):
+            assert getattr(lorta, name) is not None
+    assert not isinstance(lorta.attach, types.ModuleType)  # no module has the name of a function
+    with pytest.raises(AttributeError, match="module 'lorta' has no attribute 'attached'"):
+        _ = lorta.attached
+    with pytest.warns(DeprecationWarning, match=r"InsertConfig is now lorta.OutputAdapterConfig"):
+        assert lorta.InsertConfig is lorta.OutputAdapterConfig
+
+
+def test_configs_need_neither_torch_nor_peft():
+    in_a_new_process(
+        "import sys, lorta.config\n"
+        "assert lorta.config_for(method='houlsby').size == 64 and 'bitfit' in lorta.METHODS\n"
+        "assert not {'torch', 'peft', 'transformers'} & set(sys.modules)\n"
+        "lorta.attach\n"
+        "assert not {'peft', 'transformers'} & set(sys.modules)"
+    )
+
+
+def test_the_hook_finds_nothing_but_peft(monkeypatch):
+    hook = lorta._PeftHook()
+    monkeypatch.setattr(sys, "meta_path", [hook])
+    assert hook.find_spec("json", None) is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: hook.find_spec(name, None))
+    assert hook.find_spec("peft", None) is None  # nobody else finds it: PEFT is not installed
+    assert sys.meta_path == [hook]
+
+
+@pytest.mark.parametrize("order", ["import lorta, peft", "import peft, lorta", "import lorta.peft, peft"])
+def test_the_tuner_is_registered_whichever_comes_first(order):
+    pytest.importorskip("peft", reason="PEFT is not installed (lm extra)")
+    in_a_new_process(
+        f"{order}\n"
+        "import sys\n"
+        "assert isinstance(lorta.LortaConfig(r=2), peft.PeftConfig)\n"
+        "assert {'LORTA', 'LORTA_INSERT'} <= set(peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING)\n"
+        "assert not [finder for finder in sys.meta_path if type(finder).__module__ == 'lorta']"
+    )

@@ -116,7 +116,7 @@ assert importlib.util.find_spec("peft") is not None  # only looks, as transforme
 assert "peft" not in sys.modules and "transformers" not in sys.modules
 assert not hasattr(lorta.LortaConfig(r=2), "peft_type")
 from peft import PeftModel
-assert not [finder for finder in sys.meta_path if type(finder).__module__ == "lorta.on_import"]
+assert not [finder for finder in sys.meta_path if type(finder).__module__ == "lorta"]
 from transformers import LlamaForCausalLM
 torch.set_num_threads(1)
 model = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(sys.argv[1]).eval(), sys.argv[2])
@@ -145,14 +145,14 @@ def test_peft_imported_first():
 
 
 def test_an_old_peft_is_named_and_stays_usable(monkeypatch):
-    from lorta import on_import, peft_plugin
+    import lorta.peft
 
-    monkeypatch.setattr(peft_plugin, "version", lambda name: "0.20.0")
+    monkeypatch.setattr(lorta.peft, "version", lambda name: "0.20.0")
     with pytest.raises(ImportError, match=r"needs peft 0.21.0 or newer, found 0.20.0"):
-        peft_plugin.register()
-    monkeypatch.setattr(importlib, "import_module", lambda name: peft_plugin.register())
+        lorta.peft.register()
+    monkeypatch.setattr(importlib, "import_module", lambda name: lorta.peft.register())
     with pytest.warns(UserWarning, match=r"not available in PEFT: .* found 0.20.0"):
-        on_import.register_tuner()
+        lorta.register_tuner()
 
 
 def test_another_base_warns_once_and_loads(model, tokens, shift, tmp_path):
@@ -271,7 +271,7 @@ def test_an_injection_that_fails_leaves_no_trace(model, tokens, shift, monkeypat
     def fail(*given, **options):
         raise ValueError("no")
 
-    monkeypatch.setattr("lorta.peft_plugin.BaseTuner.inject_adapter", fail)
+    monkeypatch.setattr("lorta.peft.BaseTuner.inject_adapter", fail)
     with pytest.raises(ValueError, match="no"):
         adapted.add_adapter("other", lorta.LortaConfig(r=2))
     assert list(lorta.adapter_set(adapted)) == ["default"]

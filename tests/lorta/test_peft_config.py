@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lorta
-from lorta.methods import INSERTS
+from lorta.config import OUTPUT_METHODS
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed (lm extra)")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (lm extra)")
@@ -84,8 +84,8 @@ def test_start_training_files_and_merging(method, tokens, tmp_path):
     if method == "adalora":  # PEFT keeps the ranks that its allocator has reached in the config
         assert again.peft_config["default"].rank_pattern == adapted.peft_config["default"].rank_pattern
     torch.testing.assert_close(again(tokens).logits, trained, rtol=1e-6, atol=1e-6)
-    if method in INSERTS:
-        with pytest.raises(ValueError, match=f"{method} acts behind modules and cannot be merged"):
+    if method in OUTPUT_METHODS:
+        with pytest.raises(ValueError, match=f"{method} acts on outputs and cannot be merged"):
             again.merge_and_unload()
         restored = again.unload()
         assert not any("lorta" in name for name, _ in restored.named_modules())
