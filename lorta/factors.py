@@ -95,6 +95,11 @@ def toward_heads(site: Site, residual: Tensor, inner: Tensor) -> SiteUpdate:
     return SiteUpdate(down=inner.T, up=residual) if site.ends_sublayer else SiteUpdate(down=residual.T, up=inner)
 
 
+def every_site(site: Site, config: LortaConfig) -> str:
+    """Return a group for ``site`` alone."""
+    return site.key
+
+
 def unspanned_modes(site: Site, config: LortaConfig) -> str:
     """Return the group of ``site``: the layer and role, where ``config``'s tensors do not span them, or ``all``."""
     layer = [] if config.spans("layers") else [f"layer{site.layer}"]

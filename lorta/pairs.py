@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lorta.config import LortaConfig
-from lorta.factors import Factors, SiteUpdate, new_parameter, uniform
+from lorta.factors import Factors, SiteUpdate, every_site, new_parameter, uniform
 from lorta.sites import Site
 
 
@@ -19,11 +19,7 @@ class LoRA(Factors):
     """
 
     zero = ("B",)
-
-    @staticmethod
-    def group(site: Site, config: LortaConfig) -> str:
-        """Return a key for every site by itself."""
-        return site.key
+    group = staticmethod(every_site)
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
@@ -124,11 +120,7 @@ class LoRETTARep(Factors):
     """
 
     zero = ("B.3",)
-
-    @staticmethod
-    def group(site: Site, config: LortaConfig) -> str:
-        """Return a key for every site by itself."""
-        return site.key
+    group = staticmethod(every_site)
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
@@ -157,11 +149,7 @@ class TTLoRA(Factors):
     """
 
     zero = ("G.5",)
-
-    @staticmethod
-    def group(site: Site, config: LortaConfig) -> str:
-        """Return a key for every site by itself."""
-        return site.key
+    group = staticmethod(every_site)
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)

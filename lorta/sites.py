@@ -116,104 +116,82 @@ class Site:
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of the projections below an attention block, and of the module that knows the number of heads.
+    """How a family of models names the projections below an attention block.
 
     Where q, k and v share a path, ``order`` says how they lie in it, and ``classes`` names the blocks of which that is
     known: the names of the modules alone do not tell (Falcon and BLOOM use the same for different orders).
     """
 
     family: str
-    paths: dict[str, str]
+    names: str
+    """Paths of q, k, v and o."""
     attention: str = ""
+    """Path of the module that knows the number of heads."""
     order: Literal["separate", "blocks", "by head"] = "separate"
     classes: tuple[str, ...] = ()
-    feed_forward: tuple[dict[str, str], ...] | None = None
-    """Where the layer around it has several feed-forwards, the ones of this attention; else ``FEED_FORWARDS``."""
+    feed_forward: str = ""
+    """Where the layer around it has several feed-forwards, up and down of this attention; else ``FEED_FORWARDS``."""
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Paths by role."""
+        return dict(zip(ROLES, self.names.split(), strict=True))
 
 
 LAYOUTS = (
-    Layout("fair-esm, BART, OPT", {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}),
-    Layout("Llama, Mistral, Qwen", {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}),
-    Layout(
-        "BERT, RoBERTa, ESM (transformers)",
-        {"q": "self.query", "k": "self.key", "v": "self.value", "o": "output.dense"},
-        attention="self",
-    ),
-    Layout("DistilBERT", {"q": "q_lin", "k": "k_lin", "v": "v_lin", "o": "out_lin"}),
-    Layout("Phi", {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "dense"}),
-    Layout("ALBERT", {"q": "query", "k": "key", "v": "value", "o": "dense"}, classes=("AlbertAttention",)),
-    Layout(
-        "DeBERTa-v2",
-        {"q": "self.query_proj", "k": "self.key_proj", "v": "self.value_proj", "o": "output.dense"},
-        attention="self",
-    ),
-    Layout(
-        "T5, mT5, MPNet",
-        {"q": "q", "k": "k", "v": "v", "o": "o"},
-        classes=("T5Attention", "MT5Attention", "UMT5Attention", "MPNetSelfAttention"),
-    ),
-    Layout(
-        "ModernBERT",
-        {"q": "Wqkv", "k": "Wqkv", "v": "Wqkv", "o": "Wo"},
-        order="blocks",
-        classes=("ModernBertAttention",),
-    ),
+    Layout("fair-esm, BART, OPT", "q_proj k_proj v_proj out_proj"),
+    Layout("Llama, Mistral, Qwen", "q_proj k_proj v_proj o_proj"),
+    Layout("BERT, RoBERTa, ESM (transformers)", "self.query self.key self.value output.dense", attention="self"),
+    Layout("DistilBERT", "q_lin k_lin v_lin out_lin"),
+    Layout("Phi", "q_proj k_proj v_proj dense"),
+    Layout("ALBERT", "query key value dense", classes=("AlbertAttention",)),
+    Layout("DeBERTa-v2", "self.query_proj self.key_proj self.value_proj output.dense", attention="self"),
+    Layout("T5, mT5, MPNet", "q k v o", classes=("T5Attention", "MT5Attention", "UMT5Attention", "MPNetSelfAttention")),
+    Layout("ModernBERT", "Wqkv Wqkv Wqkv Wo", order="blocks", classes=("ModernBertAttention",)),
     Layout(
         "ESM-C (esm)",
-        {"q": "layernorm_qkv.1", "k": "layernorm_qkv.1", "v": "layernorm_qkv.1", "o": "out_proj"},
+        "layernorm_qkv.1 layernorm_qkv.1 layernorm_qkv.1 out_proj",
         order="blocks",
         classes=("MultiHeadAttention",),
     ),
-    Layout(
-        "GPT-2",
-        {"q": "c_attn", "k": "c_attn", "v": "c_attn", "o": "c_proj"},
-        order="blocks",
-        classes=("GPT2Attention",),
-    ),
-    Layout(
-        "Phi-3",
-        {"q": "qkv_proj", "k": "qkv_proj", "v": "qkv_proj", "o": "o_proj"},
-        order="blocks",
-        classes=("Phi3Attention",),
-    ),
+    Layout("GPT-2", "c_attn c_attn c_attn c_proj", order="blocks", classes=("GPT2Attention",)),
+    Layout("Phi-3", "qkv_proj qkv_proj qkv_proj o_proj", order="blocks", classes=("Phi3Attention",)),
     Layout(
         "GPT-NeoX, BLOOM",
-        {"q": "query_key_value", "k": "query_key_value", "v": "query_key_value", "o": "dense"},
+        "query_key_value query_key_value query_key_value dense",
         order="by head",
         classes=("GPTNeoXAttention", "BloomAttention"),
     ),
     Layout(
         "trunk of ESMFold, over the sequence",
-        {"q": "proj", "k": "proj", "v": "proj", "o": "o_proj"},
+        "proj proj proj o_proj",
         order="by head",
         classes=("SequenceAttention", "EsmFoldSelfAttention"),
-        feed_forward=({"up": "mlp_seq.mlp.1", "down": "mlp_seq.mlp.3"},),
+        feed_forward="mlp_seq.mlp.1 mlp_seq.mlp.3",
     ),
     Layout(
         "trunk of ESMFold, over rows and columns",
-        {"q": "linear_q", "k": "linear_k", "v": "linear_v", "o": "linear_o"},
+        "linear_q linear_k linear_v linear_o",
         classes=("GatedAttention",),
-        feed_forward=({"up": "mlp_pair.mlp.1", "down": "mlp_pair.mlp.3"},),
+        feed_forward="mlp_pair.mlp.1 mlp_pair.mlp.3",
     ),
 )
 
 FEED_FORWARDS: tuple[dict[str, str], ...] = (
-    {"up": "fc1", "down": "fc2"},
-    {"up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"},
-    {"up": "intermediate.dense", "down": "output.dense"},
-    {"up": "mlp.c_fc", "down": "mlp.c_proj"},
-    {"up": "mlp.fc1", "down": "mlp.fc2"},
-    {"up": "mlp.fc_in", "down": "mlp.fc_out"},
-    {"up": "ffn", "down": "ffn_output"},
-    {"up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
-    {"up": "ffn.lin1", "down": "ffn.lin2"},
-    {"gate": "mlp.gate_up_proj", "up": "mlp.gate_up_proj", "down": "mlp.down_proj"},
-    {"gate": "mlp.Wi", "up": "mlp.Wi", "down": "mlp.Wo"},
-    {"gate": "ffn.1", "up": "ffn.1", "down": "ffn.3"},
+    {"up": "fc1", "down": "fc2"},  # fair-esm, BART and OPT
+    {"up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"},  # Llama and relatives
+    {"up": "intermediate.dense", "down": "output.dense"},  # BERT, RoBERTa and ESM
+    {"up": "mlp.c_fc", "down": "mlp.c_proj"},  # GPT-2
+    {"up": "mlp.fc1", "down": "mlp.fc2"},  # Phi and ViT
+    {"up": "mlp.fc_in", "down": "mlp.fc_out"},  # GPT-J
+    {"up": "ffn", "down": "ffn_output"},  # ALBERT
+    {"up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},  # GPT-NeoX and BLOOM
+    {"up": "ffn.lin1", "down": "ffn.lin2"},  # DistilBERT
+    {"gate": "mlp.gate_up_proj", "up": "mlp.gate_up_proj", "down": "mlp.down_proj"},  # Phi-3
+    {"gate": "mlp.Wi", "up": "mlp.Wi", "down": "mlp.Wo"},  # ModernBERT
+    {"gate": "ffn.1", "up": "ffn.1", "down": "ffn.3"},  # ESM-C of the package esm
 )
-"""Paths of the linear maps of the feed-forward, below a layer: fair-esm, BART and OPT; Llama and relatives; BERT,
-RoBERTa and ESM; GPT-2; Phi and ViT; GPT-J; ALBERT; GPT-NeoX and BLOOM; DistilBERT; and, in one matrix in the order in
-which they are written here, Phi-3, ModernBERT and ESM-C of the package esm."""
+"""Paths of the linear maps of the feed-forward, below a layer; of one matrix, in the order in which they lie in it."""
 
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj")
 """Names under which models keep q, k and v in one matrix."""
@@ -222,7 +200,7 @@ HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 
 
 def find_sites(model: nn.Module, targets: Iterable[str] = ROLES) -> list[Site]:
-    """All sites of ``model`` for the roles in ``targets``, block by block, in the order of ``ALL_ROLES``.
+    """Return all sites of ``model`` for the roles in ``targets``, block by block, in the order of ``ALL_ROLES``.
 
     ``targets`` may be ``"all-linear"``, or all seven roles, which means the same: of a model without gates, the others.
 
@@ -296,7 +274,7 @@ def _block_sites(
 def feed_forward(
     modules: Iterable[str], block: str, known: tuple[dict[str, str], ...] = FEED_FORWARDS
 ) -> dict[str, str] | None:
-    """Paths of the linear maps of the feed-forward by role, in the layer around the attention ``block``, if known.
+    """Return the paths of the feed-forward by role, in the layer around the attention ``block``, if known.
 
     The layer is the closest module around it that has them, below the list of layers.
     """
@@ -315,7 +293,8 @@ def feed_forward(
 def _feed_forward_sites(
     modules: dict[str, nn.Module], block: str, layout: Layout, attention: list[Site]
 ) -> Iterator[Site]:
-    known = layout.feed_forward or FEED_FORWARDS
+    own = layout.feed_forward.split()
+    known = ({"up": own[0], "down": own[1]},) if own else FEED_FORWARDS
     paths = feed_forward(modules, block, known)
     query = attention[0]
     if paths is None:
@@ -343,7 +322,7 @@ def _feed_forward_sites(
 
 
 def features(module: nn.Module, name: str) -> tuple[int, int]:
-    """(in, out) of a Linear or of GPT-2's Conv1D, adapted or not; ``ValueError`` for anything else."""
+    """Return (in, out) of a Linear or of GPT-2's Conv1D, adapted or not; ``ValueError`` for anything else."""
     base = base_linear(module)
     if isinstance(base, nn.Linear):
         return base.in_features, base.out_features
@@ -354,12 +333,12 @@ def features(module: nn.Module, name: str) -> tuple[int, int]:
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether this is transformers' Conv1D: a Linear that keeps its weight as [in, out]."""
+    """Return whether this is transformers' Conv1D: a Linear that keeps its weight as [in, out]."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def base_linear(module: nn.Module) -> nn.Module:
-    """The original module of an adapted one, else the module itself."""
+    """Return the original module of an adapted one, else the module itself."""
     return getattr(module, "base_layer", module)
 
 
@@ -373,7 +352,7 @@ def _is_block(modules: dict[str, nn.Module], path: str, layout: Layout) -> bool:
 
 
 def _head_count(path: str, attention: nn.Module, model: nn.Module, width: int) -> int:
-    """H from the attention module, its config, or the model's config; or from its ``head_dim``."""
+    """Return H from the attention module, its config, or the model's config; or from its ``head_dim``."""
     for owner in (attention, getattr(attention, "config", None), getattr(model, "config", None)):
         for name in HEAD_COUNTS:
             heads = getattr(owner, name, None)
@@ -388,7 +367,7 @@ def _head_count(path: str, attention: nn.Module, model: nn.Module, width: int) -
 
 
 def _refuse_weight_readers(path: str, attention: nn.Module) -> None:
-    """Blocks that hand ``proj.weight`` to a function never call the projection, so an adapter would do nothing."""
+    """Refuse blocks that hand ``proj.weight`` to a function: they never call the projection with its adapter."""
     # fair-esm: without rotary embeddings (ESM-1b, ESM-1v) the block calls F.multi_head_attention_forward.
     if getattr(attention, "enable_torch_version", False) and not getattr(attention, "rot_emb", True):
         raise ValueError(
@@ -398,7 +377,7 @@ def _refuse_weight_readers(path: str, attention: nn.Module) -> None:
 
 
 def _refuse_half(modules: dict[str, nn.Module], blocks: list[str]) -> None:
-    """``ValueError`` where a model's other layers have attention, or what replaces it, that no layout describes."""
+    """Refuse a model whose other layers have attention, or what replaces it, that no layout describes."""
     for path, module in modules.items():
         kind = type(module).__name__
         apart = not any(_below(path, block) or _below(block, path) for block in blocks)

@@ -184,11 +184,7 @@ class TensLoRA(_Indexed):
     """
 
     zero = ("C",)
-
-    @staticmethod
-    def group(site: Site, config: LortaConfig) -> str:
-        """Return a key per index of the modes that the tensor does not span."""
-        return unspanned_modes(site, config)
+    group = staticmethod(unspanned_modes)
 
     def __init__(self, sites: list[Site], config: LortaConfig, device: torch.device, dtype: torch.dtype):
         super().__init__(sites, config, device, dtype)
