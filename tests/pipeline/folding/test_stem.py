@@ -10,6 +10,7 @@ from http.client import IncompleteRead
 import pytest
 import torch
 from esm.data import Alphabet
+from esm.modules import TransformerLayer
 from esm.multihead_attention import MultiheadAttention
 from safetensors.torch import load_file, save_file
 
@@ -18,7 +19,7 @@ from data_prep.structure.residues import RESTYPES, sequence_to_aatype
 from pipeline.config.schema import StemConfig
 from pipeline.folding import esm2_weights, hub
 from pipeline.folding.esm2_weights import DEMO_STEM, StemError, canonical_name
-from pipeline.folding.stem import FusedAttention, build_stem, parameter_hash
+from pipeline.folding.stem import FusedAttention, FusedLayer, build_stem, parameter_hash
 
 SEQUENCE = "MKTAYIAKQRX"
 
@@ -47,8 +48,8 @@ def test_representations_are_fair_esms(random_stem):
 
 
 @pytest.mark.parametrize("adapter", [None, "lorta"])
-def test_fused_attention_is_fair_esms(random_stem, adapter):
-    """Representations and gradients of a padded batch against fair-esm's own attention, with an adapter too."""
+def test_fused_blocks_are_fair_esms(random_stem, adapter):
+    """Representations and gradients of a padded batch against fair-esm's own blocks, with an adapter too."""
     stem = random_stem.double()
     if adapter:
         for parameter in lorta.attach(stem.esm, method=adapter, r=2, seed=0).parameters():
@@ -57,17 +58,17 @@ def test_fused_attention_is_fair_esms(random_stem, adapter):
     mask = mask.repeat(2, 1)
     mask[1, len(SEQUENCE) :] = 0
     results = []
-    for attention in (FusedAttention, MultiheadAttention):
+    for block, attention in ((FusedLayer, FusedAttention), (TransformerLayer, MultiheadAttention)):
         for layer in stem.esm.layers:
-            assert isinstance(layer.self_attn, FusedAttention)
-            layer.self_attn.__class__ = attention
+            assert isinstance(layer, FusedLayer) and isinstance(layer.self_attn, FusedAttention)
+            layer.__class__, layer.self_attn.__class__ = block, attention
         stem.zero_grad()
         hidden = stem(aatype.repeat(2, 1), mask)[mask.bool()]
         (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view(hidden.shape)).sum().backward()
         gradients = [parameter.grad for parameter in stem.parameters() if parameter.grad is not None]
         results.append([hidden.detach(), *gradients])
         for layer in stem.esm.layers:
-            layer.self_attn.__class__ = FusedAttention
+            layer.__class__, layer.self_attn.__class__ = FusedLayer, FusedAttention
     assert len(results[0]) > (1 if adapter else 20)
     for fused, reference in zip(*results, strict=True):
         torch.testing.assert_close(fused, reference, rtol=1e-5, atol=1e-5)  # its softmax is float32 in any case
