@@ -4,24 +4,22 @@
 ``residues_<target>.svg`` and ``distances_<target>.png`` are of a chosen one.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
+from data_prep.pages import Plot
 from evaluation.evaluate import Row
+from evaluation.report import LABEL, reliability, score_histogram, scores_by_length
 
 FULL_COLOUR: float = 4.0
 """angstrom; distance differences from here on have the full colour, as in the report: the widest threshold."""
 
-_LABEL = "lDDT-C\N{GREEK SMALL LETTER ALPHA}"
 _MAX_NAME = 60  # letters of a target's name in a file's: file systems allow 255 bytes, and a letter may have four
-_BINS = np.linspace(0, 1, 21)
 
 
 def write_plots(directory: Path, rows: Sequence[Row], summary: Mapping, chosen: Sequence[str] = ()) -> list[Path]:
@@ -33,18 +31,17 @@ def write_plots(directory: Path, rows: Sequence[Row], summary: Mapping, chosen: 
         KeyError: a chosen target that has no score.
     """
     scored = {row.target: row for row in rows if row.score is not None}
-    scores = [row.score.lddt_ca for row in scored.values()]
     directory.mkdir(parents=True, exist_ok=True)
     written = [
-        _save(_histogram(scores), directory / "histogram.svg"),
-        _save(_against_length([row.score.n_truth for row in scored.values()], scores), directory / "length.svg"),
+        score_histogram(list(scored.values())).save(directory / "histogram.svg"),
+        scores_by_length(list(scored.values())).save(directory / "length.svg"),
     ]
     if summary["plddt"]["scales"]:
-        written.append(_save(_confidence(summary["plddt"]["per_residue"]["bins"]), directory / "confidence.svg"))
+        written.append(reliability(summary["plddt"]["per_residue"]["bins"]).save(directory / "confidence.svg"))
     worst = sorted(scored, key=lambda name: scored[name].score.lddt_ca)[:1]
     for name, file_name in _file_names(chosen or worst).items():
-        written.append(_save(_residues(scored[name]), directory / f"residues_{file_name}.svg"))
-        written.append(_save(_distances(scored[name]), directory / f"distances_{file_name}.png"))
+        written.append(_residues(scored[name]).save(directory / f"residues_{file_name}.svg"))
+        written.append(_distances(scored[name]).save(directory / f"distances_{file_name}.png"))
     return written
 
 
@@ -69,73 +66,37 @@ def distance_differences(row: Row) -> np.ndarray:
     return of_pred - of_true
 
 
-def _histogram(scores: Sequence[float]) -> Figure:
-    figure, axes = _figure()
-    axes.hist(scores, bins=_BINS, color="tab:blue", edgecolor="white")
-    axes.set(xlim=(0, 1), xlabel=_LABEL, ylabel="targets")
-    return figure
-
-
-def _against_length(lengths: Sequence[int], scores: Sequence[float]) -> Figure:
-    figure, axes = _figure()
-    axes.scatter(lengths, scores, s=14, alpha=0.75)
-    axes.set(ylim=(0, 1), xlabel="residues of the truth", ylabel=_LABEL)
-    axes.set_xlim(left=0)
-    return figure
-
-
-def _confidence(bins: Sequence[Mapping]) -> Figure:
-    figure, axes = _figure()
-    axes.plot([0, 100], [0, 1], linestyle="--", color="0.6")
-    axes.plot([one["mean_plddt"] for one in bins], [one["mean_lddt"] for one in bins], marker="o")
-    axes.set(xlim=(0, 100), ylim=(0, 1), xlabel="pLDDT", ylabel=f"{_LABEL} of the residues")
-    return figure
-
-
-def _residues(row: Row) -> Figure:
+def _residues(row: Row) -> Plot:
     """Curves over the residues of the truth in its order; gaps where a value is undefined."""
     table = row.score.residues
-    figure, axes = _figure(wide=True)
-    place = np.arange(len(table.number))
-    missing = np.flatnonzero(~table.in_pred)
-    axes.bar(missing, np.ones(len(missing)), width=1.0, color="0.9", label="missing" if len(missing) else None)
-    if np.isfinite(table.plddt).any():
-        axes.plot(place, table.plddt / 100, color="tab:orange", linewidth=1, label="pLDDT / 100")
-    axes.plot(place, table.lddt_ca, color="tab:blue", linewidth=1, label=_LABEL)
-    starts = np.flatnonzero(np.append(True, table.chain[1:] != table.chain[:-1]))
-    ticks = sorted({*starts.tolist(), *place[:: max(1, len(place) // 8)].tolist()})
-    axes.set_xticks(ticks, [f"{table.chain[i]} {table.number[i]}{table.insertion_code[i]}".strip() for i in ticks])
-    axes.set(xlim=(-0.5, len(place) - 0.5), ylim=(0, 1), xlabel="residue", ylabel=_LABEL, title=_title(row))
-    axes.legend(loc="lower right")
-    return figure
+
+    def draw(axes: Any) -> None:
+        place = np.arange(len(table.number))
+        missing = np.flatnonzero(~table.in_pred)
+        axes.bar(missing, np.ones(len(missing)), width=1.0, color="0.9", label="missing" if len(missing) else None)
+        if np.isfinite(table.plddt).any():
+            axes.plot(place, table.plddt / 100, color="tab:orange", linewidth=1, label="pLDDT / 100")
+        axes.plot(place, table.lddt_ca, color="tab:blue", linewidth=1, label=LABEL)
+        starts = np.flatnonzero(np.append(True, table.chain[1:] != table.chain[:-1]))
+        ticks = sorted({*starts.tolist(), *place[:: max(1, len(place) // 8)].tolist()})
+        axes.set_xticks(ticks, [f"{table.chain[i]} {table.number[i]}{table.insertion_code[i]}".strip() for i in ticks])
+        axes.set(xlim=(-0.5, len(place) - 0.5), ylim=(0, 1), xlabel="residue", ylabel=LABEL, title=_title(row))
+        axes.legend(loc="lower right")
+
+    return Plot(draw, width=8, height=3.4)
 
 
-def _distances(row: Row) -> Figure:
-    figure, axes = _figure()
-    axes.set_facecolor("0.75")
-    image = axes.imshow(distance_differences(row), cmap="RdBu_r", vmin=-FULL_COLOUR, vmax=FULL_COLOUR)
-    figure.colorbar(image, label="distance, prediction less truth (\N{ANGSTROM SIGN})", extend="both")
-    axes.set(xlabel="residue, counted from 0", ylabel="residue, counted from 0", title=_title(row))
-    return figure
+def _distances(row: Row) -> Plot:
+    def draw(axes: Any) -> None:
+        axes.grid(False)
+        axes.set_facecolor("0.75")
+        image = axes.imshow(distance_differences(row), cmap="RdBu_r", vmin=-FULL_COLOUR, vmax=FULL_COLOUR)
+        label = "distance, prediction less truth (\N{ANGSTROM SIGN})"
+        axes.figure.colorbar(image, ax=axes, label=label, extend="both")
+        axes.set(xlabel="residue, counted from 0", ylabel="residue, counted from 0", title=_title(row))
+
+    return Plot(draw, width=5, height=3.4)
 
 
 def _title(row: Row) -> str:
-    return f"{row.target}: {_LABEL} {row.score.lddt_ca:.4f}".replace("$", r"\$")
-
-
-def _figure(wide: bool = False):
-    figure = Figure(figsize=(8 if wide else 5, 3.4), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Writes a figure whole or not at all; the same bytes for the same scores."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    metadata = {"Date": None} if path.suffix == ".svg" else {}
-    try:
-        with rc_context({"svg.hashsalt": path.name}):
-            figure.savefig(temporary, dpi=150, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return f"{row.target}: {LABEL} {row.score.lddt_ca:.4f}".replace("$", r"\$")

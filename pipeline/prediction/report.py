@@ -135,8 +135,8 @@ def write_report(
 
 
 def _viewer_file(name: str) -> str:
-    """A file of the 3D viewer that comes with the evaluator, see its ``viewer/PROVENANCE.md``."""
-    return (resources.files("evaluation") / "viewer" / name).read_text(encoding="utf-8")
+    """A file of the 3D viewer that comes with the pages, see ``viewer/PROVENANCE.md``."""
+    return (resources.files("data_prep") / "viewer" / name).read_text(encoding="utf-8")
 
 
 def _detail_of_files(directory: Path, row: PredictionRow) -> StructureDetail | None:

@@ -7,9 +7,8 @@ import re
 import pytest
 
 from data_prep.dataset import report
-from data_prep.dataset.histograms import histogram
 from data_prep.dataset.ledger import LedgerRow
-from data_prep.dataset.report import report_page
+from data_prep.dataset.report import chart, report_page
 from data_prep.dataset.store import Placement, StructureDataset, write_dataset
 from tests.data_prep.test_dataset import make_record
 
@@ -29,7 +28,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
         self.loads += [values[name] for name in ("src", "href") if name in values]
-        if tag not in ("meta", "input", "rect", "line"):
+        if tag not in ("meta", "input"):
             self.open.append(tag)
         if tag == "table":
             self._table = values.get("id", "")
@@ -39,8 +38,11 @@ class Page(html.parser.HTMLParser):
         if self._cell:
             self.tables[self._table][-1].append("")
 
+    def handle_startendtag(self, tag, attributes):
+        self.loads += [value for name, value in attributes if name in ("src", "href")]
+
     def handle_endtag(self, tag):
-        assert tag in ("meta", "input", "rect", "line") or self.open.pop() == tag
+        assert tag in ("meta", "input") or self.open.pop() == tag
         self._cell = False
 
     def handle_data(self, data):
@@ -87,14 +89,14 @@ def test_a_long_ledger_is_cut_and_says_so(page, monkeypatch):
 
 
 def test_histogram_counts_every_value():
-    chart = histogram("x", [1, 1, 2, 40, None], "units", bins=4)
-    counts = [int(count) for count in re.findall(r"<title>[^<]*: (\d+)</title>", chart.svg)]
+    drawn = chart("x", [1, 1, 2, 40, None], "units", bins=4)
+    counts = [int(count) for count in re.findall(r"<title>[^<]*: (\d+)</title>", drawn.plot.__html__())]
     assert sum(counts) == 4 and max(counts) == 3
-    assert chart.note == "4 values, 1 to 40 units, median 1.5; 1 not stated"
-    assert sum(int(c) for c in re.findall(r": (\d+)</title>", histogram("y", [0.25, 0.5, 0.5], "").svg)) == 3
-    assert sum(int(c) for c in re.findall(r": (\d+)</title>", histogram("y", [0.3], "").svg)) == 1
-    assert histogram("y", [0.25, 34350.0], "").note == "2 values, 0.25 to 34350, median 1.718e+04"
-    assert histogram("z", [None], "A").note == "no values; 1 not stated"
+    assert drawn.note == "4 values, 1 to 40 units, median 1.5; 1 not stated"
+    assert sum(int(c) for c in re.findall(r": (\d+)</title>", chart("y", [0.25, 0.5, 0.5], "").plot.__html__())) == 3
+    assert sum(int(c) for c in re.findall(r": (\d+)</title>", chart("y", [0.3], "").plot.__html__())) == 1
+    assert chart("y", [0.25, 34350.0], "").note == "2 values, 0.25 to 34350, median 1.718e+04"
+    assert chart("z", [None], "A").note == "no values; 1 not stated"
 
 
 SEARCH = """
@@ -106,7 +108,7 @@ for (const words of %s) {
   field.dispatchEvent(new InputEvent("input"));
   shown.push(rows.map(row => row.getBoundingClientRect().height > 0 ? "x" : "-").join("") + " " + found.textContent);
 }
-const bars = [...document.querySelectorAll("svg .bar, .share div")].map(bar => bar.getBoundingClientRect());
+const bars = [...document.querySelectorAll("svg .mark, .share div")].map(bar => bar.getBoundingClientRect());
 return {shown, drawn: bars.filter(box => box.width > 0 && box.height > 0).length,
         wide: document.documentElement.scrollWidth > innerWidth};
 """
