@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": ("evaluation.lddt", "predicted and true structures to scores and a report"),
     "compare-scores": ("evaluation.compare", "two tables of scores, target by target"),
     "compare": ("pipeline.compare", "adapters and seeds side by side; the best alpha"),
+    "learning-curve": ("pipeline.learning_curve", "is training worth it with N structures, and what would more bring?"),
     "export": ("pipeline.export", "a run as files that other programs load"),
     "weights": ("pipeline.weights", "a whole ESMFold-like model from one layout to another"),
     "demo": ("pipeline.demo", "all of the above on bundled structures"),

@@ -37,6 +37,7 @@ from pipeline.folding.weights import WeightsError
 from pipeline.runs.directory import RunDirectory, RunError, require_weights, with_initial_shape
 from pipeline.runs.initial import PUBLISHED
 from pipeline.runs.tables import TableError
+from pipeline.training.chains import own_ids
 from pipeline.training.dry_run import estimate, night, report
 from pipeline.training.gradient_check import GradientPathError
 from pipeline.training.loop import train
@@ -320,9 +321,9 @@ def main(argv: list[str] | None = None) -> int:
         processes = Processes(config, run.path)
         console = make_console(quiet=not processes.is_main)
         sizes = {split: len(dataset.ids(split)) for split in ("train", "val")}
-        overfit = min(config.data.overfit, sizes["train"])
+        trained_on = len(own_ids(dataset, config.data))
         console.print(
-            f"Training on {overfit or sizes['train']} chains, validating on {overfit or sizes['val']}, "
+            f"Training on {trained_on} chains, validating on {trained_on if config.data.overfit else sizes['val']}, "
             f"device {processes.device}, {processes.count} process(es), stem {config.stem.name} ({config.stem.init}), "
             f"adapter {config.adapter.method}"
         )

@@ -47,7 +47,7 @@ LINES = [pytest.param(line, id=f"{page.name}: {line[:70]}") for page in PAGES fo
 
 
 DOTTED = {
-    "pipeline.train": RunConfig, "pipeline.compare": RunConfig,
+    "pipeline.train": RunConfig, "pipeline.compare": RunConfig, "pipeline.learning_curve": RunConfig,
     "pipeline.nlu": STAGES["nlu"], "pipeline.sft": STAGES["sft"], "pipeline.dpo": STAGES["dpo"],
     "pipeline.lm_compare": STAGES["nlu"],
 }  # fmt: skip
@@ -70,7 +70,7 @@ def check_module(module: str, arguments: list[str], monkeypatch) -> None:
 
     def parse(self, args=None, namespace=None):
         namespace, rest = known(self, args, namespace)
-        if module == "pipeline.compare":  # hand on what they do not know
+        if module in ("pipeline.compare", "pipeline.learning_curve"):  # hand on what they do not know
             _, rest = known(train_parser(), rest)
         if rest:
             assert module in DOTTED, f"{module} does not know {rest}"

@@ -4,6 +4,7 @@ import argparse
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -26,8 +27,9 @@ from pipeline.comparison.results import (
     target_scores,
     write_csv,
 )
-from pipeline.comparison.variants import USAGE_ERRORS, Adapter, ComparisonError, Variant, parse_adapters
+from pipeline.comparison.variants import DRAW, USAGE_ERRORS, Adapter, ComparisonError, Variant, parse_adapters
 from pipeline.config.command import EXIT_FAILED, make_console, run_command, say
+from pipeline.config.layers import dotted_values
 from pipeline.pages.figures import curves_with_spread, dots_by_name
 
 
@@ -61,8 +63,11 @@ def variant_of(arguments: argparse.Namespace, adapter: Adapter, seed: int) -> Va
 def open_comparison(arguments: argparse.Namespace, options: Sequence[str], variants: Sequence[Variant]) -> None:
     """Check all options before the first run, and that ``--out`` is of the same ones. Raises what they are wrong by."""
     configs = [variant.configuration(options) for variant in variants]
-    shared = {"--train-chains": arguments.train_chains}
-    open_directory(arguments.out, arguments.data, options, configs[0], shared)
+    values = dotted_values(configs[0])
+    drawn = {} if variants[0].size else {option: values[option.removeprefix("--")] for option in DRAW}
+    open_directory(
+        arguments.out, arguments.data, options, configs[0], {"--train-chains": arguments.train_chains, **drawn}
+    )
 
 
 def train_all(
@@ -177,7 +182,7 @@ def sweep(arguments: argparse.Namespace, options: list[str]) -> int:
     trials: list[Trial] = []
     code = 0
     for adapter in adapters:
-        found = search(lambda alpha, adapter=adapter: trial(adapter, alpha), adapter.rank, arguments.sweep_alpha)
+        found = search(partial(trial, adapter), adapter.rank, arguments.sweep_alpha)
         trials += found
         write_csv(arguments.out / "sweep.csv", Trial, trials)
         chosen = best(found)

@@ -16,7 +16,9 @@ from pipeline.train import parser as train_parser
 
 SETTINGS = "settings.json"
 
-OF_A_VARIANT = ("adapter.method", "adapter.rank", "adapter.alpha", "training.seed")
+OF_A_VARIANT = (
+    *("adapter.method", "adapter.rank", "adapter.alpha", "training.seed", "data.train_size", "data.train_draw"),
+)
 """Fields in which variants of one directory differ."""
 
 

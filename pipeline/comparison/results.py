@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,12 +108,13 @@ def _of_helix(baselines: Sequence[Baseline]) -> Standing | None:
     return standing({row.target: row.helix for row in baselines}, baselines)
 
 
-def target_scores(variant: Variant) -> dict[str, float]:
-    """lDDT-Calpha by validation chain in the last round."""
+def target_scores(variant: Variant, *, first: bool = False, forgetting: bool = False) -> dict[str, float]:
+    """lDDT-Calpha by chain in the last round, or the ``first`` one, of validation or of the forgetting set."""
     run = RunDirectory(variant.path)
     last = run.summary()["step"]
-    rows = read_rows(run.validation_file, last)
-    return {row["target"]: float(row["lddt_ca"]) for row in rows if int(row["step"]) == last and row["lddt_ca"]}
+    step = 0 if first else last
+    rows = read_rows(run.panel_file if forgetting else run.validation_file, last)
+    return {row["target"]: float(row["lddt_ca"]) for row in rows if int(row["step"]) == step and row["lddt_ca"]}
 
 
 def curve(variant: Variant) -> dict[int, float]:
@@ -134,7 +136,7 @@ def paired_differences(
         reference: the adapter that is subtracted.
     """
     return [
-        _difference(adapter, by_seed, reference, scores[reference])
+        difference_of(adapter, by_seed, reference, scores[reference])
         for adapter, by_seed in scores.items()
         if adapter != reference
     ]
@@ -148,10 +150,10 @@ def copy_differences(
     copies = {row.target: row.copy for row in baselines if math.isfinite(row.copy)}
     if not copies:
         return []
-    return [_difference(adapter, own, COPY, dict.fromkeys(own, copies)) for adapter, own in scores.items()]
+    return [difference_of(adapter, own, COPY, dict.fromkeys(own, copies)) for adapter, own in scores.items()]
 
 
-def _difference(
+def difference_of(
     adapter: str,
     ours: Mapping[int, Mapping[str, float]],
     reference: str,
@@ -179,7 +181,7 @@ def _difference(
     )
 
 
-def write_csv(path: Path, kind: type, rows: Sequence[object]) -> None:
+def write_csv(path: Path, kind: type, rows: Sequence[Any]) -> None:
     """A table of dataclasses."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")

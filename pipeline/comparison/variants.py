@@ -13,6 +13,7 @@ import lorta.config
 from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.workers import handled_by
+from data_prep.files.errors import UserError
 from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, read_baselines
 from pipeline.config.command import EXIT_INTERRUPTED, child_environment
@@ -24,6 +25,7 @@ from pipeline.runs.directory import RunDirectory, RunError, load_run
 from pipeline.runs.tables import TableError
 from pipeline.train import fresh_configuration
 from pipeline.train import parser as train_parser
+from pipeline.training.chains import own_ids
 from pipeline.training.validation import validate
 
 WITHOUT_RANK = tuple(method for method in ADAPTER_METHODS if method not in lorta.config.WEIGHT_METHODS)
@@ -35,7 +37,11 @@ OWN_OPTIONS = (
 """Of the train command, that a variant gives it or that make no sense for it."""
 
 
-class ComparisonError(ValueError):
+DRAW = ("--data.train_size", "--data.train_draw")
+"""Of the train command, that a variant of some of the chains gives it."""
+
+
+class ComparisonError(UserError):
     """A variant that cannot be understood; the message is one line."""
 
 
@@ -102,11 +108,13 @@ class Variant:
     seed: int
     path: Path
     """Its run directory."""
+    size: int = 0
+    """Training chains, drawn anew for each seed; 0: all of the dataset's, or those that the options say."""
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.adapter.name}, seed {self.seed}"
+        return f"{self.adapter.name}, " + (f"{self.size} chains, " if self.size else "") + f"seed {self.seed}"
 
     @property
     def log(self) -> Path:
@@ -140,24 +148,30 @@ class Variant:
         Raises what it would, and ComparisonError for an option that a variant sets by itself.
         """
         given = {word.partition("=")[0] for word in options}
-        own = (*OWN_OPTIONS, *(() if self.adapter.alpha is None else ("--adapter.alpha",)))
+        own = (
+            *OWN_OPTIONS,
+            *(() if self.adapter.alpha is None else ("--adapter.alpha",)),
+            *(DRAW if self.size else ()),
+        )
         for option in own:
             if option in given:
                 raise ComparisonError(f"{option}: set for each run, leave it out")
         return fresh_configuration(*train_parser().parse_known_args(self._options(options)))
 
     def _options(self, shared: Sequence[str]) -> list[str]:
-        return ["--seed", str(self.seed), *self.adapter.options(), *shared]
+        drawn = [DRAW[0], str(self.size), DRAW[1], str(self.seed)] if self.size else []
+        return ["--seed", str(self.seed), *self.adapter.options(), *drawn, *shared]
 
     def score_training_chains(self, dataset: StructureDataset, count: int, device: str) -> None:
         """Fold the first ``count`` training chains at full length, as validation does; this ends the variant."""
         target = pick_device(device)
         model, _ = load_run(self.path)
-        scores = validate(model.to(target), [dataset.load(name) for name in dataset.ids("train")[:count]], target)
+        names = own_ids(dataset, model.config.data)[:count]
+        scores = validate(model.to(target), [dataset.load(name) for name in names], target)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("target", "length", "lddt_ca"))
-        writer.writerows((score.target, score.length, f"{score.lddt_ca:.9g}") for score in scores)
+        writer.writerows((score.target, score.length, f"{score.lddt_ca:.9g}") for score in scores or ())
         atomic_write(self.path / TRAIN_SCORES, text.getvalue().encode())
 
     def adapter_bytes(self) -> int:

@@ -250,6 +250,11 @@ class DataConfig(Strict):
     """ESMFold: 75% predicted, 25% from the PDB."""
     overfit: NonNegativeInt = 0
     """Train on the first so many training chains alone, and validate on them: can the model learn these at all?"""
+    train_size: NonNegativeInt = 0
+    """Train on so many of the training chains, drawn over their clusters: one of each before a second one of any. A
+    smaller draw is a part of a larger one. 0: all."""
+    train_draw: NonNegativeInt = 0
+    """Which draw of train_size chains: another number draws others."""
     cluster_sampling: bool = True
     """Draw clusters with equal probability, then a chain of the cluster; False: chains with equal probability."""
 

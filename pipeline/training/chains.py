@@ -56,8 +56,7 @@ class TrainingChains:
 
 def training_chains(dataset: StructureDataset, config: DataConfig) -> TrainingChains:
     """What the configuration says to draw from. Raises DatasetError: nothing to train on."""
-    ids = _train_ids(dataset)
-    own = ChainSource(dataset, ids[: config.overfit] if config.overfit else ids, predicted=False)
+    own = ChainSource(dataset, own_ids(dataset, config), predicted=False)
     if not config.extra:
         return TrainingChains([(own, 1.0)], config.cluster_sampling)
     second = StructureDataset(config.extra)
@@ -69,29 +68,44 @@ def validation_records(dataset: StructureDataset, config: DataConfig, limit: int
     """Return the chains to validate on, at most ``limit`` (0: all): held-out ones spread over their clusters
     (``spread_over_clusters``), or the first training chains of an overfit run."""
     if config.overfit:
-        names = list(_train_ids(dataset)[: config.overfit])
+        names = list(own_ids(dataset, config))
         names = names[:limit] if limit else names
     else:
         names = spread_over_clusters(dataset, dataset.ids("val"), limit)
     return [dataset.load(name) for name in names]
 
 
-def spread_over_clusters(dataset: StructureDataset, names: Sequence[str], limit: int) -> list[str]:
+def spread_over_clusters(dataset: StructureDataset, names: Sequence[str], limit: int, draw: int = 0) -> list[str]:
     """Return ``limit`` of the chains (0: all) in their order, one of each cluster before a second one of any.
 
     Which clusters, and which of their chains, hashes of the sequences decide: neither names nor order matter, and a
-    smaller sample is a part of a larger one.
+    smaller sample is a part of a larger one. Another ``draw`` gives other hashes.
     """
     if not limit or limit >= len(names):
         return list(names)
     sequences, clusters = dataset.column("sequence", names), dataset.column("cluster", names)
-    places = [(hashlib.sha256(sequence.encode()).hexdigest(), i) for i, sequence in enumerate(sequences)]
+    salt = str(draw) if draw else ""
+    places = [(hashlib.sha256((salt + sequence).encode()).hexdigest(), i) for i, sequence in enumerate(sequences)]
     taken: Counter[int] = Counter()
     order = []
     for digest, i in sorted(places):
         order.append((taken[clusters[i]], digest, i))
         taken[clusters[i]] += 1
     return [names[i] for i in sorted(i for *_, i in sorted(order)[:limit])]
+
+
+def own_ids(dataset: StructureDataset, config: DataConfig) -> tuple[str, ...]:
+    """Return the training chains of ``dataset`` that a run draws from, in their order.
+
+    Raises DatasetError: there are none, or fewer than ``train_size``.
+    """
+    ids = _train_ids(dataset)
+    if config.train_size > len(ids):
+        raise DatasetError(
+            f"{dataset.path}: data.train_size = {config.train_size}, and its training split has {len(ids)} chains"
+        )
+    ids = tuple(spread_over_clusters(dataset, ids, config.train_size, config.train_draw))
+    return ids[: config.overfit] if config.overfit else ids
 
 
 def panel_records(path: str) -> list[ProteinRecord]:

@@ -1,0 +1,206 @@
+"""Train a learning curve cell by cell, and write what it says."""
+
+import argparse
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.files.command_line import program
+from data_prep.structure.structure_bytes import atomic_write
+from evaluation.baselines import verdict
+from pipeline.comparison.command import checked_seeds, dataset_with_validation, open_comparison, train_all
+from pipeline.comparison.curve import (
+    FEW,
+    Curve,
+    Outlook,
+    Row,
+    SizedDifference,
+    curve_lines,
+    curve_table,
+    read_cell,
+)
+from pipeline.comparison.results import run_result, target_scores, write_csv
+from pipeline.comparison.variants import USAGE_ERRORS, ComparisonError, Variant, parse_adapters
+from pipeline.config.command import EXIT_FAILED, make_console, run_command, say
+from pipeline.config.progress import duration
+from pipeline.config.schema import RunConfig
+from pipeline.pages.figures import curves_with_spread
+from pipeline.runs.directory import RunDirectory
+from pipeline.training.chains import own_ids
+from pipeline.training.dry_run import estimate
+from pipeline.training.processes import Processes
+from pipeline.training.trial import try_steps, why_not
+
+HOW = (
+    "Each size trains on that many chains, drawn over the clusters of the training split (one of each before a second "
+    "one of any) by hashes of the sequences: the draws of one seed are parts of each other, and another seed draws "
+    "others (subsets.csv). The held-out chains are the same for all. Scores are those after the last step; the best "
+    "model of a size is chosen by the same scores. The copy is of the nearest training chain of the subset. Brackets "
+    f"have 95% bootstrap intervals over seeds and targets, none with fewer than {FEW}."
+)
+
+
+def run(arguments: argparse.Namespace, options: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(lambda given: learning_curve(given, options), arguments, usage_errors=USAGE_ERRORS)
+
+
+def learning_curve(arguments: argparse.Namespace, options: list[str]) -> int:
+    """Train every adapter with every size and seed, and write the curve; returns the exit code."""
+    console, out = make_console(), arguments.out
+    adapters, seeds = parse_adapters(arguments.adapters), checked_seeds(arguments.seeds)
+    dataset = checked_dataset(arguments.data, arguments.sizes)
+    sizes = sorted(arguments.sizes)
+    if arguments.init_from:
+        options = ["--init-from", arguments.init_from, *options]
+    if arguments.forgetting:
+        check_forgetting(arguments.forgetting, dataset)
+        options = ["--training.panel", str(arguments.forgetting), *options]
+    variants = [
+        Variant(adapter, seed, out / "runs" / f"{adapter.folder}_{size}chains_seed{seed}", size)
+        for seed in seeds
+        for size in sizes
+        for adapter in adapters
+    ]
+    configs = [variant.configuration(options) for variant in variants]
+    if not arguments.dry_run:
+        open_comparison(arguments, options, variants[: len(adapters)])
+    say_what_it_takes(variants, configs, arguments.device, console)
+    if arguments.dry_run:
+        return 0
+
+    def finish(variant: Variant) -> str:
+        variant.score_training_chains(dataset, arguments.train_chains, arguments.device)
+        words = verdict(target_scores(variant), variant.baselines())
+        return f"validation lDDT-Calpha {run_result(variant).val_lddt_ca:.4f}: {words}"
+
+    failed = train_all(variants, arguments.data, ["--device", arguments.device, *options], console, finish)
+    done = [variant for variant in variants if variant.is_done()]
+    if not done:
+        say("error: no run was trained to its end")
+        return EXIT_FAILED
+    curve = Curve([read_cell(variant) for variant in done], has_base=bool(configs[0].init.weights))
+    write_subsets(out / "subsets.csv", dataset, dict(zip(variants, configs, strict=True)))
+    for line in write_curve(out, curve, failed):
+        console.print(line)
+    console.print(
+        f"Wrote {out}: learning_curve.html, learning_curve.md, learning_curve.svg, curve.csv, differences.csv, "
+        "outlook.csv, subsets.csv, runs/"
+    )
+    return EXIT_FAILED if failed else 0
+
+
+def checked_dataset(path: Path, sizes: Sequence[int]) -> StructureDataset:
+    """Open the dataset. Raises DatasetError, ComparisonError: no curve of these sizes can be drawn on it."""
+    dataset = StructureDataset(path)
+    chains, train = dataset.ids(), dataset.ids("train")
+    if len(set(dataset.column("cluster", chains))) == 1:
+        raise DatasetError(
+            f"{path}: its {len(chains)} chains are all of one cluster, so that none can be held out: prepare it with a "
+            "higher --identity, or with more distant relatives"
+        )
+    dataset_with_validation(path)
+    if min(sizes) < 1 or len(set(sizes)) < len(sizes):
+        raise ComparisonError(f"--sizes {' '.join(map(str, sizes))}: expected different numbers of chains from 1 on")
+    if max(sizes) > len(train):
+        raise ComparisonError(f"--sizes {max(sizes)}: the training split of {path} has {len(train)} chains")
+    return dataset
+
+
+def check_forgetting(path: Path, dataset: StructureDataset) -> None:
+    """Raise ComparisonError where the forgetting set has a sequence that may be trained on."""
+    forgetting = StructureDataset(path)
+    train = set(dataset.column("sequence", dataset.ids("train")))
+    both = [name for name in forgetting.ids() if forgetting.row(name)["sequence"] in train]
+    if both:
+        raise ComparisonError(
+            f"--forgetting {path}: {len(both)} of its {len(forgetting.ids())} chains are training chains of "
+            f"{dataset.path}, such as {both[0]}: a forgetting set must not be trained on"
+        )
+
+
+def say_what_it_takes(variants: Sequence[Variant], configs: Sequence[RunConfig], device: str, console: Console) -> None:
+    """Print how long the runs that are left will take: from those that are done, or from some steps taken now."""
+    left = [(variant, config) for variant, config in zip(variants, configs, strict=True) if not variant.is_trained()]
+    console.print(f"{len(variants)} runs, {len(variants) - len(left)} done before.")
+    seconds: dict[str, float] = {}
+    for variant in variants:
+        if variant.is_trained():
+            seconds[variant.adapter.name] = float(RunDirectory(variant.path).summary()["seconds_per_step"])
+    total = 0.0
+    for variant, config in left:
+        name = variant.adapter.name
+        if name not in seconds:
+            measured = _measured(config, device)
+            if isinstance(measured, str):
+                console.print(f"What they take is not measured here: {measured}.")
+                return
+            seconds[name] = measured
+        total += seconds[name] * config.training.max_steps
+    if left:
+        steps = ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items())
+        console.print(f"A step takes: {steps}. All that is left: {duration(total)}, validation not counted.")
+
+
+def _measured(config: RunConfig, device: str) -> float | str:
+    """Seconds of a step; or why they cannot be measured."""
+    processes = Processes(config)
+    try:
+        reason = why_not(estimate(config), processes.device)
+        trial = None if reason else try_steps(config, processes)
+    finally:
+        processes.close()
+    return (reason or f"the memory of {device} does not suffice for a step") if trial is None else trial.seconds
+
+
+def write_subsets(path: Path, dataset: StructureDataset, variants: Mapping[Variant, RunConfig]) -> None:
+    """Write which chains each size and seed trains on."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("seed", "size", "chain", "cluster"))
+    draws = {(variant.seed, variant.size): own_ids(dataset, config.data) for variant, config in variants.items()}
+    for (seed, size), names in sorted(draws.items()):
+        clusters = dataset.column("cluster", names)
+        writer.writerows((seed, size, name, cluster) for name, cluster in zip(names, clusters, strict=True))
+    atomic_write(path, text.getvalue().encode())
+
+
+def write_curve(out: Path, curve: Curve, failed: Mapping[str, str]) -> list[str]:
+    """Write tables, figure and page; returns the sentences that say what came out."""
+    said = [curve.verdict(size) for size in curve.sizes]
+    said += [curve.outlook_in_words(adapter) for adapter in curve.adapters]
+    said += [f"Failed: {name}: {problem}" for name, problem in failed.items()]
+    table, figure = (
+        curve_table(curve),
+        curves_with_spread(curve_lines(curve), "training structures", "held-out lDDT-Cα"),
+    )
+    write_csv(out / "curve.csv", Row, curve.rows())
+    write_csv(out / "differences.csv", SizedDifference, curve.differences())
+    write_csv(out / "outlook.csv", Outlook, [curve.outlook(adapter) for adapter in curve.adapters])
+    atomic_write(out / "learning_curve.svg", figure.encode())
+    sentences = "\n".join(f"- {line}" for line in said)
+    text = f"# Learning curve\n\n{sentences}\n\n{table}\n{HOW}\n\nWritten by {program()}.\n"
+    atomic_write(out / "learning_curve.md", text.encode())
+    atomic_write(out / "learning_curve.html", _page(said, figure, table).encode())
+    return said
+
+
+def _page(said: Sequence[str], figure: str, table: str) -> str:
+    heading, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    sentences = "".join(f"<li>{html.escape(line)}</li>" for line in said)
+    lines = [row(heading, "th"), *(row(cells, "td") for cells in rows)]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Learning curve</title>'
+        "<style>body{font:15px sans-serif;max-width:70em;margin:2em auto}td,th{padding:2px 8px;text-align:left}</style>"
+        f"</head><body><h1>Learning curve</h1><ul>{sentences}</ul>{figure}<table>{''.join(lines)}</table>"
+        f"<p>{html.escape(HOW)}</p><p>Written by {program()}.</p></body></html>\n"
+    )
