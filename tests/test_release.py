@@ -14,7 +14,8 @@ from pipeline.__main__ import COMMANDS as OF_THE_CONSOLE
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
     "pipeline.prepare", "pipeline.train", "pipeline.predict", "pipeline.export", "pipeline.weights", "pipeline.demo",
-    "pipeline.compare", "pipeline.learning_curve", "pipeline.nlu", "pipeline.sft", "pipeline.dpo", "pipeline.lm_compare",
+    "pipeline.compare", "pipeline.learning_curve", "pipeline.nlu", "pipeline.sft", "pipeline.dpo",
+    "pipeline.lm_compare",
     "pipeline.mtbench", "pipeline.demo_weights", "evaluation.lddt", "evaluation.compare",
 )  # fmt: skip
 

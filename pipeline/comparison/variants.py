@@ -12,8 +12,8 @@ from pathlib import Path
 import lorta.config
 from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.bounded_reading import read_json
-from data_prep.files.workers import handled_by
 from data_prep.files.errors import UserError
+from data_prep.files.workers import handled_by
 from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, read_baselines
 from pipeline.config.command import EXIT_INTERRUPTED, child_environment
