@@ -120,6 +120,20 @@ def test_more_steps_are_taken_and_all_that_follows_is_made_again(finished, confi
         assert json.loads((results / "preds" / arm / "seed0" / "predictions.json").read_text())["step"] == 3
 
 
+@pytest.mark.slow
+def test_a_learning_curve_in_jobs(finished):
+    """One size, two adapters: a job for each, and one that writes what they say."""
+    options = [*SMALL, "--train-chains", "1"]
+    values = {"data": "results/dataset", "out": "curves", "sizes": [2], "adapters": ["none", "lorta:1"], "seeds": [0]}
+    (finished / "curve.yaml").write_text(yaml.safe_dump(values | {"options": options}))
+    words = ("-s", WORKFLOWS / "curve.smk", "--configfile", finished / "curve.yaml", "--cores", "2")
+    snakemake(*words, cwd=finished)
+    text = (finished / "curves" / "curve" / "learning_curve.md").read_text()
+    assert "| 2 | none |" in text and "| 2 | lorta:1 |" in text
+    assert (finished / "curves" / "logs" / "curve.log").read_text().count("done before\n") == 2
+    assert "Nothing to be done" in snakemake(*words, "--dry-run", cwd=finished)
+
+
 @pytest.mark.parametrize("profile", ["local", "slurm"])
 def test_profiles_are_accepted(profile, config):
     if profile == "slurm":
