@@ -4,6 +4,6 @@
 def __getattr__(name: str) -> str:
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from data_prep.files.release import release
+    from data_prep.files.command_line import release
 
     return release()

@@ -25,7 +25,7 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and os.path.realpath(sys.p
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from data_prep.files.release import release
+        from data_prep.files.command_line import release
 
         return release()
     if name not in __all__:

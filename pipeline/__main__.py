@@ -4,7 +4,7 @@ import difflib
 import runpy
 import sys
 
-from data_prep.files.release import program
+from data_prep.files.command_line import program
 
 COMMANDS = {
     "prepare": ("pipeline.prepare", "structure files to a dataset"),

@@ -19,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.files.release import add_version_option, program
+from data_prep.files.command_line import add_version_option, program
 
 if TYPE_CHECKING:
     from rich.console import Console

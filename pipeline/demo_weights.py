@@ -6,7 +6,7 @@ python -m pipeline.demo_weights
 import argparse
 import sys
 
-from data_prep.files.release import add_version_option
+from data_prep.files.command_line import add_version_option
 
 
 def parser() -> argparse.ArgumentParser:

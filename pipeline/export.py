@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.files.release import add_version_option
+from data_prep.files.command_line import add_version_option
 from pipeline.config.command import add_checkpoint_option
 
 

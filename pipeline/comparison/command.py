@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from data_prep.dataset.store import DatasetError, StructureDataset
-from data_prep.files.release import program
-from data_prep.structure.structure_bytes import atomic_write
+from data_prep.files.atomic import write_text
+from data_prep.files.command_line import program
 from evaluation.baselines import verdict, write_baselines
 from pipeline.comparison.alpha import FIRST, Trial, best, judge, search
 from pipeline.comparison.directory import open_directory
@@ -144,13 +144,13 @@ def write_comparison(out: Path, variants: Sequence[Variant], reference: str, fai
     table = markdown_table(results, differences, baselines)
     text = table + "".join(f"\nFailed: {name}: {problem}\n" for name, problem in failed.items())
     text += f"\nWritten by {program()}.\n"
-    atomic_write(out / "comparison.md", text.encode())
+    write_text(out / "comparison.md", text)
     figure = curves_with_spread(lines, "step", "validation lDDT-Cα")
-    atomic_write(out / "curves.svg", figure.encode())
+    write_text(out / "curves.svg", figure)
     dots: dict[str, list[float]] = {}
     for result in results:
         dots.setdefault(f"{result.adapter}\n{result.stem_parameters:,} parameters", []).append(result.val_lddt_ca)
-    atomic_write(out / "scores.svg", dots_by_name(dots, "validation lDDT-Cα, a dot per seed").encode())
+    write_text(out / "scores.svg", dots_by_name(dots, "validation lDDT-Cα, a dot per seed"))
     return table
 
 

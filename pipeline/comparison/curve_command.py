@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.files.atomic import write_text
 from data_prep.files.command_line import program
-from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import verdict
 from pipeline.comparison.command import checked_seeds, dataset_with_validation, open_comparison, train_all
 from pipeline.comparison.curve import (
@@ -167,7 +167,7 @@ def write_subsets(path: Path, dataset: StructureDataset, variants: Mapping[Varia
     for (seed, size), names in sorted(draws.items()):
         clusters = dataset.column("cluster", names)
         writer.writerows((seed, size, name, cluster) for name, cluster in zip(names, clusters, strict=True))
-    atomic_write(path, text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def write_curve(out: Path, curve: Curve, failed: Mapping[str, str]) -> list[str]:
@@ -182,11 +182,11 @@ def write_curve(out: Path, curve: Curve, failed: Mapping[str, str]) -> list[str]
     write_csv(out / "curve.csv", Row, curve.rows())
     write_csv(out / "differences.csv", SizedDifference, curve.differences())
     write_csv(out / "outlook.csv", Outlook, [curve.outlook(adapter) for adapter in curve.adapters])
-    atomic_write(out / "learning_curve.svg", figure.encode())
+    write_text(out / "learning_curve.svg", figure)
     sentences = "\n".join(f"- {line}" for line in said)
     text = f"# Learning curve\n\n{sentences}\n\n{table}\n{HOW}\n\nWritten by {program()}.\n"
-    atomic_write(out / "learning_curve.md", text.encode())
-    atomic_write(out / "learning_curve.html", _page(said, figure, table).encode())
+    write_text(out / "learning_curve.md", text)
+    write_text(out / "learning_curve.html", _page(said, figure, table))
     return said
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.checksums import sha256
-from data_prep.structure.structure_bytes import atomic_write
 from pipeline.comparison.variants import ComparisonError
 from pipeline.config.layers import dotted_layer, dotted_values
 from pipeline.config.schema import RunConfig
@@ -49,7 +49,7 @@ def open_directory(
     note = out / SETTINGS
     if not note.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        atomic_write(note, (json.dumps({**wanted, "options": list(options)}, indent=1) + "\n").encode())
+        write_text(note, json.dumps({**wanted, "options": list(options)}, indent=1) + "\n")
         return
     try:
         found = dict(read_json(note))

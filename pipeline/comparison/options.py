@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.files.release import add_version_option
+from data_prep.files.command_line import add_version_option
 
 
 def add_options(p: argparse.ArgumentParser, adapters: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.structure.structure_bytes import atomic_write
+from data_prep.files.atomic import write_text
 from evaluation.baselines import Baseline, Standing, means_in_words, standing
 from evaluation.statistics import crossed_interval
 from pipeline.comparison.variants import TRAIN_SCORES, Variant
@@ -189,7 +189,7 @@ def write_csv(path: Path, kind: type, rows: Sequence[Any]) -> None:
     for row in rows:
         values = asdict(row).items()
         writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else _short(v) for k, v in values})
-    atomic_write(path, text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def _short(value: object) -> object:

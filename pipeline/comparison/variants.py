@@ -11,10 +11,10 @@ from pathlib import Path
 
 import lorta.config
 from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.errors import UserError
 from data_prep.files.workers import handled_by
-from data_prep.structure.structure_bytes import atomic_write
 from evaluation.baselines import Baseline, read_baselines
 from pipeline.config.command import EXIT_INTERRUPTED, child_environment
 from pipeline.config.device import pick_device
@@ -172,7 +172,7 @@ class Variant:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("target", "length", "lddt_ca"))
         writer.writerows((score.target, score.length, f"{score.lddt_ca:.9g}") for score in scores or ())
-        atomic_write(self.path / TRAIN_SCORES, text.getvalue().encode())
+        write_text(self.path / TRAIN_SCORES, text.getvalue())
 
     def adapter_bytes(self) -> int:
         """Size of the adapter alone on disk; 0 without one."""
