@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from data_prep.files.atomic import writing_path
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.release import program
 
@@ -101,20 +102,15 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
     Raises OSError; a full disk is one too.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's other files: safetensors' own are the owner's alone
-        save_file(content, temporary, metadata={"tool": program(), **(metadata or {})})
-        temporary.chmod(mode)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with writing_path(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the user's other files: safetensors' own are the owner's alone
+            save_file(content, temporary, metadata={"tool": program(), **(metadata or {})})
+            temporary.chmod(mode)
     except SafetensorError as error:
         # safetensors has errors of its own for everything; the system's number is only in their text.
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
