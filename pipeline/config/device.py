@@ -45,49 +45,24 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that this process can still take on ``device``: of the system, its control group and ``ulimit -v``."""
+    """Bytes that this process can still take on ``device``: of the system, and of its control groups (version 2), by
+    which containers and batch systems limit it."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    return min([psutil.virtual_memory().available, *_group_limits(), *_process_limits()])
-
-
-def _group_limits() -> list[int]:
-    """What the control groups of this process (containers, batch systems) leave: version 2, then 1."""
-    found = []
+    free = [psutil.virtual_memory().available]
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                root, files = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                root = Path("/sys/fs/cgroup/memory")
-                files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            else:
-                continue
-            own = root / path.lstrip("/")
-            for folder in (own, *own.parents):
-                if not folder.is_relative_to(root):
-                    break
-                found += _left_in(folder, *files)
-    return found
+            if line.startswith("0::"):
+                own = Path("/sys/fs/cgroup", line[3:].lstrip("/"))
+                free += [left for group in (own, *own.parents) if (left := _left_in(group)) is not None]
+    return min(free)
 
 
-def _left_in(folder: Path, limit_file: str, used_file: str, cache_line: str) -> list[int]:
+def _left_in(group: Path) -> int | None:
     try:
-        limit, used = (folder / limit_file).read_text().strip(), int((folder / used_file).read_text())
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return []
-    if limit == "max":
-        return []
-    return [max(0, int(limit) - used + int(statistics.get(cache_line, 0)))]  # the file cache can be dropped
-
-
-def _process_limits() -> list[int]:
-    if sys.platform == "win32":
-        return []
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - psutil.Process().memory_info().vms)]
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(statistics["inactive_file"]))  # the file cache can be dropped
+    except (OSError, ValueError, KeyError):  # not a group, or one whose limit is "max"
+        return None

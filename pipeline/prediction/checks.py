@@ -102,13 +102,13 @@ def find_clashes(atom14: np.ndarray, aatype: np.ndarray, bonded: np.ndarray) -> 
     ``losses.violation``, whose list of pairs would fill the memory where a model puts all atoms in one place, this only
     counts.
     """
-    residue, slot = np.nonzero(RESTYPE_ATOM14_MASK[aatype])
-    points = torch.from_numpy(atom14[residue, slot])
-    radius = torch.from_numpy(_RADIUS[aatype[residue], slot].astype(np.float32))
-    sulfur = torch.from_numpy((slot == _SG) & (aatype[residue] == _CYSTEINE))
-    bonds_onward = np.append(bonded, False)[residue] & (slot == _C)
-    partner = torch.from_numpy(np.where(bonds_onward, residue + 1, -1))  # the residue whose N is bonded to this C
-    residue, nitrogen = torch.from_numpy(residue), torch.from_numpy(slot == _N)
+    own, slot = np.nonzero(RESTYPE_ATOM14_MASK[aatype])
+    points = torch.from_numpy(atom14[own, slot])
+    radius = torch.from_numpy(_RADIUS[aatype[own], slot].astype(np.float32))
+    sulfur = torch.from_numpy((slot == _SG) & (aatype[own] == _CYSTEINE))
+    bonds_onward = np.append(bonded, False)[own] & (slot == _C)
+    partner = torch.from_numpy(np.where(bonds_onward, own + 1, -1))  # the residue whose N is bonded to this C
+    residue, nitrogen = torch.from_numpy(own), torch.from_numpy(slot == _N)
     total, step = 0, max(1, _SEARCH_PAIRS // max(1, len(points)))
     clashing = torch.zeros(len(aatype), dtype=torch.bool)
     for start in range(0, len(points), step):

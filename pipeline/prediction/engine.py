@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -319,7 +320,8 @@ def _run_processes(plan: Plan, groups: dict[str, list[Query]], firsts: list[Quer
         for device in plan.devices:
             start(device)
         while open_of:
-            for connection in wait(list(open_of)):
+            for ready in wait(list(open_of)):
+                connection = cast(Connection, ready)
                 peer = open_of[connection]
                 try:
                     message = connection.recv()

@@ -17,9 +17,9 @@ from gemmi import cif
 
 from data_prep.files.atomic import write_bytes
 from data_prep.files.command_line import program, release
-from data_prep.structure.io import write_pdb
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import ATOM_TYPES, RESNAMES, sequence_to_aatype
+from data_prep.structure.writers import format_pdb
 from pipeline.prediction.checks import AlignedError
 from pipeline.prediction.fold import Prediction, PredictionError
 
@@ -62,7 +62,7 @@ def write_files(out: Path, prediction: Prediction, file_format: Format, model: s
             write_bytes(path, format_modelcif(prediction, model))
         else:
             try:
-                write_predicted_pdb(path, prediction.records)
+                write_bytes(path, format_predicted_pdb(name, prediction.records))
             except ValueError as error:
                 if file_format == "pdb":
                     raise PredictionError(f"{error}: give --format mmcif") from error
@@ -81,18 +81,18 @@ def format_aligned_error(error: AlignedError) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def write_predicted_pdb(path: Path, chains: Sequence[ProteinRecord]) -> None:
-    """Write chains as a PDB file that every program reads: not all of them know letters in place of high numbers.
+def format_predicted_pdb(name: str, chains: Sequence[ProteinRecord]) -> bytes:
+    """Return chains as a PDB file that every program reads: not all of them know letters in place of high numbers.
 
     Raises:
-        ValueError: more than such a file can hold; nothing is written.
+        ValueError: more than such a file can hold.
     """
     last = max(int(chain.auth_seq_id.max()) for chain in chains)
     lines = sum(int(chain.atom37_mask.sum()) + 1 for chain in chains)
     for what, number, limit in (("residue", last, PDB_RESIDUES), ("atom", lines, PDB_LINES)):
         if number > limit:
-            raise ValueError(f"{path.stem}: {what} {number} does not fit a PDB file, which ends at {limit}")
-    write_pdb(path, chains, program())
+            raise ValueError(f"{name}: {what} {number} does not fit a PDB file, which ends at {limit}")
+    return format_pdb(name, chains, program())
 
 
 def format_modelcif(prediction: Prediction, model: str) -> bytes:
@@ -112,8 +112,11 @@ def format_modelcif(prediction: Prediction, model: str) -> bytes:
     _add(block, "struct", [name, title, "computational"], "entry_id title pdbx_structure_determination_methodology")
     _add(block, "audit_conform", ["mmcif_ma.dic", DICTIONARY], "dict_name dict_version")
 
-    programs = [("lorta-fold", "model building", "folding of protein sequences", release(), None)]
-    steps, results = [("prediction", model)], [(name, "model coordinates", None)]
+    programs: list[tuple[str | None, ...]] = [
+        ("lorta-fold", "model building", "folding of protein sequences", release(), None)
+    ]
+    steps = [("prediction", model)]
+    results: list[tuple[str, str, str | None]] = [(name, "model coordinates", None)]
     if prediction.relaxed_by:
         relaxer, version = prediction.relaxed_by.rsplit(" ", 1)
         programs.append((relaxer, "refinement", "molecular mechanics", version, "https://openmm.org"))

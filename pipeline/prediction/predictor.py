@@ -10,7 +10,7 @@ from data_prep.files.atomic import write_bytes
 from data_prep.structure.record import ProteinRecord
 from pipeline.config.device import free_bytes, is_out_of_memory, pick_device
 from pipeline.prediction.engine import SHARE, bytes_needed, size_text
-from pipeline.prediction.files import format_aligned_error, format_modelcif, write_predicted_pdb
+from pipeline.prediction.files import format_aligned_error, format_modelcif, format_predicted_pdb
 from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.loading import Loaded, Source, load
 from pipeline.prediction.relaxation import relax
@@ -27,6 +27,11 @@ class Structure:
     """Everything the model and the checks said."""
     model: str
     """What files say of the model: one line on its weights."""
+
+    def __repr__(self) -> str:
+        query = self.prediction.query
+        chains = f" in {len(query.chains)} chains" if len(query.chains) > 1 else ""
+        return f"Structure({query.name}: {query.length} residues{chains}, mean pLDDT {self.mean_plddt:.1f})"
 
     @property
     def sequence(self) -> str:
@@ -81,6 +86,10 @@ class Structure:
         """
         return Structure(relax(self.prediction), self.model)
 
+    def to_pdb(self) -> str:
+        """Return the text of a PDB file, as viewers take it. Raises ValueError for more than such a file can hold."""
+        return format_predicted_pdb(self.prediction.query.name, self.chains).decode()
+
     def save(self, path: str | Path) -> Path:
         """Write ``.pdb``, ``.cif`` (ModelCIF) or ``.json`` (aligned error), told by the ending; returns the path.
 
@@ -89,7 +98,7 @@ class Structure:
         """
         path = Path(path)
         if path.suffix == ".pdb":
-            write_predicted_pdb(path, self.chains)
+            write_bytes(path, format_predicted_pdb(path.stem, self.chains))
         elif path.suffix == ".cif":
             write_bytes(path, format_modelcif(self.prediction, self.model))
         elif path.suffix == ".json":
@@ -107,6 +116,9 @@ class Predictor:
 
     loaded: Loaded
     device: torch.device
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.description}; on {self.device})"
 
     @property
     def description(self) -> str:

@@ -100,9 +100,10 @@ def page_bytes(residues: int, relaxed: bool, error: bool) -> int:
 
 def structure_detail(name: str, prediction: Prediction, relaxed: Prediction | None) -> StructureDetail:
     """The detail of a structure that was folded just now."""
-    error = prediction.error and _error_map(prediction.error.pae, prediction.error.largest)
+    error = None if prediction.error is None else _error_map(prediction.error.pae, prediction.error.largest)
     atoms, residues = _backbone(prediction.records)
-    return StructureDetail(name, atoms, residues, relaxed and _backbone(relaxed.records)[0], error)
+    moved = None if relaxed is None else _backbone(relaxed.records)[0]
+    return StructureDetail(name, atoms, residues, moved, error)
 
 
 def write_report(

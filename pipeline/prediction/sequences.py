@@ -119,7 +119,9 @@ def link(query: Query) -> Linked:
 
     A chain's own numbering is kept, so that its gaps stay; the linker goes on from its last residue.
     """
-    aatype, index, chain = [], [], []
+    aatype: list[np.ndarray] = []
+    index: list[np.ndarray] = []
+    chain: list[np.ndarray] = []
     first = 0
     for number, (sequence, own) in enumerate(zip(query.chains, query.residue_index, strict=True)):
         if number:
@@ -219,8 +221,8 @@ def read_fasta(path: Path) -> list[Query | Rejected]:
         taken.add(unique.lower())
         shown = header if len(header) <= MAX_HEADER else header[: MAX_HEADER - 3] + "..."
         records.append(single_chain(unique, raw, shown))
-    if all(isinstance(record, Rejected) for record in records):
-        first = records[0]
+    first = records[0]
+    if isinstance(first, Rejected) and all(isinstance(record, Rejected) for record in records):
         shown = f"{first.header[:_SHOWN]!r}: {first.reason}"
         raise InputError(f"{path}: none of its {len(records)} records can be folded; the first, {shown}")
     return records

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -24,6 +25,8 @@ def test_same_as_the_command(predict, fasta, run_path, tmp_path):
     out = predict(fasta(a=SEQUENCE))
     structure = pipeline.load_run(run_path, device="cpu").fold(SEQUENCE.lower(), name="a")
     assert structure.save(tmp_path / "a.pdb").read_bytes() == (out / "a.pdb").read_bytes()
+    assert structure.to_pdb().encode() == (out / "a.pdb").read_bytes()
+    assert re.fullmatch(r"Structure\(a: 22 residues, mean pLDDT \d+\.\d\)", repr(structure))
     assert structure.save(tmp_path / "a.cif").read_bytes() == (out / "a.cif").read_bytes()
     (row,) = rows(out)
     assert structure.mean_plddt == pytest.approx(float(row["mean_plddt"]), abs=0.006)
@@ -50,6 +53,7 @@ def test_a_complex_of_a_published_model(weights_path, tmp_path):
     (document,) = json.loads(structure.save(tmp_path / "x.json").read_text())
     np.testing.assert_array_equal(document["predicted_aligned_error"], np.rint(structure.pae))
     assert model.description.startswith("esmfold_v1: 2 blocks")
+    assert repr(model) == f"Predictor({model.description}; on cpu)" and "13 residues in 2 chains" in repr(structure)
 
 
 def test_memory_that_ends_is_one_line(run_path, monkeypatch):
