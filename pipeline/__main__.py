@@ -22,7 +22,7 @@ COMMANDS = {
     "sft": ("pipeline.sft", "language models: instruction tuning"),
     "dpo": ("pipeline.dpo", "language models: preference tuning"),
     "lm-compare": ("pipeline.lm_compare", "language models: a table of methods, tasks and seeds"),
-    "mtbench": ("pipeline.mtbench", "language models: answers to MT-Bench and their judgement"),
+    "mtbench": ("pipeline.mtbench", "language models: answers to MT-Bench"),
 }
 """Name -> module and what it does."""
 

@@ -6,7 +6,7 @@ python -m pipeline.sft --model meta-llama/Llama-2-7b-hf --data alpaca.json --ada
 import argparse
 import sys
 
-from pipeline.lm.command_line import add_stage_options, run_causal_stage, stage_parser
+from pipeline.lm.command import FIELD, run_stage, stage_parser
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,24 +14,24 @@ def parser() -> argparse.ArgumentParser:
     p = stage_parser(
         "sft",
         "Tune a causal language model on instructions.\n\n"
+        "Examples have instruction, input and output (Alpaca); or prompt and completion; or messages (the last answer\n"
+        "is the completion); or text. Files: JSON, JSONL, Parquet, CSV.",
         "examples:\n"
         "  python -m pipeline.sft --model meta-llama/Llama-2-7b-hf --data alpaca.json --rank 48 --out RUN\n"
         "  python -m pipeline.sft --preset paper-alpaca --rank 96 --out RUN\n"
         "  python -m pipeline.sft --init-config tiny-llama --data alpaca.json --max-steps 50 --out RUN\n"
-        "  python -m pipeline.sft --model DIR --data chats.jsonl --loss-on all --four-bit --out RUN\n\n"
-        "Examples have instruction, input and output (Alpaca); or prompt and completion; or messages (the last answer\n"
-        "is the completion); or text. Files: JSON, JSONL, Parquet, CSV.",
+        "  python -m pipeline.sft --model DIR --data chats.jsonl --loss-on all --four-bit --out RUN",
     )
-    p.add_argument("--loss-on", choices=["completion", "all"], help="tokens that the loss counts (default completion)")
-    p.add_argument("--seed", type=int)
-    add_stage_options(p, "sft")
+    p.add_argument(
+        "--loss-on", dest=f"{FIELD}loss_on", choices=["completion", "all"],
+        help="tokens that the loss counts (default completion)",
+    )  # fmt: skip
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    arguments, dotted = parser().parse_known_args(argv)
-    return run_causal_stage("sft", arguments, dotted)
+    return run_stage("sft", parser(), argv)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 import lorta
 import lorta.config
+from data_prep.files.errors import UserError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -29,7 +30,7 @@ TRUNK_METHODS = ("none", "full", *lorta.config.WEIGHT_METHODS)
 """What ``trunk_adapter.method`` can be: the trunk's fused operations take updates of weights, not inserted modules."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be used; the message is one line that names the field."""
 
 

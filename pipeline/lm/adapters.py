@@ -12,8 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import lorta
+from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json
-from data_prep.structure.structure_bytes import atomic_write
 from pipeline.config.schema import ConfigError
 from pipeline.folding.tensor_files import write_tensors
 from pipeline.lm.errors import one_line
@@ -114,5 +114,5 @@ def export_as_lora(model: peft.PeftModel, saved: Path, directory: Path) -> Path:
     write_tensors(directory / "adapter_model.safetensors", tensors, {"format": "pt"})
     document = read_json(directory / "adapter_config.json")
     document |= {"task_type": config["task_type"], "modules_to_save": names or None}
-    atomic_write(directory / "adapter_config.json", (json.dumps(document, indent=1) + "\n").encode())
+    write_text(directory / "adapter_config.json", json.dumps(document, indent=1) + "\n")
     return directory

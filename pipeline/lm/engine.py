@@ -1,6 +1,6 @@
 """What every stage does around a trainer of Hugging Face: arguments, progress, tables, interruption, resuming.
 
-Checkpoints are the trainer's own (``RUN/checkpoints/checkpoint-N``), with checksums (``checkpoints``): weights as
+Checkpoints are the trainer's own (``RUN/checkpoints/checkpoint-N``), with checksums: weights as
 safetensors; the state of optimizer, schedule and random generators as ``.pt`` and ``.pth`` files, which are pickles:
 transformers reads them with ``weights_only=True`` and an allow-list, so that nothing in them is run.
 """
@@ -18,16 +18,15 @@ from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 import lorta
-from data_prep.structure.structure_bytes import atomic_write
+from data_prep.files.atomic import write_text
 from pipeline.config.device import is_out_of_memory, memory_in_use, pick_device
 from pipeline.config.layers import config_file_text, to_toml
 from pipeline.config.progress import ProgressOfSteps, interruptible
 from pipeline.config.schema import ConfigError
-from pipeline.lm.checkpoints import newest_whole, seal
 from pipeline.lm.errors import InputError, StageFailed
-from pipeline.lm.run import LanguageRun, first_difference
+from pipeline.lm.results import csv_text
+from pipeline.lm.run import LanguageRun, first_difference, newest_whole, seal
 from pipeline.lm.settings import StageConfig, TrainingSettings
-from pipeline.lm.tables import csv_text
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -202,7 +201,7 @@ def write_tables(run: LanguageRun, history: Sequence[dict[str, Any]]) -> None:
     losses = [{key: row[key] for key in row if key not in NOT_RESUMED} for row in history if "loss" in row]
     for file, rows in ((run.metrics_file, losses), (run.evaluations_file, evaluations(history))):
         # Checkpoints keep the history with sorted keys, so the order of the columns must not come from it.
-        atomic_write(file, csv_text(rows, first=(*FIRST, *sorted({key for row in rows for key in row}))))
+        write_text(file, csv_text(rows, first=(*FIRST, *sorted({key for row in rows for key in row}))))
 
 
 def best_row(rows: Sequence[dict[str, Any]], metric: str, greater: bool) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""What can go wrong in the language-model stages, as one-line errors; and the check for the extra."""
+"""One-line errors of the language-model stages; names on the Hugging Face hub; the check for the extra."""
 
 import errno
 import os
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+from data_prep.files.errors import RunError, UserError
 
 EXTRA = ("transformers", "peft", "trl", "datasets")
 """Packages of the extra ``lm``, by import name."""
@@ -15,11 +19,15 @@ LONGEST_REASON = 300
 """Characters of a library's message that are shown."""
 
 
-class InputError(ValueError):
+PROBE_SECONDS = 5.0
+"""How long the hub may take to answer."""
+
+
+class InputError(UserError):
     """A file, a hub name, a model or a run directory that cannot be used; the message is one line."""
 
 
-class StageFailed(RuntimeError):
+class StageFailed(RunError):
     """A run that started and cannot go on; the message is one line."""
 
 
@@ -58,3 +66,56 @@ def require_extra(command: str) -> None:
             f"{command} needs {', '.join(missing)}, which this environment lacks: "
             'pip install -c constraints.txt -e ".[lm]"'
         )
+
+
+def is_local(name: str) -> bool:
+    """Whether ``name`` is a file or directory here. Raises InputError for what can only be a path and is none."""
+    if os.path.exists(name):  # False, and no error, for what no file system takes
+        return True
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise InputError(f"{name}: no such file or directory")
+    return False
+
+
+def ask_hub() -> bool:
+    """Whether the hub can be asked; when it does not answer, Hugging Face's libraries are told to use their cache.
+
+    Their own retries without a network take minutes.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        constants.HF_HUB_OFFLINE = True
+        return False
+    return True
+
+
+@contextmanager
+def named(name: str, kind: str) -> Iterator[None]:
+    """Run a loader of Hugging Face's for ``name``; its failure is one InputError that says what to do.
+
+    Args:
+        name: hub name or path.
+        kind: what it is, for the message: model, tokenizer, dataset.
+    """
+    local = is_local(name)
+    online = local or ask_hub()
+    try:
+        yield
+    except Exception as error:
+        # An unknown name, no network and damaged files end in exceptions of any class of four libraries.
+        if local:
+            raise InputError(f"{name}: the {kind} in it cannot be read: {one_line(error)}") from error
+        if not online:
+            raise InputError(
+                f"{kind} {name!r}: the hub cannot be reached and the cache does not have it: give a local directory or "
+                "file, or download it where there is a network (hf download) and set HF_HOME"
+            ) from error
+        raise InputError(f"{kind} {name!r}: the hub does not give it: {one_line(error)}") from error

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from trl.data_utils import extract_prompt
+
 from pipeline.lm.errors import InputError
 from pipeline.lm.records import Record
 from pipeline.lm.settings import PairDataSettings
@@ -122,12 +124,10 @@ def preference_example(record: Record) -> Record:
         chosen, rejected = messages(chosen), messages(rejected)
         if isinstance(record.get("prompt"), list):
             return {"prompt": messages(record["prompt"]), "chosen": chosen, "rejected": rejected}
-        shared = 0  # whole conversations: the prompt is what both begin with
-        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-            shared += 1
-        if not shared:
+        whole = extract_prompt({"chosen": chosen, "rejected": rejected})  # conversations: what both begin with
+        if not whole["prompt"]:
             raise ValueError("chosen and rejected are conversations that do not begin alike, and there is no prompt")
-        return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
+        return whole
     if "instruction" in record:  # LLaMA-Factory's other form
         return {"prompt": _instruction(record, "input"), **{key: _text(record, key) for key in ("chosen", "rejected")}}
     if not {"prompt", "question", "input"} & set(record):

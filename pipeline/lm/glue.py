@@ -1,29 +1,38 @@
 """GLUE tasks: columns, labels and the metric of each, from the official TSV files or the hub."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.config.schema import ConfigError
-from pipeline.lm.errors import InputError
-from pipeline.lm.hub import is_local
-from pipeline.lm.metrics import accuracy, matthews, pearson
-from pipeline.lm.records import (
-    SUFFIXES,
-    Record,
-    limited,
-    load_split,
-    read_delimited,
-    read_records,
-    read_text,
-    split_file,
-    split_off,
-)
+from pipeline.lm.errors import InputError, is_local
+from pipeline.lm.records import SUFFIXES, Record, split_file, train_and_validation
 from pipeline.lm.settings import DataSettings
 
 HUB_NAME = "nyu-mll/glue"
+
+
+def accuracy(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Share of equal class numbers; both [n]."""
+    return float(np.mean(predicted == true))
+
+
+def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Matthews correlation of two classes 0 and 1; both [n]. 0 where one side has a single class, as scikit-learn."""
+    predicted, true = predicted.astype(bool), true.astype(bool)
+    tp, tn = np.sum(predicted & true), np.sum(~predicted & ~true)
+    fp, fn = np.sum(predicted & ~true), np.sum(~predicted & true)
+    product = float(tp + fp) * float(tp + fn) * float(tn + fp) * float(tn + fn)
+    return float((float(tp) * tn - float(fp) * fn) / np.sqrt(product)) if product else 0.0
+
+
+def pearson(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Pearson correlation; both [n]. 0 where one side is constant: a collapsed model predicts one number."""
+    a, b = predicted - predicted.mean(dtype=np.float64), true - true.mean(dtype=np.float64)
+    norm = np.sqrt(np.sum(a * a) * np.sum(b * b))
+    return float(np.sum(a * b) / norm) if norm > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -111,26 +120,13 @@ def to_example(task: Task, record: Record, where: str) -> Example:
     return Example(values, number)
 
 
-def _examples(task: Task, records: Sequence[Record], source: str) -> list[Example]:
-    return [to_example(task, record, f"{source}, example {number}") for number, record in enumerate(records, 1)]
-
-
-def _from_file(task: Task, file: Path) -> list[Example]:
-    if task.header is not None and file.suffix == ".tsv":
-        records = read_delimited(file, read_text(file), "\t", task.header)
-    else:
-        records = read_records(file)
-    return _examples(task, records, str(file))
-
-
 def _task_folder(task: Task, folder: Path) -> Path:
     """``folder``, or the directory of the task in it; whichever has the training examples."""
-    if split_file(folder, "train"):
-        return folder
-    for child in sorted(folder.iterdir()):
-        named = child.is_dir() and child.name.lower() in (task.folder.lower(), task.folder.lower().replace("-", ""))
-        if named and split_file(child, "train"):
-            return child
+    names = (task.folder.lower(), task.folder.lower().replace("-", ""))
+    inner = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.name.lower() in names]
+    for candidate in (folder, *inner):
+        if split_file(candidate, "train"):
+            return candidate
     raise InputError(f"{folder}: no train.* ({', '.join(SUFFIXES)}) in it, nor in a directory {task.folder}")
 
 
@@ -139,31 +135,12 @@ def load_task(name: str, data: DataSettings) -> tuple[list[Example], list[Exampl
 
     Raises ConfigError, InputError.
     """
-    task = find_task(name)
-    source = data.train or HUB_NAME
-    held_out: list[Example] | None = None
-    if is_local(source):
-        path = Path(source)
-        train_file = path
-        if path.is_dir():
-            path = _task_folder(task, path)
-            train_file = split_file(path, "train")
-            held_out_file = split_file(path, "validation")
-            held_out = None if held_out_file is None else _from_file(task, held_out_file)
-        train = _from_file(task, train_file)
-    else:
-        subset = task_key(name) if source == HUB_NAME else None
-        records = load_split(source, "train", subset)
-        if not records:
-            raise InputError(f"{source}: has no split train with examples in it")
-        train = _examples(task, records, source)
-        records = load_split(source, "validation", subset)
-        held_out = None if records is None else _examples(task, records, source)
-    if data.validation:
-        file = Path(data.validation)
-        if not file.is_file():
-            raise InputError(f"{file}: no such file")
-        held_out = _from_file(task, file)
-    if not held_out:
-        train, held_out = split_off(train, data.validation_fraction)
-    return limited(train, data.limit), limited(held_out, data.validation_limit)
+    task, source = find_task(name), data.train or HUB_NAME
+    if is_local(source) and Path(source).is_dir():
+        source = str(_task_folder(task, Path(source)))
+
+    def convert(records: list[Record], where: str) -> list[Example]:
+        return [to_example(task, record, f"{where}, example {number}") for number, record in enumerate(records, 1)]
+
+    subset = task_key(name) if source == HUB_NAME else None
+    return train_and_validation(replace(data, train=source), convert, subset, task.header)

@@ -1,16 +1,26 @@
-"""A grid of methods, ranks, tasks and seeds: cells with a configuration each, and their results as rows."""
+"""A grid of methods, ranks, tasks and seeds: its cells, and their results as a table and plots.
 
+Table and plots have the shapes of the LoRTA paper's Table 1 and Figures 2 and 4.
+"""
+
+import statistics
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.files.atomic import write_text
+from data_prep.files.command_line import program
 from pipeline.config.bundled import bundled_names, bundled_text
 from pipeline.config.layers import file_layer, resolve
 from pipeline.config.schema import ConfigError, Strict
 from pipeline.lm.glue import find_task, task_key
+from pipeline.lm.results import csv_text, markdown, result_row, spread
 from pipeline.lm.settings import STAGES, StageConfig
+
+Row = dict[str, Any]
+"""A row of ``cells.csv``."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +65,31 @@ def read_grid(name: str) -> Grid:
         raise ConfigError(f"grid {name}: {str(error).removeprefix('configuration: ')}") from error
 
 
-def parse_method(text: str) -> tuple[str, list[int] | None]:
-    """``lorta:4,8`` as a name and ranks; without ranks ``None``. Raises ConfigError."""
-    name, colon, ranks = text.partition(":")
-    try:
-        return name, [int(rank) for rank in ranks.split(",")] if colon else None
-    except ValueError:
-        raise ConfigError(f"method {text!r}: METHOD or METHOD:RANK,RANK,... expected, such as lorta:4,8") from None
+def parse_adapters(words: Sequence[str]) -> list[tuple[str, list[int] | None]]:
+    """``lora:8,lorta:4,8`` as methods with their ranks; without ranks ``None``. Raises ConfigError.
+
+    A number alone is a further rank of the method before it.
+    """
+    found: list[tuple[str, list[int] | None]] = []
+    for part in (part.strip() for word in words for part in word.split(",")):
+        method, colon, rank = part.partition(":")
+        try:
+            if colon:
+                found.append((method, [int(rank)]))
+            elif found and found[-1][1] is not None and part.isdecimal():
+                found[-1][1].append(int(part))
+            else:
+                found.append((method, None))
+        except ValueError:
+            raise ConfigError(f"--adapters {part!r}: METHOD or METHOD:RANK expected, such as lorta:8") from None
+    return found
 
 
 def cells(
     grid: Grid,
     over: dict[str, Any],
     *,
-    methods: Sequence[str] = (),
+    adapters: Sequence[str] = (),
     tasks: Sequence[str] = (),
     seeds: Sequence[int] = (),
 ) -> list[Cell]:
@@ -77,15 +98,15 @@ def cells(
     Args:
         grid: as read.
         over: layer over every cell, from the command line.
-        methods: as ``parse_method`` reads them; empty: those of the grid with their ranks.
+        adapters: as ``parse_adapters`` reads them; empty: those of the grid with their ranks.
         tasks, seeds: empty: those of the grid.
 
     Raises:
         ConfigError: a method, a task or a setting is wrong; there are no cells, or one twice.
     """
-    chosen = [parse_method(text) for text in methods] or [(name, None) for name in grid.method]
+    chosen = parse_adapters(adapters) or [(name, None) for name in grid.method]
     if not chosen:
-        raise ConfigError("no methods: --methods lora:8 lorta:4,8, or a grid that has some")
+        raise ConfigError("no methods: --adapters lora:8,lorta:8, or a grid that has some")
     wanted = tuple(tasks) or grid.tasks
     if grid.stage == "nlu" and not wanted:
         raise ConfigError("no tasks: --tasks stsb mrpc, or a grid that has some")
@@ -117,9 +138,9 @@ def cells(
     return list(found.values())
 
 
-def cell_row(cell: Cell, result: dict[str, Any] | None, failure: str = "") -> dict[str, Any]:
+def cell_row(cell: Cell, result: dict[str, Any] | None, failure: str = "") -> Row:
     """The row of ``cells.csv``; without a result: why it has none."""
-    row: dict[str, Any] = {
+    row: Row = {
         "task": getattr(cell.config, "task", ""),
         "method": cell.config.adapter.method,
         "rank": cell.config.adapter.rank or "",
@@ -128,17 +149,111 @@ def cell_row(cell: Cell, result: dict[str, Any] | None, failure: str = "") -> di
     }
     if result is None:
         return row
-    metric = result["metric"]
-    return row | {
-        "adapter_parameters": result["parameters"]["adapter"],
-        "head_parameters": result["parameters"]["head"],
-        "metric": metric,
-        "best": round(result["best"][metric], 5),
-        "best_step": result["best"]["step"],
-        "last": round(result["last"][metric], 5),
-        "last_step": result["last"]["step"],
-        "train_seconds": result["train_seconds"],
-        "version": result["versions"]["lorta-fold"],
+    scores = result_row(result)
+    return {
+        **row,
+        **scores,
+        **{kind: round(scores[kind], 5) for kind in ("best", "last")},
         "lr": cell.config.optimizer.lr,
         "head_lr": cell.config.optimizer.head_lr or cell.config.optimizer.lr,
     }
+
+
+def _label(row: Row) -> str:
+    return f"{row['method']} r={row['rank']}" if row["rank"] else row["method"]
+
+
+def _groups(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Finished rows by method with rank, then by task, in the order of the grid."""
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if row["status"] == "done":
+            groups.setdefault(_label(row), {}).setdefault(row["task"], []).append(row)
+    return groups
+
+
+def score_table(rows: Sequence[Row], kind: str) -> str:
+    """Methods against tasks: mean ± s.d. over seeds of the ``best`` or ``last`` evaluation, and the average of tasks.
+
+    A cell says how many seeds it has when they are fewer than the most. The average is given only where every task has
+    results.
+    """
+    groups = _groups(rows)
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    metrics = {row["task"]: row["metric"] for row in rows if row["status"] == "done"}
+    seeds = max((len(found) for by_task in groups.values() for found in by_task.values()), default=0)
+    lines = []
+    for name, by_task in groups.items():
+        parameters = next(iter(by_task.values()))[0]["adapter_parameters"]
+        line = [name, f"{parameters:,}"]
+        for task in tasks:
+            values = [row[kind] for row in by_task.get(task, [])]
+            few = f" ({len(values)} of {seeds} seeds)" if 0 < len(values) < seeds else ""
+            line.append(spread(values) + few if values else "")
+        if len(tasks) > 1:
+            complete = all(task in by_task for task in tasks)
+            means = [statistics.fmean(row[kind] for row in by_task[task]) for task in tasks] if complete else []
+            line.append(f"{statistics.fmean(means):.3f}" if means else "")
+        lines.append(line)
+    header = ["method", "adapter parameters", *(f"{task} {metrics.get(task, '')}".strip() for task in tasks)]
+    return markdown(header + (["average"] if len(tasks) > 1 else []), lines)
+
+
+def plot(rows: Sequence[Row], kind: str, file: Path) -> None:
+    """Score or loss against trainable adapter parameters (log scale), a panel per task; seeds as dots, means joined."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    done = [row for row in rows if row["status"] == "done"]
+    tasks = list(dict.fromkeys(row["task"] for row in done))
+    figure, axes = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4), squeeze=False, layout="constrained")
+    methods = list(dict.fromkeys(row["method"] for row in done))
+    for panel, task in zip(axes[0], tasks, strict=True):
+        here = [row for row in done if row["task"] == task]
+        for index, method in enumerate(methods):
+            own = [row for row in here if row["method"] == method]
+            if not own:
+                continue
+            if own[0]["adapter_parameters"] == 0:  # the head alone: no place on a log axis
+                panel.axhline(statistics.fmean(r[kind] for r in own), color=f"C{index}", ls=":", label=method)
+                continue
+            sizes = sorted({row["adapter_parameters"] for row in own})
+            means = [statistics.fmean(r[kind] for r in own if r["adapter_parameters"] == size) for size in sizes]
+            panel.plot(sizes, means, "o-", color=f"C{index}", label=method)
+            panel.plot(
+                [r["adapter_parameters"] for r in own], [r[kind] for r in own], ".", color=f"C{index}", alpha=0.4
+            )
+        panel.set(
+            xscale="log", xlabel="trainable adapter parameters", ylabel=f"{here[0]['metric']} ({kind} evaluation)"
+        )
+        panel.set_title(task)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small")
+    figure.savefig(file)
+    plt.close(figure)
+
+
+def write_comparison(folder: Path, rows: Sequence[Row], title: str, *, plots: bool) -> list[str]:
+    """Write ``cells.csv``, ``table.md`` and perhaps the plots; returns the names of the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "cells.csv", csv_text(rows))
+    names = ["cells.csv"]
+    if any(row["status"] == "done" for row in rows):
+        text = f"# {title}\n\n"
+        for kind in ("best", "last"):
+            text += f"Mean ± s.d. over seeds, {kind} evaluation of each run:\n\n{score_table(rows, kind)}\n"
+        missing = [row for row in rows if row["status"] != "done"]
+        if missing:
+            text += "Without a result:\n\n" + "".join(
+                f"* {row['task']} {_label(row)}, seed {row['seed']}: {row['status']}\n" for row in missing
+            )
+        text += f"\nWritten by {program()}.\n"
+        write_text(folder / "table.md", text)
+        for kind in ("best", "last") if plots else ():
+            for suffix in ("png", "svg"):
+                plot(rows, kind, folder / f"parameters_{kind}.{suffix}")
+                names.append(f"parameters_{kind}.{suffix}")
+        names.append("table.md")
+    return names

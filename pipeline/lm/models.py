@@ -1,4 +1,4 @@
-"""Base models: by hub name, from a directory, or untrained from a configuration."""
+"""Base models and tokenizers: by hub name, from a directory, or untrained from a configuration."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -7,26 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from data_prep.files.bounded_reading import read_json
 from pipeline.config.bundled import bundled_names, bundled_text
 from pipeline.config.schema import ConfigError
-from pipeline.lm.errors import InputError, one_line
-from pipeline.lm.hub import named
+from pipeline.lm.errors import InputError, named, one_line
 from pipeline.lm.settings import ModelSettings
-from pipeline.lm.tokenizer import load_tokenizer, train_tokenizer
 
 POSITIONS = ("position_embeddings", "wpe")
 """Names of tables of learned positions: BERT, RoBERTa, ESM and relatives; GPT-2."""
+
+
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+MASK = "<mask>"
+"""Special tokens of a tokenizer that is trained on the spot."""
 
 
 def built_in_configs() -> list[str]:
@@ -165,3 +171,50 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     heads = [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
     pooler = getattr(getattr(model, prefix), "pooler", None)
     return [f"{prefix}.pooler", *heads] if isinstance(pooler, nn.Module) else heads
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub name or directory, with something to pad with. Raises InputError."""
+    with named(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"{name}: its tokenizer has no pad, eos or unk token: set one in its configuration")
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, *, encoder: bool) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer of the texts.
+
+    Args:
+        texts: what it is trained on.
+        vocabulary: tokens, special ones included, at least ``settings.LEAST_VOCABULARY``.
+        encoder: sequences are ``<s> a </s></s> b </s>`` as RoBERTa's; else ``<s> a`` as Llama's.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = [*SPECIAL.values(), MASK]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if encoder else "<s> $A",
+        pair="<s> $A </s> </s> $B </s>" if encoder else "<s> $A $B",
+        special_tokens=[(token, bpe.token_to_id(token)) for token in ("<s>", "</s>")],
+    )
+    extra = {"cls_token": "<s>", "sep_token": "</s>", "mask_token": MASK} if encoder else {}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **SPECIAL, **extra)
+
+
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Give the tokenizer a plain chat template when it has none; returns whether it had to."""
+    if tokenizer.chat_template is not None:
+        return False
+    tokenizer.chat_template = bundled_text("pipeline.lm", "chat.jinja")
+    return True

@@ -32,7 +32,7 @@ rule language_cell:
         method=lambda wildcards: language_methods(wildcards.table)[wildcards.method],
         options=lambda wildcards: LANGUAGE[wildcards.table]["options"],
     shell:
-        "{params.python:q} -m pipeline.lm_compare --out {params.out:q} --methods {params.method:q}"
+        "{params.python:q} -m pipeline.lm_compare --out {params.out:q} --adapters {params.method:q}"
         " --seeds {wildcards.seed} {params.options:q} > {log:q} 2>&1"
 
 
@@ -53,5 +53,5 @@ rule language_table:
         seeds=lambda wildcards: LANGUAGE[wildcards.table]["seeds"],
         options=lambda wildcards: LANGUAGE[wildcards.table]["options"],
     shell:
-        "{params.python:q} -m pipeline.lm_compare --out {params.out:q} --methods {params.methods:q}"
+        "{params.python:q} -m pipeline.lm_compare --out {params.out:q} --adapters {params.methods:q}"
         " --seeds {params.seeds} {params.options:q} > {log:q} 2>&1"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.lm.checkpoints import SUMS, newest_whole, seal
 from pipeline.lm.errors import InputError
+from pipeline.lm.run import SUMS, newest_whole, seal
 
 
 def make(folder, step: int, keep: int = 9, sealed: bool = True):

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from data_prep.files.release import program, release
+from data_prep.files.command_line import program, release
 from pipeline import lm_compare
 from pipeline.config.schema import ConfigError
 from pipeline.lm.engine import Interrupted
-from pipeline.lm.grid import Grid, cells, parse_method, read_grid
+from pipeline.lm.grid import Grid, cells, parse_adapters, read_grid
 from tests.pipeline.lm.conftest import table
 
 QUICK = ("--training.device", "cpu", "--training.cpu_threads", "1", "--model.vocabulary", "300",
@@ -25,7 +25,7 @@ def finished(glue, tmp_path_factory):
     """The directory of a grid of two cells, and the options that made it."""
     out = tmp_path_factory.mktemp("grid") / "out"
     words = ["--stage", "nlu", "--tasks", "rte", "--init-config", "tiny-roberta", "--data", glue]
-    words += ["--methods", "lora:1", "--seeds", 0, 1]
+    words += ["--adapters", "lora:1", "--seeds", 0, 1]
     compare(*words, "--out", out)
     return out, words
 
@@ -33,7 +33,7 @@ def finished(glue, tmp_path_factory):
 def test_a_grid_is_trained_cell_by_cell_and_gone_on_with(glue, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["--stage", "nlu", "--tasks", "rte", "--init-config", "tiny-roberta", "--data", glue, "--out", out]
-    grid = [*words, "--methods", "lora:2", "lorta:1,4", "--seeds", 0, 1]
+    grid = [*words, "--adapters", "lora:2,lorta:1,lorta:4", "--seeds", 0, 1]
     compare(*grid)
     rows = table(out / "cells.csv")
     assert len(rows) == 6 and {row["status"] for row in rows} == {"done"}
@@ -54,7 +54,7 @@ def test_a_grid_is_trained_cell_by_cell_and_gone_on_with(glue, tmp_path, capsys)
 def test_a_cell_that_fails_is_listed_and_the_others_are_done(alpaca, small_config, tmp_path):
     out = tmp_path / "out"
     words = ["--stage", "sft", "--init-config", small_config, "--data", alpaca, "--out", out]
-    compare(*words, "--methods", "bitfit", "lora:1", "--model.max_length", 256, code=1)
+    compare(*words, "--adapters", "bitfit", "lora:1", "--model.max_length", 256, code=1)
     rows = {row["method"]: row for row in table(out / "cells.csv")}
     assert "bitfit needs one" in rows["bitfit"]["status"]
     assert rows["lora"]["status"] == "done" and float(rows["lora"]["last"]) > 0
@@ -72,22 +72,31 @@ def test_settings_of_a_grid_go_over_each_other():
     assert [cell.config.optimizer.lr for cell in found] == [0.125, 0.125, 0.5]
     assert {cell.config.optimizer.weight_decay for cell in found} == {0.25}
     assert found[0].config.model.max_length == 512  # the stage's own default
-    over = cells(grid, {"optimizer": {"lr": 1.0}}, methods=["lora:8"], seeds=[0])
+    over = cells(grid, {"optimizer": {"lr": 1.0}}, adapters=["lora:8"], seeds=[0])
     assert [(cell.config.optimizer.lr, cell.config.adapter.rank) for cell in over] == [(1.0, 8)]
 
 
 def test_methods_with_ranks():
-    assert parse_method("lorta:4,8") == ("lorta", [4, 8])
-    assert parse_method("full") == ("full", None)
-    with pytest.raises(ConfigError, match="METHOD or METHOD:RANK"):
-        parse_method("lora:x")
+    several = [("lora", [8]), ("lorta", [4]), ("lorta", [8]), ("full", None)]
+    assert parse_adapters(["lora:8,lorta:4,lorta:8,full"]) == several
+    assert parse_adapters(["lora:8", "lorta:4", "lorta:8,full"]) == several
+    assert parse_adapters(["lorta:4,8", "full"]) == [("lorta", [4, 8]), ("full", None)]
+    for text in ("lora:x", "lora:8:16"):
+        with pytest.raises(ConfigError, match="METHOD or METHOD:RANK"):
+            parse_adapters([text])
+
+
+def test_the_old_name_of_adapters_is_understood(capsys):
+    p = lm_compare.parser()
+    assert p.parse_args(["--methods", "lora:2", "lorta:1,4"]).adapters == ["lora:2", "lorta:1,4"]
+    assert "--methods is now called --adapters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("grid", "options", "message"),
     [
         (Grid("sft"), {}, "no methods"),
-        (Grid("nlu"), {"methods": ["head"]}, "no tasks"),
+        (Grid("nlu"), {"adapters": ["head"]}, "no tasks"),
         (Grid("nlu", method={"lora": {}}, tasks=("swag",)), {}, "task 'swag' is unknown"),
         (Grid("sft", method={"lora": {}}), {"tasks": ["rte"]}, "tasks rte: they are nlu's, sft has none"),
         (Grid("sft", method={"lorra": {}}), {}, "adapter.method = 'lorra'"),
@@ -97,8 +106,8 @@ def test_methods_with_ranks():
         (Grid("sft", method={"lora": {"ranks": []}}), {}, "the grid has no cells"),
         (Grid("sft", seeds=(), method={"lora": {}}), {}, "the grid has no cells"),
         (Grid("sft", seeds=(0, 0), method={"lora": {}}), {}, "the cell lora/seed_0 twice"),
-        (Grid("sft"), {"methods": ["lora:2", "lora:2"]}, "the cell lora-r2/seed_0 twice"),
-        (Grid("nlu"), {"methods": ["lora"], "tasks": ["rte", "RTE"]}, "the cell rte/lora/seed_0 twice"),
+        (Grid("sft"), {"adapters": ["lora:2", "lora:2"]}, "the cell lora-r2/seed_0 twice"),
+        (Grid("nlu"), {"adapters": ["lora"], "tasks": ["rte", "RTE"]}, "the cell rte/lora/seed_0 twice"),
     ],
 )
 def test_wrong_cells(grid, options, message):
@@ -176,7 +185,7 @@ def test_one_of_grid_and_stage(tmp_path, capsys):
 
 def test_results_say_what_was_trained(glue, tmp_path):
     words = ["--stage", "nlu", "--tasks", "cola", "--init-config", "tiny-roberta", "--data", glue, "--out", tmp_path]
-    compare(*words, "--methods", "lora:1")
+    compare(*words, "--adapters", "lora:1")
     result = json.loads((tmp_path / "cola" / "lora-r1" / "seed_0" / "results.json").read_text())
     assert (result["metric"], result["greater_is_better"], result["last"]["step"]) == ("matthews", True, 2)
     assert set(result["versions"]) == {"lorta-fold", "torch", "transformers", "peft", "trl"}

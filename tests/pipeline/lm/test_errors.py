@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from pipeline.lm import hub
+from pipeline.lm import errors
 from pipeline.lm.engine import memory_errors
 from pipeline.lm.errors import InputError, StageFailed, one_line, require_extra, system_errors
 
@@ -65,18 +65,18 @@ def test_the_line_that_installs_the_extra(monkeypatch):
 
 @pytest.mark.parametrize("online", [True, False])
 def test_what_the_hub_does_not_give(online, monkeypatch):
-    monkeypatch.setattr(hub, "ask_hub", lambda: online)
+    monkeypatch.setattr(errors, "ask_hub", lambda: online)
     expected = "the hub does not give it: gated repo" if online else "the hub cannot be reached"
-    with pytest.raises(InputError, match=f"model 'org/name': {expected}"), hub.named("org/name", "model"):
+    with pytest.raises(InputError, match=f"model 'org/name': {expected}"), errors.named("org/name", "model"):
         raise OSError("gated\nrepo")
 
 
 @pytest.mark.parametrize("name", ["/none", "./none", "~/none", "a/b/c"])
 def test_what_can_only_be_a_path_is_not_asked_of_the_hub(name):
     with pytest.raises(InputError, match="no such file or directory"):
-        hub.is_local(name)
-    assert not hub.is_local("org/name")
-    assert not hub.is_local("x" * 300)
+        errors.is_local(name)
+    assert not errors.is_local("org/name")
+    assert not errors.is_local("x" * 300)
 
 
 def test_the_hub_is_asked_once_and_then_believed_to_be_away(monkeypatch):
@@ -85,10 +85,10 @@ def test_the_hub_is_asked_once_and_then_believed_to_be_away(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert not hub.ask_hub()
+    assert not errors.ask_hub()
     assert constants.HF_HUB_OFFLINE
-    monkeypatch.setattr(hub.urllib.request, "urlopen", None)  # not called any more
-    assert not hub.ask_hub()
+    monkeypatch.setattr(errors.urllib.request, "urlopen", None)  # not called any more
+    assert not errors.ask_hub()
 
 
 @pytest.mark.parametrize("code", [200, 404])
@@ -97,9 +97,9 @@ def test_any_answer_of_the_hub_is_one(code, monkeypatch):
 
     def answer(request, timeout):
         if code != 200:
-            raise hub.urllib.error.HTTPError(request.full_url, code, "", {}, None)
+            raise errors.urllib.error.HTTPError(request.full_url, code, "", {}, None)
         return open("/dev/null", "rb")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.urllib.request, "urlopen", answer)
-    assert hub.ask_hub()
+    monkeypatch.setattr(errors.urllib.request, "urlopen", answer)
+    assert errors.ask_hub()

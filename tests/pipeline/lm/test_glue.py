@@ -109,7 +109,7 @@ def test_the_hub_gives_splits_by_their_names(splits, counts, glue, monkeypatch):
         asked.append((name, subset, split))
         return datasets.Dataset.from_list(splits[split])
 
-    monkeypatch.setattr("pipeline.lm.hub.ask_hub", lambda: True)
+    monkeypatch.setattr("pipeline.lm.errors.ask_hub", lambda: True)
     monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset: list(splits))
     monkeypatch.setattr(datasets, "load_dataset", load)
     train, held_out = load_task("MNLI", DataSettings())
@@ -121,6 +121,6 @@ def test_the_hub_gives_splits_by_their_names(splits, counts, glue, monkeypatch):
 
 
 def test_the_hub_without_examples(monkeypatch):
-    monkeypatch.setattr("pipeline.lm.glue.load_split", lambda *given: None)
-    with pytest.raises(InputError, match="nyu-mll/glue: has no split train with examples"):
+    monkeypatch.setattr("pipeline.lm.records.load_split", lambda *given: None)
+    with pytest.raises(InputError, match="nyu-mll/glue: no training examples: a split train"):
         load_task("rte", DataSettings())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.lm.metrics import accuracy, matthews, pearson
+from pipeline.lm.glue import accuracy, matthews, pearson
 
 
 def test_accuracy():

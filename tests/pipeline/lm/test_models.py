@@ -18,9 +18,8 @@ from transformers import (
 
 from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError
-from pipeline.lm.models import load_causal_lm, load_classifier, prepare_base
+from pipeline.lm.models import load_causal_lm, load_classifier, load_tokenizer, prepare_base, train_tokenizer
 from pipeline.lm.settings import ModelSettings
-from pipeline.lm.tokenizer import load_tokenizer, train_tokenizer
 
 TEXTS = ["The cat waits by the river ."] * 5
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.lm.errors import InputError
 from pipeline.lm.examples import convert, instruction_example
-from pipeline.lm.records import limited, load_split, read_records, split_off, train_and_validation
+from pipeline.lm.records import load_split, read_records, split_off, train_and_validation
 from pipeline.lm.settings import DataSettings
 
 RECORDS = [{"a": "one", "b": 'with "quotes", commas'}, {"a": "zwei ü", "b": "x"}]
@@ -106,7 +106,7 @@ def test_a_directory_of_datasets(tmp_path):
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
     parts["train"].save_to_disk(str(tmp_path / "one"))
     assert train_and_validation(DataSettings(train=str(tmp_path / "both")), as_read) == ([{"a": "1"}], [{"a": "2"}])
-    assert load_split(str(tmp_path / "one"), "train") == [{"a": "1"}]
+    assert load_split(str(tmp_path / "one"), "train") == ([{"a": "1"}], str(tmp_path / "one"))
     assert load_split(str(tmp_path / "one"), "validation") is None
 
 
@@ -116,6 +116,7 @@ def test_what_cannot_be_split_or_found(tmp_path):
         (DataSettings(train=str(tmp_path / "one.jsonl")), "leaves an empty set"),
         (DataSettings(train=str(tmp_path)), "a file train.*"),
         (DataSettings(train=str(tmp_path / "no.jsonl")), "no such file or directory"),
+        (DataSettings(train="no.jsonl"), "no.jsonl: no such file"),
         (DataSettings(), "give --data"),
         (DataSettings(train=str(tmp_path / "one.jsonl"), validation=str(tmp_path)), "no file train.* with examples"),
     ):
@@ -126,7 +127,8 @@ def test_what_cannot_be_split_or_found(tmp_path):
 @pytest.mark.parametrize("empty", ["train", "validation"])
 def test_a_hub_that_gives_no_examples(empty, monkeypatch):
     monkeypatch.setattr(
-        "pipeline.lm.records.load_split", lambda source, split: [] if split == empty else [{"text": "a"}]
+        "pipeline.lm.records.load_split",
+        lambda source, split, *more: ([] if split == empty else [{"text": "a"}], source),
     )
     with pytest.raises(InputError, match="org/name: no examples in it"):
         train_and_validation(DataSettings(train="org/name"), as_read)
@@ -151,5 +153,9 @@ def test_the_split_is_fixed_and_disjoint():
     assert first == again
     assert len(first[1]) == 10
     assert sorted(r["n"] for part in first for r in part) == list(range(50))
-    assert limited(records, 3) == records[:3]
-    assert limited(records, 0) == records
+
+
+def test_limits(tmp_path):
+    (tmp_path / "x.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(20)))
+    settings = DataSettings(train=str(tmp_path / "x.jsonl"), validation_fraction=0.5, limit=3, validation_limit=2)
+    assert [len(part) for part in train_and_validation(settings, as_read)] == [3, 2]

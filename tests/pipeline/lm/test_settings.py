@@ -1,12 +1,13 @@
 """Presets are the paper's tables; layers go over each other."""
 
 import argparse
+from dataclasses import asdict
 
 import pytest
 
 from pipeline.config.layers import dotted_layer, resolve
 from pipeline.config.schema import ConfigError
-from pipeline.lm.command_line import add_stage_options, configuration, default_out, numbers, stage_defaults
+from pipeline.lm.command import chosen_seeds, configuration, default_out, seed_numbers, stage_parser
 from pipeline.lm.grid import grid_names, read_grid
 from pipeline.lm.settings import STAGES, NluConfig, SftConfig, preset_layer, preset_names, stage_of_preset
 
@@ -61,8 +62,7 @@ def test_every_grid_is_read():
 
 
 def test_layers_of_the_command_line(tmp_path):
-    p = argparse.ArgumentParser()
-    add_stage_options(p, "sft")
+    p = stage_parser("sft", "", "")
     file = tmp_path / "c.toml"
     file.write_text("[optimizer]\nlr = 0.5\nweight_decay = 0.25\n[model]\nvocabulary = 300\n")
     words = [
@@ -86,11 +86,22 @@ def test_layers_of_the_command_line(tmp_path):
     assert config.model.max_length == 512
 
 
+def test_one_vocabulary(capsys):
+    p = stage_parser("dpo", "", "")
+    words = ["--warmup-steps", "7", "--validate-every", "3", "--batch-size", "8", "--alpha", "2", "--seeds", "0", "1"]
+    arguments = p.parse_args(words)
+    config = configuration("dpo", arguments, [])
+    assert (config.optimizer.warmup, config.training.evaluate_every, config.training.batch_size) == (7, 3, 8)
+    assert (config.adapter.alpha, config.optimizer.lr, chosen_seeds(arguments.seeds)) == (2, 1e-4, [0, 1])
+    assert chosen_seeds(p.parse_args(["--seed", "3"]).seeds) == [3]
+    assert "--seed is now called --seeds" in capsys.readouterr().err
+
+
 def test_where_a_run_goes_when_nothing_is_said():
     nlu = resolve({"task": "rte", "adapter": {"method": "lorta", "rank": 4}}, kind=NluConfig)
     assert str(default_out("nlu", nlu)) == "runs/nlu-rte-lorta-r4"
     assert str(default_out("sft", SftConfig())) == "runs/sft-lorta"
-    assert numbers("0,1,2") == [0, 1, 2]
+    assert seed_numbers("0,1,2") == [0, 1, 2]
     assert resolve({"adapter": {"method": "head-only"}}, kind=NluConfig).adapter.method == "head"
 
 
@@ -124,7 +135,7 @@ def test_mistakes_name_the_field(words, message):
 )
 def test_wrong_settings_are_one_line(layer, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        resolve(stage_defaults("nlu"), layer, kind=NluConfig)
+        resolve(asdict(NluConfig()), layer, kind=NluConfig)
     assert "\n" not in str(caught.value)
 
 
@@ -136,4 +147,4 @@ def test_head_only_is_head():
 @pytest.mark.parametrize("text", ["-1", "a", "", "1,", "4294967296", "1.5"])
 def test_wrong_seeds(text):
     with pytest.raises(argparse.ArgumentTypeError, match="whole numbers from 0 to 4294967295"):
-        numbers(text)
+        seed_numbers(text)

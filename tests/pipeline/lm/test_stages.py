@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerState
 
 import pipeline.lm.engine
-from data_prep.files.release import program, release
+from data_prep.files.command_line import program, release
 from pipeline import dpo, mtbench, nlu, sft
 from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError, StageFailed
@@ -345,7 +345,7 @@ def test_preferences_resume_exactly(preferred, pairs, small_config, tmp_path):
 
 
 def test_a_wrong_reference_stops_the_run(pairs, small_config, tmp_path, monkeypatch, capsys):
-    from pipeline.lm.preference import FirstLoss
+    from pipeline.lm.stages import FirstLoss
 
     original = FirstLoss.on_evaluate
     monkeypatch.setattr(
