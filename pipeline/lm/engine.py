@@ -230,9 +230,11 @@ def run_trainer(
     if not run.exists():
         run.create(config_file_text(config))  # not before: a setting that does not fit must leave no run behind
 
+    model: Any = trainer.model
+
     def save_best(rows: list[dict[str, Any]]) -> None:
-        if hasattr(trainer.model, "peft_config") and best_row(rows, metric, greater) is rows[-1]:
-            trainer.model.save_pretrained(str(run.best_adapter))
+        if hasattr(model, "peft_config") and best_row(rows, metric, greater) is rows[-1]:
+            model.save_pretrained(str(run.best_adapter))
 
     with interruptible() as interrupted:
         recorder = Recorder(run, console, save_best, interrupted, config.training.keep_checkpoints)

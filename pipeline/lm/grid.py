@@ -27,7 +27,7 @@ Row = dict[str, Any]
 class Grid(Strict):
     """What a grid file holds."""
 
-    stage: Literal[tuple(STAGES)]
+    stage: Literal["nlu", "sft", "dpo"]
     tasks: tuple[str, ...] = ()
     """Of nlu alone."""
     seeds: tuple[int, ...] = (0,)

@@ -150,7 +150,7 @@ def check_causal(model: PreTrainedModel, place: str) -> None:
 
 def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise InputError for a tokenizer with more tokens than the model embeds: it is another model's."""
-    embedded = model.get_input_embeddings().num_embeddings
+    embedded: Any = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embedded:
         raise InputError(f"the tokenizer has {len(tokenizer)} tokens and the model {embedded}: it is another model's")
 

@@ -12,7 +12,7 @@ import torch
 from jinja2 import TemplateError
 from peft import PeftModel
 from rich.console import Console
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 import lorta  # noqa: F401 - its tuner is registered with PEFT
 from data_prep.files.checksums import sha256
@@ -119,12 +119,12 @@ def subject(run: Path | None, model: str | None, adapter: Path | None, prompt: s
     )  # fmt: skip
 
 
-def load_for_chat(about: Subject, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_for_chat(about: Subject, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
     """Model with its adapter, and tokenizer with a chat template. Raises InputError."""
     tokenizer = load_tokenizer(about.tokenizer)
     ensure_chat_template(tokenizer)
     with named(about.base, "model"):
-        model = AutoModelForCausalLM.from_pretrained(about.base, dtype=about.dtype, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(about.base, dtype=about.dtype, trust_remote_code=False)
     check_causal(model, about.base)
     check_tokens(model, tokenizer)
     if about.adapter:
@@ -140,7 +140,8 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Messa
     """
     if form == "chat":
         try:
-            return tokenizer.apply_chat_template(list(conversation), add_generation_prompt=True, tokenize=False)
+            text: Any = tokenizer.apply_chat_template(list(conversation), add_generation_prompt=True, tokenize=False)
+            return text
         except TemplateError as error:
             raise InputError(f"the tokenizer's chat template does not take the question: {one_line(error)}") from error
     first = alpaca_prompt(conversation[0]["content"])
@@ -153,7 +154,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Messa
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, *, temperature: float, max_new_tokens: int
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, *, temperature: float, max_new_tokens: int
 ) -> tuple[str, bool]:
     """The continuation of ``prompt``, and whether its beginning was cut to fit the model's context."""
     context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
@@ -170,11 +171,12 @@ def generate(
         pad_token_id=tokenizer.pad_token_id,
         **sampling,
     )
-    return tokenizer.decode(output[0, kept.shape[1] :], skip_special_tokens=True).strip(), kept.shape != ids.shape
+    text: Any = tokenizer.decode(output[0, kept.shape[1] :], skip_special_tokens=True)
+    return text.strip(), kept.shape != ids.shape
 
 
 def answer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: Question, form: str, max_new_tokens: int,
+    model: Any, tokenizer: PreTrainedTokenizerBase, question: Question, form: str, max_new_tokens: int,
     seed: int,
 ) -> tuple[list[str], int]:  # fmt: skip
     """The answer to each turn, and how many prompts were cut. Sampling depends on seed and question alone."""

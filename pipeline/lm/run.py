@@ -87,7 +87,7 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], section: st
     return ""
 
 
-RESULTS = {
+RESULTS: dict[str, Any] = {
     "stage": str, "model": str, "method": str, "rank": int, "seed": int, "metric": str, "base": str,
     "train_seconds": (int, float), "best": dict, "last": dict, "parameters": dict,
 }  # fmt: skip

@@ -69,13 +69,13 @@ class ModelSettings(Strict):
 class AdapterSettings(Strict):
     """How the model is adapted."""
 
-    method: Literal[(*METHODS, "head-only")] = "lorta"
+    method: Literal[(*METHODS, "head-only")] = "lorta"  # type: ignore[valid-type]
     """A method of lorta or PEFT (docs/adapters.md), full (all parameters) or head, also head-only (the classifier)."""
     rank: NonNegativeInt = 0
     """0: the method's default (8)."""
     alpha: NonNegativeFloat = 0.0
     """Updates are scaled by alpha / rank; 0: the method's default."""
-    targets: tuple[Literal[ALL_ROLES], ...] | Literal["all-linear"] = ()
+    targets: tuple[Literal[ALL_ROLES], ...] | Literal["all-linear"] = ()  # type: ignore[valid-type]
     """Matrices that are adapted, q k v o and up gate down, or all-linear; empty: the method's default (q k v o)."""
     init: str = ""
     """Start of the factors; empty: the method's default."""

@@ -110,7 +110,7 @@ def train_stage(
         if is_complete(config, run, resume):
             console.print(f"{path}: complete already")
             return run.results()
-        if stage == "nlu":
+        if isinstance(config, NluConfig):
             prepared = prepare_classifier(config, run, console, export_lora)
         else:
             prepared = prepare_causal(stage, config, run, console, export_lora)
@@ -120,7 +120,7 @@ def train_stage(
             prepared.trainer, config, run, console, metric=prepared.metric, greater=greater, at_start=stage != "nlu"
         )
         seconds = time.perf_counter() - begun
-        model = prepared.trainer.model
+        model: Any = prepared.trainer.model
         saved = run.model if prepared.adapter is None else run.adapter
         model.save_pretrained(str(saved))
         prepared.tokenizer.save_pretrained(str(saved))
@@ -177,7 +177,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, task: Task, examples: list[Exam
 
 def score(task: Task, prediction: EvalPrediction) -> dict[str, float]:
     """The task's metric from logits [n, classes] (regression: [n, 1]) and labels [n]."""
-    logits = prediction.predictions
+    logits = np.asarray(prediction.predictions)
     predicted = logits.argmax(-1) if task.labels else logits.squeeze(-1)
     return {task.metric_name: task.metric(np.asarray(predicted), np.asarray(prediction.label_ids))}
 
@@ -205,7 +205,7 @@ def prepare_classifier(config: NluConfig, run: LanguageRun, console: Console, ex
     place, tokenizer = load_base(
         config, run, lambda: (text for example in train for text in example.texts), classifier=True
     )
-    model = load_classifier(config.model, place, tokenizer, len(task.labels) or 1)
+    model: Any = load_classifier(config.model, place, tokenizer, len(task.labels) or 1)
     heads = head_modules(model)
     adapter = adapter_config(
         config.adapter, model, task_type="SEQ_CLS", modules_to_save=heads,
@@ -277,7 +277,9 @@ def prepare_causal(
 ) -> Prepared:
     """Examples, language model and adapter in trl's trainer of the stage. Raises ConfigError, InputError."""
     length = config.model.max_length
-    trainer_class: type[Trainer]
+    trainer_class: Any
+    arguments_class: type[TrainingArguments]
+    own: dict[str, Any]
     if isinstance(config, DpoConfig):
         shape = partial(convert_pairs, data=config.data, say=console.print)
         trainer_class, arguments_class, own = DPOTrainer, DpoArguments, {"beta": config.beta}
@@ -299,7 +301,7 @@ def prepare_causal(
     if export_lora:
         check_export(adapter)
     try:
-        trainer = trainer_class(
+        trainer: Any = trainer_class(
             model=model,
             args=training_arguments(arguments_class, config, run, max_length=length, **own),
             processing_class=tokenizer,
