@@ -12,6 +12,7 @@ from rich.console import Console
 from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.atomic import write_text
 from data_prep.files.command_line import program
+from data_prep.pages import curves_with_spread, dots_by_name
 from evaluation.baselines import verdict, write_baselines
 from pipeline.comparison.alpha import FIRST, Trial, best, judge, search
 from pipeline.comparison.directory import open_directory
@@ -30,7 +31,6 @@ from pipeline.comparison.results import (
 from pipeline.comparison.variants import DRAW, USAGE_ERRORS, Adapter, ComparisonError, Variant, parse_adapters
 from pipeline.config.command import EXIT_FAILED, make_console, run_command, say
 from pipeline.config.layers import dotted_values
-from pipeline.pages.figures import curves_with_spread, dots_by_name
 
 
 def run(arguments: argparse.Namespace, options: list[str]) -> int:
@@ -145,12 +145,11 @@ def write_comparison(out: Path, variants: Sequence[Variant], reference: str, fai
     text = table + "".join(f"\nFailed: {name}: {problem}\n" for name, problem in failed.items())
     text += f"\nWritten by {program()}.\n"
     write_text(out / "comparison.md", text)
-    figure = curves_with_spread(lines, "step", "validation lDDT-Cα")
-    write_text(out / "curves.svg", figure)
+    curves_with_spread(lines, "step", "validation lDDT-Cα").save(out / "curves.svg")
     dots: dict[str, list[float]] = {}
     for result in results:
         dots.setdefault(f"{result.adapter}\n{result.stem_parameters:,} parameters", []).append(result.val_lddt_ca)
-    write_text(out / "scores.svg", dots_by_name(dots, "validation lDDT-Cα, a dot per seed"))
+    dots_by_name(dots, "validation lDDT-Cα, a dot per seed").save(out / "scores.svg")
     return table
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.atomic import write_text
 from data_prep.files.command_line import program
+from data_prep.pages import curves_with_spread, render_page
 from evaluation.baselines import verdict
 from pipeline.comparison.command import checked_seeds, dataset_with_validation, open_comparison, train_all
 from pipeline.comparison.curve import (
@@ -29,7 +29,6 @@ from pipeline.comparison.variants import USAGE_ERRORS, ComparisonError, Variant,
 from pipeline.config.command import EXIT_FAILED, make_console, run_command, say
 from pipeline.config.progress import duration
 from pipeline.config.schema import RunConfig
-from pipeline.pages.figures import curves_with_spread
 from pipeline.runs.directory import RunDirectory
 from pipeline.training.chains import own_ids
 from pipeline.training.dry_run import estimate
@@ -175,32 +174,16 @@ def write_curve(out: Path, curve: Curve, failed: Mapping[str, str]) -> list[str]
     said = [curve.verdict(size) for size in curve.sizes]
     said += [curve.outlook_in_words(adapter) for adapter in curve.adapters]
     said += [f"Failed: {name}: {problem}" for name, problem in failed.items()]
-    table, figure = (
-        curve_table(curve),
-        curves_with_spread(curve_lines(curve), "training structures", "held-out lDDT-Cα"),
-    )
+    table = curve_table(curve)
+    plot = curves_with_spread(curve_lines(curve), "training structures", "held-out lDDT-Cα")
     write_csv(out / "curve.csv", Row, curve.rows())
     write_csv(out / "differences.csv", SizedDifference, curve.differences())
     write_csv(out / "outlook.csv", Outlook, [curve.outlook(adapter) for adapter in curve.adapters])
-    write_text(out / "learning_curve.svg", figure)
+    plot.save(out / "learning_curve.svg")
     sentences = "\n".join(f"- {line}" for line in said)
     text = f"# Learning curve\n\n{sentences}\n\n{table}\n{HOW}\n\nWritten by {program()}.\n"
     write_text(out / "learning_curve.md", text)
-    write_text(out / "learning_curve.html", _page(said, figure, table))
-    return said
-
-
-def _page(said: Sequence[str], figure: str, table: str) -> str:
     heading, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    sentences = "".join(f"<li>{html.escape(line)}</li>" for line in said)
-    lines = [row(heading, "th"), *(row(cells, "td") for cells in rows)]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Learning curve</title>'
-        "<style>body{font:15px sans-serif;max-width:70em;margin:2em auto}td,th{padding:2px 8px;text-align:left}</style>"
-        f"</head><body><h1>Learning curve</h1><ul>{sentences}</ul>{figure}<table>{''.join(lines)}</table>"
-        f"<p>{html.escape(HOW)}</p><p>Written by {program()}.</p></body></html>\n"
-    )
+    shown = {"said": said, "plot": plot, "heading": heading, "rows": rows, "how": HOW, "program": program()}
+    write_text(out / "learning_curve.html", render_page("pipeline.comparison", "learning_curve.html.jinja", **shown))
+    return said

@@ -56,32 +56,3 @@ def scatter(points: Sequence[tuple[float, float]], across: str, up: str, *, unit
         axes.set(xlabel=across, ylabel=up)
 
     return svg(draw, width=HEIGHT if unit_square else WIDTH)
-
-
-def curves_with_spread(groups: Mapping[str, Sequence[Sequence[tuple[float, float]]]], across: str, up: str) -> str:
-    """For each name the mean over several curves with the same x, and a band from the lowest to the highest."""
-
-    def draw(axes: Any) -> None:
-        for name, several in groups.items():
-            x = [point[0] for point in several[0]]
-            columns = list(zip(*([y for _, y in one] for one in several), strict=True))
-            (line,) = axes.plot(x, [sum(column) / len(column) for column in columns], label=name, linewidth=1.5)
-            axes.fill_between(x, list(map(min, columns)), list(map(max, columns)), color=line.get_color(), alpha=0.15)
-        axes.set(xlabel=across, ylabel=up)
-        axes.legend(frameon=False)
-
-    return svg(draw)
-
-
-def dots_by_name(groups: Mapping[str, Sequence[float]], along: str) -> str:
-    """A row of dots for each name, with a bar at their mean."""
-
-    def draw(axes: Any) -> None:
-        for row, values in enumerate(groups.values()):
-            axes.scatter(values, [row] * len(values), s=22, alpha=0.7)
-            axes.scatter([sum(values) / len(values)], [row], marker="|", s=260, color="black")
-        axes.set_yticks(range(len(groups)), groups)
-        axes.invert_yaxis()
-        axes.set(xlabel=along)
-
-    return svg(draw, height=0.9 + 0.4 * len(groups))

@@ -181,7 +181,7 @@ def test_a_comparison_end_to_end(dataset, tmp_path, capsys):
     assert f"| straight helix | - | 0 | 0 | - | - | - | - | {helix:.3f} |" in comparison
     assert "no training chain is similar enough to be copied" in comparison and "No intervals" in comparison
     assert all(row["plateau_end"] == "" for row in variants.values())
-    assert (tmp_path / "out" / "curves.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "out" / "curves.svg").read_text()
     assert (tmp_path / "out" / "comparison.md").read_text().endswith(f"\nWritten by {program()}.\n")
     capsys.readouterr()
     assert main(words) == 0

@@ -11,6 +11,7 @@ from data_prep.structure.io import read_structure
 from evaluation.baselines import Baseline
 from pipeline import train
 from pipeline.comparison.curve import Cell, Curve, curve_lines, curve_table
+from pipeline.comparison.curve_command import write_curve
 from pipeline.config.schema import DataConfig
 from pipeline.learning_curve import main
 from pipeline.runs.directory import load_run
@@ -91,6 +92,15 @@ def test_the_table_has_a_row_for_all_that_is_compared():
         (4, "lorta:8", "none"),
         (16, "none", "base model"),
     }
+
+
+def test_the_page_shows_verdicts_table_and_plot(tmp_path):
+    said = write_curve(tmp_path, made_up(0.02), {"full, 4 chains, seed 0": "step 3: the loss is <nan>"})
+    page = (tmp_path / "learning_curve.html").read_text()
+    assert len(said) == 6 and "<li>8 structures: training helped: lorta:8 scores 0.540" in page
+    assert "<svg" in page and "&lt;nan&gt;" in page and page.count("<tr>") == 1 + 3 * 5
+    assert "<svg" in (tmp_path / "learning_curve.svg").read_text()
+    assert len(table(tmp_path / "outlook.csv")) == 2 and len(table(tmp_path / "curve.csv")) == 15
 
 
 @pytest.fixture(scope="module")
