@@ -38,9 +38,8 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.structure.residues import RESTYPE_ATOM37_MASK
-from evaluation.all_atom import lddt_all
-from evaluation.evaluate import Settings, evaluate
-from evaluation.lddt import lddt_ca
+from evaluation.lddt_scores import lddt_all, lddt_ca
+from evaluation.run import Settings, evaluate
 from evaluation.targets import pair
 
 SIZES = (100, 300, 1000, 3000)

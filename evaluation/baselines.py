@@ -16,17 +16,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep.dataset.clusters import MIN_SCORE
 from data_prep.dataset.splits import HELD_OUT
 from data_prep.dataset.store import StructureDataset
+from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_table
+from data_prep.files.errors import UserError
 from data_prep.structure.alignment import aligned_positions, identity, reaching
 from data_prep.structure.record import ProteinRecord
-from data_prep.structure.structure_bytes import atomic_write
-from evaluation.lddt import lddt_ca
+from evaluation.lddt_scores import lddt_ca
 
 HELIX_RISE = 1.5
 HELIX_TURN = np.deg2rad(100.0)
@@ -275,21 +277,23 @@ def write_baselines(path: Path, rows: Sequence[Baseline]) -> None:
     writer = csv.DictWriter(text, [field.name for field in fields(Baseline)], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in asdict(row).items()} for row in rows)
-    atomic_write(path, text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def read_baselines(path: Path) -> list[Baseline]:
-    """Read ``baselines.csv``; nothing where there is no such file. Raises ValueError: it is another table."""
+    """Read ``baselines.csv``; nothing where there is no such file. Raises UserError: it is another table."""
     if not path.is_file():
         return []
-    kinds = {field.name: field.type for field in fields(Baseline)}
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Baseline)}
+
+    def value(name: str, text: str) -> Any:
+        return text if kinds[name] is str else kinds[name](text or "nan")
+
     try:
-        return [
-            Baseline(**{name: text if kinds[name] is str else kinds[name](text or "nan") for name, text in row.items()})
-            for row in csv.DictReader(io.StringIO(read_table(path)), strict=True)
-        ]
+        table = csv.DictReader(io.StringIO(read_table(path)), strict=True)
+        return [Baseline(**{name: value(name, text) for name, text in row.items()}) for row in table]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a table of baselines ({error}): delete it") from None
+        raise UserError(f"{path}: cannot be read as a table of baselines ({error}): delete it") from None
 
 
 def _cell(value: float | int | str) -> str:

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from data_prep.structure.record import ProteinRecord
-from evaluation.lddt import THRESHOLDS, PairBlock, pair_blocks, preserved_thresholds, thousandths
+from evaluation.lddt_scores import THRESHOLDS, PairBlock, pair_blocks, preserved_thresholds, thousandths
 from evaluation.match import MIN_IDENTITY, Correspondence, MatchError, match_residues
 
 _TRY_ALL = 5000  # assignments up to which all are tried

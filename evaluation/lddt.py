@@ -1,311 +1,259 @@
-"""lDDT over alpha carbons, in NumPy, and the command ``python -m evaluation.lddt``.
+"""``python -m evaluation.lddt PREDS TRUTH``: arguments, the run, exit codes."""
 
-The local distance difference test (Mariani et al. 2013, doi:10.1093/bioinformatics/btt473) asks which distances of
-the true structure the prediction keeps; nothing is superposed. The definition here is that of OpenStructure's
-``bb_lddt``:
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-- a pair of residues counts when its alpha carbons are nearer than 15 A in the truth (two chains: 15 A or nearer);
-- a pair is worth the share of the thresholds 0.5, 1, 2 and 4 A that its distance error does not exceed (``<=``);
-- a pair that the prediction lacks is worth 0;
-- the score is pooled: the sum over all pairs divided by their number, not the mean of the residues' scores;
-- no sequence separation is asked for beyond being two residues, no stereochemistry is checked.
+from data_prep.files.command_line import CommandParser, run_command, warn
+from data_prep.files.errors import UserError
+from evaluation.match import MIN_IDENTITY, MODES
 
-Distances are compared in thousandths of an angstrom, as whole numbers wherever a coordinate has at most three
-decimals (as in every PDB file). So a distance of exactly 15.000 or an error of exactly 0.500 falls where the
-definition puts it, on every machine, also when the coordinates were kept as float32.
+if TYPE_CHECKING:
+    from evaluation.baselines import Baseline
+    from evaluation.run import Row
+
+_DESCRIPTION = """\
+Scores predicted protein structures against true ones by lDDT over alpha carbons, as OpenStructure's bb_lddt.
+
+PREDS and TRUTH are two directories, whose files pair by name (preds/x.pdb with truth/x.cif.gz; preds/x_B.pdb with
+chain B of truth/x.pdb), or two files. TRUTH may also be a dataset directory made by pipeline.prepare.
+PDB and mmCIF, plain or .gz, may be mixed.
 """
 
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+_EXAMPLES = """\
+examples:
+  python -m evaluation.lddt preds/ truth/                        a table on screen
+  python -m evaluation.lddt preds/ truth/ --out scores --report  and scores/scores.csv, per_residue.csv,
+                                                                 summary.json, report.html
+  python -m evaluation.lddt preds/ dataset/ --split val          every record of the split is expected
+  python -m evaluation.lddt preds/ truth/ --out scores --jobs 4 --resume     goes on with a run that was stopped
+  python -m evaluation.lddt model.pdb crystal.cif.gz --chain-map A=B
 
-import numpy as np
+exit status: 0 all predictions scored, 1 some failed (with --strict also: some truth has no prediction), 2 the arguments
+do not work.
+"""
 
-INCLUSION_RADIUS: float = 15.0
-"""angstrom; pairs of the truth at this distance or farther are not looked at."""
+_DETAILS = """\
+lddt_ca pools over all pairs of alpha carbons closer than 15 A in the truth; a pair that the prediction lacks counts as
+not preserved. Other numbers (over common residues only, mean per residue, with AlphaFold's strict comparisons, ...)
+stand beside it under their own names, which summary.json defines; --all-atom and --superposition add more.
 
-THRESHOLDS: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
-"""angstrom; the errors of a distance up to which it counts as preserved, each for a quarter."""
+Every target ends in a row with a status: scored, partial (scored, residues are missing), failed, missing (a truth
+without prediction) or extra (a prediction without truth), and with a reason.
+"""
 
-DEFINITION: str = (
-    "lDDT over alpha carbons as OpenStructure's bb_lddt: pairs of residues whose alpha carbons are < 15 A apart in the "
-    "truth (<= 15 A between two chains); distance errors <= 0.5, 1, 2 and 4 A; pooled over pairs; pairs missing from "
-    "the prediction count as not preserved; no stereochemistry check"
-)
-"""The definition in words, for reports."""
-
-_PER_ANGSTROM = 1000.0  # distances are counted in thousandths of an angstrom, the precision of a PDB file
-_THRESHOLD_UNITS = np.array(THRESHOLDS) * _PER_ANGSTROM
-_ROWS = 64  # residues per block at least: small enough that a block of 3,000 columns stays in the cache
-_CELLS = 1 << 16  # of a block that has more rows, because its columns are few
-_NEAR_ORIGIN = 1e6  # thousandths of an angstrom: 1,000 A
-_PAIR = float(1 << 30)  # counts a pair beside its thresholds kept in one number; exact below 2^53
+_COMMON = ("--out", "--report", "--plots", "--split", "--all-atom", "--superposition", "--jobs", "--resume")
 
 
-@dataclass(frozen=True, eq=False)
-class LddtResult:
-    """Scores of one prediction against one truth of N residues. A score without any pair is nan: undefined."""
-
-    score: float
-    """lDDT-Calpha in [0, 1]: pooled over the pairs of the truth, pairs missing from the prediction are worth 0."""
-    score_common: float
-    """The same over the pairs of which the prediction has both residues: how good is what is there."""
-    mean_per_residue: float
-    """Mean of ``per_residue`` over the residues where it is defined. It is not ``score``: residues with many
-    neighbours weigh no more here than others."""
-    per_residue: np.ndarray
-    """float64 [N]: pooled over the pairs of one residue; 0 for one that the prediction lacks; nan where the truth has
-    no alpha carbon or no other one within the radius."""
-    pairs: int
-    """Pairs of the truth."""
-    pairs_common: int
-    """Pairs of the truth of which the prediction has both residues."""
-    preserved: int
-    """Distances kept, counted once per threshold: ``score == preserved / (4 * pairs)``."""
-    score_strict: float
-    """``score`` with AlphaFold's strict comparisons: errors ``<`` the thresholds, distances of the truth ``<`` 15 A
-    between chains too. It differs only where an error is exactly 0.5, 1, 2 or 4 A."""
-    residues: int
-    """Residues of the truth with an alpha carbon."""
-    residues_common: int
-    """Those of them that the prediction has too."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    kept = f": scored targets are kept in {options.out}, --resume goes on" if options.out is not None else ""
+    return run_command(_run, options, interrupted=f"stopped{kept}")
 
 
-@dataclass(frozen=True, eq=False)
-class PairBlock:
-    """Some pairs of the truth, each once. P pairs, first residue < second residue."""
+def _run(options: argparse.Namespace) -> int:
+    # Imported here, so that --help and a wrong argument answer at once.
+    from rich.console import Console
 
-    first: np.ndarray
-    """int64 [P], index of a residue."""
-    second: np.ndarray
-    """int64 [P], index of a residue."""
-    true_distance: np.ndarray
-    """float64 [P], thousandths of an angstrom."""
-    pred_distance: np.ndarray
-    """float64 [P], thousandths of an angstrom; meaningless where the prediction lacks a residue."""
+    from evaluation import output
+    from evaluation.run import Settings, run_targets
+    from evaluation.targets import pair, read_ids
 
-    @property
-    def error(self) -> np.ndarray:
-        """float64 [P], thousandths of an angstrom."""
-        return np.abs(self.true_distance - self.pred_distance)
-
-
-def lddt_ca(
-    pred_positions: np.ndarray,
-    true_positions: np.ndarray,
-    pred_mask: np.ndarray | None = None,
-    true_mask: np.ndarray | None = None,
-    chain_index: np.ndarray | None = None,
-) -> LddtResult:
-    """lDDT over alpha carbons of residues that correspond one to one.
-
-    Args:
-        pred_positions: float [N, 3], angstrom: alpha carbons of the prediction.
-        true_positions: float [N, 3], angstrom: alpha carbons of the truth, row i is the same residue.
-        pred_mask: bool [N], residues that the prediction has; all when None. A position that is not finite is
-            missing whatever the mask says.
-        true_mask: the same for the truth. Only residues of the truth are scored.
-        chain_index: int [N], the same number within a chain; one chain when None. It matters only for two
-            residues at exactly 15 A, which count between chains and not within one.
-
-    Raises:
-        ValueError: shapes that do not agree.
-    """
-    pred_positions, true_positions = np.asarray(pred_positions), np.asarray(true_positions)
-    length = len(true_positions)
-    pred_mask, true_mask = _mask(pred_positions, pred_mask, "pred"), _mask(true_positions, true_mask, "true")
-    if len(pred_positions) != length:
-        raise ValueError(f"pred_positions has {len(pred_positions)} residues and true_positions {length}: align them")
-    if chain_index is not None:
-        chain_index = np.asarray(chain_index)
-        if chain_index.shape != (length,):
-            raise ValueError(f"chain_index has shape {chain_index.shape}, expected ({length},)")
-
-    totals = np.zeros(length)  # per residue: _PAIR for each pair of the truth, 1 for each threshold kept
-    all_there = bool(pred_mask[true_mask].all())
-    pairs_common = 0
-    lost_if_strict = pairs_lost_if_strict = 0
-    for block in pair_blocks(pred_positions, true_positions, true_mask, chain_index):
-        error = block.error
-        if not all_there:
-            both = pred_mask[block.first] & pred_mask[block.second]
-            error[~both] = np.inf
-            pairs_common += int(np.count_nonzero(both))
-        kept = preserved_thresholds(error)
-        lost_if_strict += int(np.count_nonzero(error == _THRESHOLD_UNITS[:, None]))
-        if chain_index is not None:
-            edge = block.true_distance == INCLUSION_RADIUS * _PER_ANGSTROM
-            if edge.any():
-                pairs_lost_if_strict += int(np.count_nonzero(edge))
-                lost_if_strict += int(preserved_thresholds(error[edge], strictly=True).sum())
-        weights = kept + _PAIR
-        for end in (block.first, block.second):
-            totals += np.bincount(end, weights=weights, minlength=length)
-
-    of_residue = np.floor(totals / _PAIR)
-    kept_of_residue = totals - of_residue * _PAIR
-    pairs, preserved = int(of_residue.sum()) // 2, int(kept_of_residue.sum()) // 2
-    pairs_common = pairs if all_there else pairs_common
-    per_residue = np.full(length, np.nan)
-    np.divide(kept_of_residue, len(THRESHOLDS) * of_residue, out=per_residue, where=of_residue > 0)
-    defined = per_residue[of_residue > 0]
-    return LddtResult(
-        score=_ratio(preserved, len(THRESHOLDS) * pairs),
-        score_common=_ratio(preserved, len(THRESHOLDS) * pairs_common),
-        mean_per_residue=float(defined.mean()) if len(defined) else float("nan"),
-        per_residue=per_residue,
-        pairs=pairs,
-        pairs_common=pairs_common,
-        preserved=preserved,
-        score_strict=_ratio(preserved - lost_if_strict, len(THRESHOLDS) * (pairs - pairs_lost_if_strict)),
-        residues=int(np.count_nonzero(true_mask)),
-        residues_common=int(np.count_nonzero(true_mask & pred_mask)),
+    if options.resume and options.out is None:
+        raise UserError("--resume goes on with the run in the directory of --out: add --out DIR")
+    if options.report and options.out is None:
+        raise UserError("--report writes report.html into the directory of --out: add --out DIR")
+    if options.plots and options.out is None:
+        raise UserError("--plots writes a directory plots into that of --out: add --out DIR")
+    if options.plot_target and not options.plots:
+        raise UserError("--plot-target chooses what --plots draws: add --plots")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out {options.out} is a file: expected a directory")
+    settings = Settings(options.match, options.min_identity, options.chain_map, options.all_atom, options.superposition)
+    ids = None if options.ids is None else read_ids(options.ids)
+    pairing = pair(
+        options.preds, options.truth, options.pairs, options.split, ids, options.truth_suffix, options.pred_suffix
     )
 
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(
+        f"predictions: {options.preds}   truth: {options.truth}", markup=False, highlight=False, soft_wrap=True
+    )
+    rows, taken = run_targets(pairing.targets, settings, options.out, options.resume, options.jobs)
+    if options.resume:
+        console.print(f"resumed: {taken} of {len(rows)} targets were scored before", highlight=False)
+    summary = output.summarise(rows, settings, options.seed, pairing.notes, _baselines(options.truth, rows))
+    output.show(console, rows, summary)
+    if options.out is None:
+        console.print("nothing written: add --out DIR to keep the scores")
+    else:
+        written = output.write_scores(options.out, rows, summary)
+        if options.report:
+            from evaluation.report import write_report
 
-def pair_blocks(
-    pred_positions: np.ndarray,
-    true_positions: np.ndarray,
-    true_mask: np.ndarray,
-    chain_index: np.ndarray | None = None,
-) -> Iterator[PairBlock]:
-    """The pairs of the truth within the radius, block by block, so that memory grows with N and not with N^2.
-
-    Arguments as for ``lddt_ca``; both position arrays are [N, 3] and every ``true_mask`` position is finite.
-    """
-    rows = true_mask.nonzero()[0]  # index within the truth's residues -> index in the arrays
-    if len(rows) < len(true_mask):
-        pred_positions, true_positions = pred_positions[rows], true_positions[rows]
-        chain_index = None if chain_index is None else chain_index[rows]
-    units = np.empty((2, len(rows), 3))
-    units[0], units[1] = thousandths(true_positions), thousandths(pred_positions)
-    largest = np.abs(units).max(initial=0.0)
-    if not largest <= _NEAR_ORIGIN:
-        if not np.isfinite(largest):  # missing positions may hold anything; 0 keeps the arithmetic quiet
-            units[1] = np.where(np.isfinite(units[1]), units[1], 0.0)
-        units = _centred(units)
-    (true_left, pred_left), (true_right, pred_right) = _squared_distance_factors(units)
-    radius = INCLUSION_RADIUS * _PER_ANGSTROM
-    in_reach = np.less if chain_index is None else np.less_equal  # 15 A exactly: in between chains, out within a chain
-
-    at_once = min(max(_ROWS, _CELLS // max(len(rows), 1)), len(rows))
-    cells = _scratch(at_once * len(rows))
-    for start in range(0, len(rows), max(at_once, 1)):
-        stop = min(start + at_once, len(rows))
-        columns = _columns_near(units[0], start, stop, radius)
-        right = true_right[:, columns]
-        block = cells[: (stop - start) * right.shape[1]].reshape(stop - start, -1)
-        np.matmul(true_left[start:stop], right, out=block)  # exact for whole thousandths
-        near = in_reach(block, radius**2)
-        near[:, : stop - start] &= _above_diagonal(at_once)[: stop - start, : stop - start]  # each pair once
-        flat = near.ravel().nonzero()[0]
-        if not len(flat):
-            continue
-        square = block.take(flat)
-        pred_square = np.matmul(pred_left[start:stop], pred_right[:, columns], out=block).take(flat)
-        first = flat // near.shape[1]
-        second = flat - first * near.shape[1]
-        if isinstance(columns, slice):
-            second += start
-        else:
-            second = columns[second]
-        first += start
-        if chain_index is not None and square.max() == radius**2:
-            keep = (square < radius**2) | (chain_index[first] != chain_index[second])
-            first, second, square, pred_square = first[keep], second[keep], square[keep], pred_square[keep]
-        if len(rows) < len(true_mask):
-            first, second = rows[first], rows[second]
-        for values in (square, pred_square):
-            np.sqrt(np.maximum(values, 0.0, out=values), out=values)
-        yield PairBlock(first, second, square, pred_square)
+            written.append(write_report(options.out, rows, summary))
+        if options.plots:
+            written += _plots(options, rows, summary)
+        for path in written:
+            console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    return _exit_status(rows, options.strict)
 
 
-def preserved_thresholds(error: np.ndarray, strictly: bool = False) -> np.ndarray:
-    """uint8 [P], 0 to 4: how many thresholds each distance error (thousandths of an angstrom) does not exceed; with
-    ``strictly`` also does not reach."""
-    compare = np.less if strictly else np.less_equal
-    return compare(error, _THRESHOLD_UNITS[:, None]).sum(axis=0, dtype=np.uint8)
+def _baselines(truth: Path, rows: "Sequence[Row]") -> "list[Baseline]":
+    """The baselines of all scored targets where the truth is a dataset; its training chains are there to copy."""
+    if not (truth / "dataset.json").is_file():
+        return []
+    from data_prep.dataset.store import StructureDataset  # loads file formats that no other truth needs
+    from evaluation.baselines import score_baselines
+
+    return score_baselines(StructureDataset(truth), [row.target for row in rows if row.score is not None])
 
 
-def thousandths(positions: np.ndarray) -> np.ndarray:
-    """Positions in angstrom as float64 thousandths, whole numbers where the position has three decimals or fewer.
+def _plots(options: argparse.Namespace, rows: "Sequence[Row]", summary: dict) -> list[Path]:
+    from evaluation.report import write_plots  # loads Matplotlib
 
-    A float32 (or float64) next to 12.345 is taken for 12.345 exactly: no nearer number can be stored, and a file with
-    three decimals meant it. Everything else keeps its value.
-    """
-    scaled = np.asarray(positions, dtype=np.float64) * _PER_ANGSTROM
-    whole = np.rint(scaled)
-    return np.where((whole / _PER_ANGSTROM).astype(positions.dtype) == positions, whole, scaled)
-
-
-def _mask(positions: np.ndarray, mask: np.ndarray | None, name: str) -> np.ndarray:
-    """bool [N] of the residues that are there and finite."""
-    if positions.ndim != 2 or positions.shape[1] != 3 or positions.dtype.kind != "f":
-        raise ValueError(f"{name}_positions is {positions.dtype} {positions.shape}, expected floats of shape (N, 3)")
-    mask = np.ones(len(positions), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-    if mask.shape != positions.shape[:1]:
-        raise ValueError(f"{name}_mask has shape {mask.shape}, expected {positions.shape[:1]}")
-    finite = np.isfinite(positions)
-    return mask if finite.all() else mask & finite.all(axis=-1)
+    scored = {row.target for row in rows if row.score is not None}
+    for name in options.plot_target:
+        if name not in scored:
+            warn(f"--plot-target {name}: no target of this name has a score: not drawn")
+    return write_plots(options.out / "plots", rows, summary, [name for name in options.plot_target if name in scored])
 
 
-def _centred(units: np.ndarray) -> np.ndarray:
-    """[2, N, 3], each structure moved near the origin, so that the squares stay small: by a median, which one stray
-    residue cannot drag away, rounded, so that whole numbers stay whole."""
-    middle = units.shape[1] // 2
-    return units - np.rint(np.partition(units, middle, axis=1)[:, middle, None])
+def _exit_status(rows: "Sequence[Row]", strict: bool) -> int:
+    bad = {"failed", "missing"} if strict else {"failed"}
+    return int(any(row.status in bad for row in rows))
 
 
-def _squared_distance_factors(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[2, N, 5] and [2, 5, N] of [2, N, 3] whose products are |x_i|^2 - 2 x_i.x_j + |x_j|^2: one matrix product per
-    structure and block.
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "evaluation.lddt", _DESCRIPTION, common=_COMMON, examples=_EXAMPLES, details=lambda: _DETAILS
+    )
+    parser.add_argument("preds", metavar="PREDS", type=Path, help="predictions: directory or file")
+    parser.add_argument("truth", metavar="TRUTH", type=Path, help="true structures: directory, dataset or file")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write scores.csv, per_residue.csv and summary.json there"
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write DIR/report.html, one page that needs no network: plots, a table, and for a "
+        "chosen target its residues, distance differences and the structures in 3D",
+    )
+    parser.add_argument(
+        "--plots",
+        action="store_true",
+        help="also write the drawings as files into DIR/plots: histogram, lDDT against length, pLDDT against lDDT, and "
+        "the residues and distance differences of a target (the worst, unless --plot-target names others)",
+    )
+    parser.add_argument(
+        "--plot-target",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="with --plots: draw the residues of this target; may be given several times",
+    )
+    parser.add_argument(
+        "--all-atom",
+        action="store_true",
+        help="also lDDT over all heavy atoms (lddt_all), symmetric side chains resolved",
+    )
+    parser.add_argument(
+        "--superposition",
+        action="store_true",
+        help="also TM-score by the given correspondence (not TM-align), GDT-TS, GDT-HA and RMSD",
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE.csv",
+        type=Path,
+        help="pairs by table instead of by name: columns pred and truth, and target where predictions' names repeat; "
+        "paths relative to PREDS and TRUTH, else to the table, else to the working directory",
+    )
+    parser.add_argument(
+        "--ids", metavar="FILE", type=Path, help="score these targets alone, one name per line; all are expected"
+    )
+    parser.add_argument(
+        "--truth-suffix", metavar="TEXT", default="", help="prediction x belongs to truth x<TEXT>, e.g. _ref: x_ref.cif"
+    )
+    parser.add_argument(
+        "--pred-suffix",
+        metavar="TEXT",
+        default="",
+        help="prediction x<TEXT> belongs to truth x; the samples of AlphaFold, ColabFold, Boltz, Chai, Protenix and "
+        "OpenFold (x_model_0.cif, x/ranked_0.pdb) pair without it",
+    )
+    parser.add_argument("--split", help="TRUTH is a dataset: expect every record of this split, e.g. val")
+    parser.add_argument(
+        "--match",
+        choices=MODES,
+        default="auto",
+        help="pair residues by the author's number and insertion code, by position along the sequence (label), or by "
+        "alignment; auto takes number unless another way pairs a larger share with residues of the same name, and says "
+        "what it took (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chain-map",
+        metavar="A=B,C=D",
+        type=_chain_map,
+        help="truth chain A is the prediction's B, and so on, for all targets; without it the assignment that keeps "
+        "the most distances is taken",
+    )
+    parser.add_argument(
+        "--min-identity",
+        metavar="SHARE",
+        type=_share,
+        default=MIN_IDENTITY,
+        help="share of the shorter chain's residues that must find one of the same name; below, they are not "
+        "the same protein and there is no score (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs", metavar="N", type=_count, default=1, help="processes that score at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take from --out what was scored before with the same settings from the same files, and score the rest",
+    )
+    parser.add_argument("--strict", action="store_true", help="exit 1 also when a truth has no prediction")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the bootstrap intervals (default: %(default)s)")
+    return parser
 
-    Whole numbers up to 2^53 are exact in float64, and so is this for coordinates within 30,000 A of the middle.
-    """
-    left, right = np.ones((2, units.shape[1], 5)), np.ones((2, 5, units.shape[1]))
-    square = np.square(units) @ np.ones(3)
-    left[:, :, :3], left[:, :, 3] = units, square
-    np.multiply(units.transpose(0, 2, 1), -2.0, out=right[:, :3])
-    right[:, 4] = square
-    return left, right
+
+def _chain_map(text: str) -> dict[str, str]:
+    pairs = [part.split("=") for part in text.split(",")]
+    if any(len(part) != 2 for part in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected TRUTH=PREDICTION, such as A=B or A=B,C=D")
+    chains = dict(pairs)
+    if len(chains) != len(pairs) or len(set(chains.values())) != len(pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}: a chain is named twice")
+    return chains
 
 
-def _columns_near(units: np.ndarray, start: int, stop: int, radius: float) -> slice | np.ndarray:
-    """Indices from ``start`` on that can have a partner in the rows [start, stop): first the rows themselves, then
-    the later ones inside their bounding box, widened by the radius."""
-    if stop == len(units):
-        return slice(start, stop)
-    rows, later = units[start:stop], units[stop:]
-    low, high = rows.min(axis=0) - radius, rows.max(axis=0) + radius
-    inside = ((later >= low) & (later <= high)).all(axis=1)
-    return np.concatenate([np.arange(start, stop), stop + inside.nonzero()[0]])
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
 
 
-_SCRATCH = threading.local()
+def _seed(text: str) -> int:
+    """The argument of ``--seed``."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 0")
+    return int(text)
 
 
-def _scratch(size: int) -> np.ndarray:
-    """float64 [size], the same memory for every block and call of a thread (64 N numbers for N above 1,024, 1.5 MB at
-    3,000): fresh pages cost more than what is done in them."""
-    if getattr(_SCRATCH, "cells", np.empty(0)).size < size:
-        _SCRATCH.cells = np.empty(size)
-    return _SCRATCH.cells[:size]
-
-
-@cache
-def _above_diagonal(size: int) -> np.ndarray:
-    """bool [size, size]: row < column."""
-    return ~np.tri(size, dtype=bool)
-
-
-def _ratio(numerator: int, denominator: int) -> float:
-    return numerator / denominator if denominator else float("nan")
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a share between 0 and 1, such as {MIN_IDENTITY}")
+    return share
 
 
 if __name__ == "__main__":
-    import sys
-
-    from evaluation.command import main
-
     sys.exit(main())

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import gemmi
 import numpy as np
 
+from data_prep.files.errors import UserError
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import RESTYPES_WITH_X
 
@@ -45,7 +46,7 @@ _CODE_BITS = 21  # that hold any character
 _UNBROKEN = 6  # letters of a run that an alignment with costly gaps keeps too: what it saves on a gap it loses on them
 
 
-class MatchError(ValueError):
+class MatchError(UserError):
     """A prediction and a truth that do not belong together. One line: what was found, what was expected."""
 
 

@@ -1,4 +1,4 @@
-"""The table behind per_residue.csv: every residue of the truth, its score and its counterpart."""
+"""Residues of a scored target: the table behind per_residue.csv, their confidence, their alpha carbons for drawings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,16 @@ from typing import Self
 import numpy as np
 
 from data_prep.structure.record import ProteinRecord
-from data_prep.structure.residues import RESNAMES, RESTYPES_WITH_X
+from data_prep.structure.residues import ATOM37_INDEX, RESNAMES, RESTYPES_WITH_X
 from evaluation.chains import ChainMatch
+from evaluation.superposition import superpose
+
+LOWEST_MEDIAN: float = 15.0
+"""On the scale 0-100 no predictor is as unsure of half of its residues; expected errors hardly reach 15 A."""
+
+_CA = ATOM37_INDEX["CA"]
+_DRAWN = 100  # hundredths of an angstrom are finer than any drawing
+_KEPT = 1000  # thousandths are what the files state
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +65,7 @@ class ResidueTable:
     @classmethod
     def of_columns(cls, columns: Mapping[str, list]) -> Self:
         """The inverse of ``columns``."""
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for name, values in columns.items():
             kind = _KINDS.get(name, str)
             lacking = {float: np.nan, str: "", int: 0}.get(kind)
@@ -138,3 +146,74 @@ def _counterparts(chain: ProteinRecord | None, partner: np.ndarray, plddt: np.nd
 def _names(chain: ProteinRecord) -> np.ndarray:
     """<U3 [N]."""
     return _NAME_OF_LETTER[np.frombuffer(chain.sequence.encode("ascii"), dtype=np.uint8)]
+
+
+def plddt_of(prediction: Sequence[ProteinRecord]) -> tuple[list[np.ndarray] | None, str]:
+    """The confidence that a prediction keeps in its B-factors: that of the alpha carbons.
+
+    B-factors are pLDDT where the file says so (``ProteinRecord.states_plddt``). Else they are taken for it when the
+    file names no experiment, every atom of a residue has the same value (and most residues have several atoms), and the
+    values differ between residues. All must lie within 0-1 or 0-100. Values above 1 whose median is below
+    ``LOWEST_MEDIAN`` are not: CASP predictions keep an expected error in angstrom there.
+
+    Returns:
+        float64 [N] per chain on the scale 0-100, and the scale of the file, ``0-1`` or ``0-100``; None and '' where
+        the B-factors are something else.
+    """
+    stated = all(chain.states_plddt for chain in prediction)
+    if not stated:
+        if any(chain.method not in (None, "", "THEORETICAL MODEL") for chain in prediction):
+            return None, ""
+        for chain in prediction:
+            if (chain.atom37_mask[chain.ca_mask].sum(axis=1) > 1).mean() < 0.5:
+                return None, ""
+            uneven = np.abs(chain.b_factors - chain.b_factors[:, _CA, None]) > 0.005
+            if (uneven & chain.atom37_mask)[chain.ca_mask].any():
+                return None, ""
+    values = np.concatenate([chain.b_factors[chain.ca_mask, _CA] for chain in prediction])
+    if not len(values) or values.min() < 0 or values.max() > 100 or (values.min() == values.max() and not stated):
+        return None, ""
+    if values.max() > 1 and np.median(values) < LOWEST_MEDIAN and not stated:
+        return None, ""
+    factor, scale = (100.0, "0-1") if values.max() <= 1 else (1.0, "0-100")
+    return [chain.b_factors[:, _CA].astype(np.float64) * factor for chain in prediction], scale
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Positions in angstrom, as the files have them."""
+
+    true: np.ndarray
+    """float32 [R, 3]: the residues of the truth with an alpha carbon, in its order."""
+    pred: np.ndarray
+    """float32 [M, 3]: those of them that the prediction has."""
+    in_pred: np.ndarray
+    """bool [R]: which these are."""
+
+    def superposed(self) -> tuple[list[int], list[int]]:
+        """Hundredths of an angstrom, x, y and z of one residue after the other: the truth, its middle at the origin,
+        and the prediction after its best fit."""
+        true, pred = self.true.astype(np.float64), self.pred.astype(np.float64)
+        if len(pred):
+            rotation, translation = superpose(pred, true[self.in_pred])
+            pred = pred @ rotation.T + translation
+        middle = true.mean(axis=0)
+        return _whole(true - middle, _DRAWN), _whole(pred - middle, _DRAWN)
+
+    def columns(self) -> dict[str, list]:
+        """Whole numbers, as JSON can hold them."""
+        return {
+            "true": _whole(self.true, _KEPT),
+            "pred": _whole(self.pred, _KEPT),
+            "in_pred": self.in_pred.astype(int).tolist(),
+        }
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, list]) -> Self:
+        """The inverse of ``columns``."""
+        true, pred = (np.array(columns[name], dtype=np.float64).reshape(-1, 3) / _KEPT for name in ("true", "pred"))
+        return cls(true.astype(np.float32), pred.astype(np.float32), np.array(columns["in_pred"], dtype=bool))
+
+
+def _whole(positions: np.ndarray, per_angstrom: int) -> list[int]:
+    return np.rint(positions.astype(np.float64) * per_angstrom).astype(np.int64).ravel().tolist()

@@ -6,15 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_prep.structure.record import ProteinRecord
-from evaluation.all_atom import AllAtomResult, lddt_all
-from evaluation.calibration import NOTHING_TO_COMPARE, Calibration, calibrate
 from evaluation.chains import ChainMatch, match_chains
-from evaluation.lddt import LddtResult, lddt_ca
+from evaluation.lddt_scores import AllAtomResult, LddtResult, lddt_all, lddt_ca
 from evaluation.match import MIN_IDENTITY, Correspondence, MatchError
-from evaluation.plddt import plddt_of
-from evaluation.residue_table import ResidueTable, residue_table
+from evaluation.residue_table import ResidueTable, Trace, plddt_of, residue_table
+from evaluation.statistics import NOTHING_TO_COMPARE, Calibration, calibrate
 from evaluation.superposition import SuperpositionScores, superposition_scores
-from evaluation.trace import Trace
 
 DEFINITIONS: Mapping[str, str] = {
     "lddt_ca": "pooled over all pairs of the truth; a pair that the prediction lacks counts as not preserved",
@@ -225,7 +222,7 @@ def _in_the_truths_places(
     mask = np.zeros(len(positions), dtype=bool)
     start = 0
     for record, p, correspondence in zip(truth, chains.assignment, chains.correspondences, strict=True):
-        if correspondence is not None:
+        if p is not None and correspondence is not None:
             rows = start + correspondence.true_index
             positions[rows] = prediction[p].ca_positions[correspondence.pred_index]
             mask[rows] = True
@@ -246,7 +243,7 @@ def _all_atoms(
     positions, mask = np.zeros_like(true_positions), np.zeros(true_positions.shape[:2], dtype=bool)
     start = 0
     for record, p, correspondence in zip(truth, chains.assignment, chains.correspondences, strict=True):
-        if correspondence is not None:
+        if p is not None and correspondence is not None:
             rows = start + correspondence.true_index
             positions[rows] = prediction[p].atom37_positions[correspondence.pred_index]
             mask[rows] = prediction[p].atom37_mask[correspondence.pred_index]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.files.bounded_reading import read_table
+from data_prep.files.errors import UserError
 from data_prep.structure.io import is_structure_name, structure_stem
 
 _SAMPLE = re.compile(r"[_.-]((un)?relaxed|model|seed|sample|rank|ranked|pred)([_.-]|\d|$)", re.IGNORECASE)
@@ -22,10 +23,6 @@ _SAMPLE = re.compile(r"[_.-]((un)?relaxed|model|seed|sample|rank|ranked|pred)([_
 (ColabFold), fold_x_model_0 (AlphaFold Server), x_model, x_seed-1_sample-0_model (AlphaFold 3), x_model_0 (Boltz),
 x_sample_0 (Protenix), x_model_1_ptm_relaxed (OpenFold), and in a directory x ranked_0 (AlphaFold), pred.model_idx_0
 (Chai)."""
-
-
-class UsageError(ValueError):
-    """The command cannot start with these arguments. One line: what was found, what was expected, what to do."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +83,19 @@ def pair(
         pred_suffix: the same for predictions: ``x<suffix>`` belongs to ``x``.
 
     Raises:
-        UsageError: paths that do not exist, no structure file, nothing that pairs.
+        UserError: paths that do not exist, no structure file, nothing that pairs.
     """
     for path, whose in ((preds, "PREDS"), (truth, "TRUTH")):
         if not path.exists():
-            raise UsageError(f"{whose}: {path} does not exist: expected a directory or a structure file")
+            raise UserError(f"{whose}: {path} does not exist: expected a directory or a structure file")
     is_dataset = (truth / "dataset.json").is_file()
     if split is not None and not is_dataset:
-        raise UsageError(f"--split {split} needs a dataset as TRUTH, and {truth} has no dataset.json")
+        raise UserError(f"--split {split} needs a dataset as TRUTH, and {truth} has no dataset.json")
     if truth_suffix and (is_dataset or table is not None or not truth.is_dir()):
-        raise UsageError(f"--truth-suffix {truth_suffix} is for the names of two directories: leave it out here")
+        raise UserError(f"--truth-suffix {truth_suffix} is for the names of two directories: leave it out here")
     if table is not None:
         if is_dataset:
-            raise UsageError(f"--pairs names truth files, and {truth} is a dataset: give the directory of the files")
+            raise UserError(f"--pairs names truth files, and {truth} is a dataset: give the directory of the files")
         return _only(ids, _pair_by_table(preds, truth, table), {})
     if is_dataset:
         return _pair_with_dataset(preds, truth, split, ids)
@@ -106,11 +103,11 @@ def pair(
         truths = _with_suffix(_by_stem(truth, "TRUTH"), truth, truth_suffix)
         return _only(ids, _pair_directories(preds, truth, truths, pred_suffix), truths)
     if ids is not None:
-        raise UsageError("--ids is for directories, datasets and --pairs: leave it out where files are named")
+        raise UserError("--ids is for directories, datasets and --pairs: leave it out where files are named")
     if preds.is_file() and truth.is_file():
         return Pairing((Target(structure_stem(preds), preds, truth),))
     one, other = ("a directory", "a file") if preds.is_dir() else ("a file", "a directory")
-    raise UsageError(
+    raise UserError(
         f"PREDS {preds} is {one} and TRUTH {truth} is {other}: give two directories or two files, or name the pairs "
         "with --pairs FILE.csv"
     )
@@ -125,15 +122,15 @@ def read_ids(path: Path) -> list[str]:
     """Names of targets, one per line; empty lines and those that start with # do not count.
 
     Raises:
-        UsageError: the file cannot be read, or has no name.
+        UserError: the file cannot be read, or has no name.
     """
     try:
         lines = [line.strip() for line in read_table(path, encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--ids {path}: cannot be read: {error}: expected a text file, one name per line") from None
+        raise UserError(f"--ids {path}: cannot be read: {error}: expected a text file, one name per line") from None
     names = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not names:
-        raise UsageError(f"--ids {path}: no name in it: expected one per line")
+        raise UserError(f"--ids {path}: no name in it: expected one per line")
     return names
 
 
@@ -166,20 +163,19 @@ def _with_suffix(truths: dict[str, list[Path]], directory: Path, suffix: str) ->
         return truths
     cut = {stem.removesuffix(suffix): files for stem, files in truths.items() if stem.endswith(suffix)}
     if not cut:
-        raise UsageError(f"--truth-suffix {suffix}: no name in {directory} ends in it; found {_some(truths)}")
+        raise UserError(f"--truth-suffix {suffix}: no name in {directory} ends in it; found {_some(truths)}")
     return cut
 
 
 def _pair_directories(preds: Path, truth: Path, truths: dict[str, list[Path]], suffix: str) -> Pairing:
     predictions = _by_stem(preds, "PREDS", truths)
     targets, used = [], set()
-    whole, by_chain = [], []  # predictions that pair by their whole name, and as <stem>_<chain>
+    whole: list[str] = []
+    by_chain: list[str] = []  # predictions that pair by their whole name, and as <stem>_<chain>
     for stem, files in predictions.items():
         name = stem.removesuffix(suffix) if suffix and stem.endswith(suffix) else stem
-        if name in truths:
-            true_stem, chain = name, None
-        else:
-            true_stem, chain = _without_sample(name, truths) or _split_chain(name, truths)
+        in_whole = (name, None) if name in truths else None
+        true_stem, chain = in_whole or _without_sample(name, truths) or _split_chain(name, truths)
         if true_stem is None:
             targets.append(Target(stem, files[0], None))
             continue
@@ -188,7 +184,7 @@ def _pair_directories(preds: Path, truth: Path, truths: dict[str, list[Path]], s
         problem = _doubled(files) or _doubled(truths[true_stem])
         targets.append(Target(stem, files[0], truths[true_stem][0], true_chain=chain, problem=problem))
     if not used:
-        raise UsageError(_nothing_pairs(preds, predictions, truth, truths))
+        raise UserError(_nothing_pairs(preds, predictions, truth, truths))
 
     unused = [stem for stem in truths if stem not in used]
     notes = []
@@ -221,15 +217,15 @@ def _pair_with_dataset(preds: Path, dataset: Path, split: str | None, ids: Colle
         records = StructureDataset(dataset)
         every, expected = set(records.ids()), set() if split is None else set(records.ids(split))
     except DatasetError as error:
-        raise UsageError(f"TRUTH: {error}") from None
+        raise UserError(f"TRUTH: {error}") from None
     if split is not None and not expected:
-        raise UsageError(f"--split {split}: dataset {dataset} has no such split, or it is empty")
+        raise UserError(f"--split {split}: dataset {dataset} has no such split, or it is empty")
     predictions = _by_stem(preds, "PREDS") if preds.is_dir() else {structure_stem(preds): [preds]}
     if ids is not None:
         unknown = sorted(set(ids) - (every if split is None else expected))
         if unknown:
             where = dataset if split is None else f"split {split} of {dataset}"
-            raise UsageError(f"--ids names {_some(unknown)}, which {where} does not have")
+            raise UserError(f"--ids names {_some(unknown)}, which {where} does not have")
         expected, predictions = set(ids), {stem: files for stem, files in predictions.items() if stem in ids}
     scope = expected if split is not None else every
     elsewhere = f"a record of the dataset, but not of split {split}"
@@ -240,7 +236,7 @@ def _pair_with_dataset(preds: Path, dataset: Path, split: str | None, ids: Colle
         for stem, files in predictions.items()
     ]
     if not scope & predictions.keys() and ids is None:
-        raise UsageError(
+        raise UserError(
             f"no prediction in {preds} has the name of a record of dataset {dataset}: found {_some(predictions)}, "
             f"expected such as {_some(sorted(scope))}"
         )
@@ -261,20 +257,20 @@ def _pair_by_table(preds: Path, truth: Path, table: Path) -> Pairing:
         reader = csv.DictReader(io.StringIO(read_table(table, encoding="utf-8-sig"), newline=""))
         columns, rows = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"--pairs {table}: cannot be read as CSV: {error}") from None
+        raise UserError(f"--pairs {table}: cannot be read as CSV: {error}") from None
     absent = [column for column in ("pred", "truth") if column not in columns]
     if absent:
-        raise UsageError(f"--pairs {table}: no column {' and '.join(absent)}; found {', '.join(columns) or 'nothing'}")
+        raise UserError(f"--pairs {table}: no column {' and '.join(absent)}; found {', '.join(columns) or 'nothing'}")
     if not rows:
-        raise UsageError(f"--pairs {table}: no row below the header")
-    targets, line_of = [], {}
+        raise UserError(f"--pairs {table}: no row below the header")
+    targets, line_of = [], dict[str, int]()
     for line, row in enumerate(rows, start=2):
         if not row["pred"] or not row["truth"]:
-            raise UsageError(f"--pairs {table}: row {line} has an empty pred or truth")
+            raise UserError(f"--pairs {table}: row {line} has an empty pred or truth")
         prediction, true = _find(row["pred"], preds, table), _find(row["truth"], truth, table)
         name = row.get("target") or structure_stem(Path(row["pred"]))
         if name in line_of:
-            raise UsageError(
+            raise UserError(
                 f"--pairs {table}: rows {line_of[name]} and {line} are both target {name}: tell them apart in a column "
                 "`target`"
             )
@@ -310,7 +306,7 @@ def _by_stem(directory: Path, whose: str, targets: Collection[str] = ()) -> dict
         expected = "expected names that end in .pdb, .ent, .cif, .mmcif or .bcif, plain or .gz"
         if (directory / "dataset.json").is_file():
             expected = "it is a dataset, which can be the truth. The predictions come first, then the truth"
-        raise UsageError(f"{whose}: no structure files in {directory}: {expected}")
+        raise UserError(f"{whose}: no structure files in {directory}: {expected}")
     return dict(stems)
 
 
@@ -330,7 +326,7 @@ def _listed(directory: Path) -> set[str]:
     return names
 
 
-def _without_sample(stem: str, truths: Iterable[str]) -> tuple[str, str | None] | None:
+def _without_sample(stem: str, truths: Iterable[str]) -> tuple[str | None, str | None] | None:
     """``x_model_0`` or ``fold_x_model_0`` -> (x, None), ``x_B_model_0`` -> (x, B), where x is a truth."""
     ends = [match.start() for match in _SAMPLE.finditer(stem)]
     names = [stem[:end].removeprefix(prefix) for end in ends for prefix in ("", "fold_")]

@@ -17,9 +17,10 @@ from data_prep.dataset.store import DatasetError, StructureDataset, write_datase
 from data_prep.files import bounded_reading
 from data_prep.files.bounded_reading import parse_json, read_parquet
 from data_prep.files.checksums import damaged_files
+from data_prep.files.errors import UserError
 from data_prep.files.text import is_file_name
-from evaluation.compare import CompareError, read_scores
-from evaluation.targets import UsageError, read_ids
+from evaluation.compare import read_scores
+from evaluation.targets import read_ids
 from pipeline.comparison.variants import ComparisonError, parse_adapters
 from pipeline.config.layers import file_layer
 from pipeline.config.schema import ConfigError
@@ -181,8 +182,8 @@ READERS = {
     "config.json": (lambda path: read_hugging_face(path.parent), OSError),
     "adapter_config.json": (adapter, ValueError),
     "x.fasta": (read_fasta, InputError),
-    "scores.csv": (lambda path: read_scores(path, "lddt_ca"), CompareError),
-    "ids.txt": (read_ids, UsageError),
+    "scores.csv": (lambda path: read_scores(path, "lddt_ca"), UserError),
+    "ids.txt": (read_ids, UserError),
     "files.txt": (read_lines, BuildError),
     "ledger.csv": (read_ledger, OSError),
     "predictions.csv": (predictions, InputError),

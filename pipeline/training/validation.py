@@ -9,7 +9,7 @@ import torch
 from data_prep.dataset.store import StructureDataset
 from data_prep.structure.record import ProteinRecord
 from evaluation.baselines import Baseline, score_baselines, write_baselines
-from evaluation.lddt import lddt_ca
+from evaluation.lddt_scores import lddt_ca
 from pipeline.folding.model import FoldingModel
 from pipeline.losses.plddt import predicted_plddt
 from pipeline.training.chains import TrainingChains

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import ATOM37_INDEX
-from evaluation.command import main
+from evaluation.lddt import main
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"
 

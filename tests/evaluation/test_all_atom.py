@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.structure.residues import ATOM37_INDEX, RESTYPE_ATOM37_MASK, sequence_to_aatype
-from evaluation.all_atom import PARTNER, lddt_all
+from evaluation.lddt_scores import PARTNER, lddt_all
 
 
 def protein(sequence, positions, seed=0):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.calibration import calibrate
+from evaluation.statistics import calibrate
 
 
 def test_by_hand():

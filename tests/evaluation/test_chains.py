@@ -5,7 +5,7 @@ import pytest
 
 from evaluation import chains
 from evaluation.chains import match_chains
-from evaluation.lddt import lddt_ca
+from evaluation.lddt_scores import lddt_ca
 from evaluation.match import MatchError
 
 

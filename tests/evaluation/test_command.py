@@ -9,7 +9,7 @@ import pytest
 from data_prep.dataset.store import Placement, write_dataset
 from data_prep.structure.io import write_mmcif, write_pdb
 from evaluation.baselines import helix_ca
-from evaluation.lddt import lddt_ca
+from evaluation.lddt_scores import lddt_ca
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from math import comb
 
 import pytest
 
-from evaluation.compare import CompareError, compare, read_scores, sign_test
-from evaluation.compare_command import main
+from data_prep.files.errors import UserError
+from evaluation.compare import compare, main, read_scores, sign_test
 
 
 @pytest.fixture
@@ -115,5 +115,5 @@ def test_a_seed_is_a_whole_number(runs, capsys):
 
 
 def test_cells_that_are_not_finite_are_refused(write, runs):
-    with pytest.raises(CompareError, match="expected a finite number"):
+    with pytest.raises(UserError, match="expected a finite number"):
         read_scores(write("c", [("w", "scored", "nan", "")]), "lddt_ca")

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.structure.io import read_structure, write_mmcif
-from evaluation.command import main
-from evaluation.evaluate import STATUSES
+from evaluation.lddt import main
+from evaluation.run import STATUSES
 
 BUNDLED = Path(__file__).resolve().parents[2] / "pipeline" / "demo_structures"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))

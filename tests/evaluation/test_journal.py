@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 
+from data_prep.files.workers import ProcessKilledError
 from data_prep.structure.io import write_pdb
-from evaluation import evaluate as evaluation
-from evaluation.evaluate import Settings, evaluate
-from evaluation.run import run_targets
+from evaluation import run as evaluation
+from evaluation.run import Settings, run_targets
 from evaluation.targets import pair
 
 
@@ -80,7 +80,7 @@ def test_another_definition_of_the_score_is_not_mixed_in(case, run, tmp_path):
     run(*case, "--out", tmp_path / "out")
     done = run(*case, "--out", tmp_path / "out", "--resume", "--match", "align")
     assert done.status == 2
-    assert "is of a run with other settings (match was auto, now align)" in done.err and done.err.count("\n") == 1
+    assert "belongs to a run with other settings (match was auto, now align)" in done.err and done.err.count("\n") == 1
 
 
 def test_a_damaged_journal_is_named(case, run, tmp_path):
@@ -88,7 +88,7 @@ def test_a_damaged_journal_is_named(case, run, tmp_path):
     path = tmp_path / "out" / "targets.jsonl"
     path.write_text(path.read_text().replace('{"true_chain"', '{"true_', 1))
     done = run(*case, "--out", tmp_path / "out", "--resume")
-    assert done.status == 2 and "targets.jsonl is damaged" in done.err and done.err.count("\n") == 1
+    assert done.status == 2 and "targets.jsonl: line 2 is damaged" in done.err and done.err.count("\n") == 1
 
 
 def test_resume_where_nothing_was_starts(case, run, tmp_path):
@@ -114,12 +114,10 @@ def test_several_processes_give_the_same_files(case, run, tmp_path):
 
 
 def test_a_killed_process_is_one_line(case, monkeypatch, run, tmp_path):
-    from concurrent.futures.process import BrokenProcessPool
-
     def broken(*_):
-        raise BrokenProcessPool
+        raise ProcessKilledError
 
-    monkeypatch.setattr(evaluation.ProcessPoolExecutor, "map", broken)
+    monkeypatch.setattr(evaluation, "in_processes", broken)
     done = run(*case, "--jobs", 2, "--out", tmp_path / "out")
     assert (
         done.status == 1 and done.err.startswith("error: one of 2 processes was killed") and done.err.count("\n") == 1
@@ -130,7 +128,6 @@ def test_a_record_of_a_dataset_is_known_by_its_source(tmp_path, record, walk, se
     from dataclasses import replace
 
     from data_prep.dataset.store import Placement, write_dataset
-    from evaluation import journal
 
     truth = replace(record(sequence(30, 1), walk(30, 1)), id="x_A", source_sha256="abc")
     write_dataset(tmp_path / "dataset", [truth], placements={"x_A": Placement("val")})
@@ -141,12 +138,12 @@ def test_a_record_of_a_dataset_is_known_by_its_source(tmp_path, record, walk, se
     assert taken == [0, 1]
     line = json.loads((tmp_path / "out" / "targets.jsonl").read_text().splitlines()[1])
     assert line["row"]["truth_sha256"] == "abc"
-    journal._record_digests.cache_clear()
+    evaluation._record_digests.cache_clear()
 
 
 def test_rows_come_in_the_order_of_the_targets(case):
     targets = pair(*case).targets[::-1]
-    assert [row.target for row in evaluate(targets, Settings(), jobs=2)] == ["t4", "t3", "t2", "t1", "t0"]
+    assert [row.target for row in run_targets(targets, Settings(), jobs=2)[0]] == ["t4", "t3", "t2", "t1", "t0"]
 
 
 def test_ids_and_a_suffix_on_the_command_line(case, run, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.lddt import lddt_ca, pair_blocks, thousandths
+from evaluation.lddt_scores import lddt_ca, pair_blocks, thousandths
 
 
 def dense_lddt(pred, true, mask, radius=15.0):
@@ -270,7 +270,7 @@ def test_memory_at_three_thousand_residues(walk):
 def test_starts_without_torch_and_scipy():
     """Everything that the command imports before it scores, in a fresh interpreter."""
     code = (
-        "import sys, evaluation.lddt, evaluation.evaluate, evaluation.output, evaluation.screen, evaluation.targets\n"
+        "import sys, evaluation.lddt, evaluation.run, evaluation.output, evaluation.targets\n"
         "print([name for name in ('torch', 'scipy', 'pandas', 'Bio', 'pyarrow', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

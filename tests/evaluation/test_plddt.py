@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.plddt import plddt_of
+from evaluation.residue_table import plddt_of
 
 
 @pytest.mark.parametrize(("factor", "scale"), [(1.0, "0-100"), (0.01, "0-1")])

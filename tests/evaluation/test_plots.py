@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from data_prep.structure.io import write_pdb
-from evaluation.evaluate import Row, Settings
 from evaluation.output import summarise
-from evaluation.plots import distance_differences, write_plots
+from evaluation.report import distance_differences, write_plots
+from evaluation.run import Row, Settings
 from evaluation.score import score_pair
 
 

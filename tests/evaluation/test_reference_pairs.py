@@ -19,7 +19,7 @@ def table(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def golden_scores(lddt_golden_dir, tmp_path_factory):
     """The command on the whole set: rows of scores.csv, and of per_residue.csv by target and residue."""
-    from evaluation.command import main
+    from evaluation.lddt import main
 
     out = tmp_path_factory.mktemp("golden")
     pairs = lddt_golden_dir / "pairs.csv"

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from evaluation.evaluate import Row, Settings
 from evaluation.output import summarise
 from evaluation.report import reliability, score_histogram, scores_by_length, write_report
+from evaluation.run import Row, Settings
 from evaluation.score import score_pair
 
 

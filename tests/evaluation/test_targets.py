@@ -1,8 +1,9 @@
 import pytest
 
 from data_prep.dataset.store import write_dataset
-from evaluation.evaluate import Settings, evaluate
-from evaluation.targets import UsageError, pair, read_ids
+from data_prep.files.errors import UserError
+from evaluation.run import Settings, evaluate
+from evaluation.targets import pair, read_ids
 
 
 @pytest.fixture
@@ -87,19 +88,19 @@ def test_doubled_stems_are_a_problem_of_the_target(folders):
 
 def test_swapped_directories_are_noticed(folders):
     preds, truth = folders(["1abc.pdb"], ["1abc_A.pdb"])
-    with pytest.raises(UsageError, match="they pair when swapped"):
+    with pytest.raises(UserError, match="they pair when swapped"):
         pair(preds, truth)
 
 
 def test_a_suffix_that_is_not_said_is_named(folders):
     preds, truth = folders(["1abc.pdb", "2xyz.pdb"], ["1abc_ref.pdb", "2xyz_ref.cif"])
-    with pytest.raises(UsageError, match="say --truth-suffix _ref"):
+    with pytest.raises(UserError, match="say --truth-suffix _ref"):
         pair(preds, truth)
 
 
 def test_a_dataset_as_prediction_is_noticed(folders):
     preds, truth = folders(["a.pdb"], ["dataset.json"])
-    with pytest.raises(UsageError, match="it is a dataset, which can be the truth"):
+    with pytest.raises(UserError, match="it is a dataset, which can be the truth"):
         pair(truth, preds)
 
 
@@ -112,7 +113,7 @@ def test_a_dataset_as_prediction_is_noticed(folders):
     ],
 )
 def test_directories_that_do_not_pair(folders, preds, truth, found):
-    with pytest.raises(UsageError, match=found):
+    with pytest.raises(UserError, match=found):
         pair(*folders(preds, truth))
 
 
@@ -130,9 +131,9 @@ def test_a_suffix_of_the_truths(folders):
         "b": ("b.pdb", None, None),
         "1abc_B": ("1abc_B.pdb", "1abc_ref.pdb", "B"),
     }
-    with pytest.raises(UsageError, match=r"--truth-suffix _x: no name in .* ends in it; found 1abc_ref, a_ref, b"):
+    with pytest.raises(UserError, match=r"--truth-suffix _x: no name in .* ends in it; found 1abc_ref, a_ref, b"):
         pair(preds, truth, truth_suffix="_x")
-    with pytest.raises(UsageError, match="is for the names of two directories"):
+    with pytest.raises(UserError, match="is for the names of two directories"):
         pair(preds / "a.pdb", truth / "b.pdb", truth_suffix="_ref")
 
 
@@ -146,7 +147,7 @@ def test_ids_are_all_expected_and_no_others(folders):
         "zz": (None, None, None),
     }
     assert {target.name for target in pairing.targets if target.problem} == {"zz"}
-    with pytest.raises(UsageError, match="leave it out where files are named"):
+    with pytest.raises(UserError, match="leave it out where files are named"):
         pair(preds / "a.pdb", truth / "a.pdb", ids=["a"])
 
 
@@ -155,18 +156,18 @@ def test_files_of_ids(tmp_path):
     path.write_text("# these\nb\n a \n\nb\n")
     assert read_ids(path) == ["b", "a"]
     path.write_text("# none\n")
-    with pytest.raises(UsageError, match="no name in it"):
+    with pytest.raises(UserError, match="no name in it"):
         read_ids(path)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_ids(tmp_path / "nowhere")
 
 
 def test_files_pair_and_a_mixture_does_not(folders):
     preds, truth = folders(["a.pdb"], ["b.cif"])
     assert summary(pair(preds / "a.pdb", truth / "b.cif")) == {"a": ("a.pdb", "b.cif", None)}
-    with pytest.raises(UsageError, match="give two directories or two files"):
+    with pytest.raises(UserError, match="give two directories or two files"):
         pair(preds / "a.pdb", truth)
-    with pytest.raises(UsageError, match=r"PREDS: .*nowhere does not exist"):
+    with pytest.raises(UserError, match=r"PREDS: .*nowhere does not exist"):
         pair(preds / "nowhere", truth)
 
 
@@ -201,7 +202,7 @@ def test_a_table_names_pairs(folders, tmp_path):
 def test_tables_that_do_not_work(folders, tmp_path, text, found):
     preds, truth = folders(["a.pdb"], ["t.pdb"])
     (tmp_path / "pairs.csv").write_text(text)
-    with pytest.raises(UsageError, match=found):
+    with pytest.raises(UserError, match=found):
         pair(preds, truth, tmp_path / "pairs.csv")
 
 
@@ -239,18 +240,18 @@ def test_a_dataset_is_a_truth(folders, dataset):
     assert reasons["other"] == ("extra", "no truth of this name: ignored")
     of_ids = pair(preds, dataset, ids=["p_A", "q_A"])
     assert {target.name: target.prediction is None for target in of_ids.targets} == {"p_A": False, "q_A": True}
-    with pytest.raises(UsageError, match=r"--ids names zz, which .* does not have"):
+    with pytest.raises(UserError, match=r"--ids names zz, which .* does not have"):
         pair(preds, dataset, ids=["p_A", "zz"])
-    with pytest.raises(UsageError, match="no such split"):
+    with pytest.raises(UserError, match="no such split"):
         pair(preds, dataset, split="test")
-    with pytest.raises(UsageError, match="--split val needs a dataset"):
+    with pytest.raises(UserError, match="--split val needs a dataset"):
         pair(preds, truth, split="val")
 
 
 def test_a_dataset_without_its_files_is_one_line(folders, tmp_path):
     preds, truth = folders(["a.pdb"], ["t.pdb"])
     (truth / "dataset.json").write_text("{}")
-    with pytest.raises(UsageError, match="TRUTH: "):
+    with pytest.raises(UserError, match="TRUTH: "):
         pair(preds, truth)
 
 
