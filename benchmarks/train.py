@@ -25,7 +25,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from data_prep.dataset.store import StructureDataset
 from pipeline.config.layers import preset_layer, resolve
-from pipeline.training.chains import training_chains
+from pipeline.training.data import training_chains
 from pipeline.training.processes import Processes
 from pipeline.training.step import Trainer
 

@@ -16,7 +16,7 @@ import pytest
 from pipeline.config.layers import dotted_layer, resolve
 from pipeline.config.schema import RunConfig
 from pipeline.lm.settings import STAGES
-from pipeline.train import parser as train_parser
+from pipeline.training.options import parser as train_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -56,14 +56,13 @@ IMPORT_NAMES = {
 NOT_IMPORTED = {
     "ruff": ("Makefile", "ruff check"),
     "mypy": ("pyproject.toml", "[tool.mypy]"),
-    "tensorboard": ("docs/training.md", "tensorboard"),  # accelerate's trackers, by the name that a user gives
-    "wandb": ("docs/training.md", "wandb"),
+    "tensorboard": ("docs/training.md", "tensorboard"),  # imported by torch.utils.tensorboard
 }
 """Packages that run without an import of ours, and where they are named."""
 PLACES = {
     "core": ("data_prep", "lorta", "evaluation", "pipeline"), "lm": ("pipeline/lm",), "relax": ("pipeline/prediction",),
     "fast": ("data_prep",),
-    "bench": ("benchmarks",), "workflows": ("workflows",), "tracking": (), "dev": ("tests",),
+    "bench": ("benchmarks",), "workflows": ("workflows",), "tracking": ("pipeline/training",), "dev": ("tests",),
 }  # fmt: skip
 """Folders whose modules are to import the packages of an extra."""
 

@@ -30,10 +30,9 @@ from pipeline.config.command import EXIT_FAILED, make_console, run_command, say
 from pipeline.config.progress import duration
 from pipeline.config.schema import RunConfig
 from pipeline.runs.directory import RunDirectory
-from pipeline.training.chains import own_ids
-from pipeline.training.dry_run import estimate
+from pipeline.training.data import own_ids
+from pipeline.training.dry_run import estimate, try_steps, why_not
 from pipeline.training.processes import Processes
-from pipeline.training.trial import try_steps, why_not
 
 HOW = (
     "Each size trains on that many chains, drawn over the clusters of the training split (one of each before a second "

@@ -10,9 +10,10 @@ from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.checksums import sha256
 from pipeline.comparison.variants import ComparisonError
-from pipeline.config.layers import dotted_layer, dotted_values
+from pipeline.config.layers import dotted_values
 from pipeline.config.schema import RunConfig
-from pipeline.train import parser as train_parser
+from pipeline.training.command import option_layer
+from pipeline.training.options import parser as train_parser
 
 SETTINGS = "settings.json"
 
@@ -38,9 +39,9 @@ def open_directory(
         ComparisonError: ``out`` holds variants of something else; the message names an option and both values.
     """
     values = {f"--{name}": value for name, value in dotted_values(config).items() if name not in OF_A_VARIANT}
-    _, dotted = train_parser().parse_known_args(list(options))
+    given = option_layer(*train_parser().parse_known_args(list(options)))
     # of the variants that say none
-    values["--adapter.alpha"] = dotted_layer(dotted).get("adapter", {}).get("alpha", "default")
+    values["--adapter.alpha"] = given.get("adapter", {}).get("alpha", "default")
     wanted = {
         "dataset": sha256(data / "index.parquet"),
         "files": {word: sha256(Path(word)) for word in options if Path(word).is_file()},

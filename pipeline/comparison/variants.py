@@ -23,9 +23,9 @@ from pipeline.folding.esm2_weights import StemError
 from pipeline.folding.weights import WeightsError
 from pipeline.runs.directory import RunDirectory, RunError, load_run
 from pipeline.runs.tables import TableError
-from pipeline.train import fresh_configuration
-from pipeline.train import parser as train_parser
-from pipeline.training.chains import own_ids
+from pipeline.training.command import fresh_configuration
+from pipeline.training.data import own_ids
+from pipeline.training.options import parser as train_parser
 from pipeline.training.validation import validate
 
 WITHOUT_RANK = tuple(method for method in ADAPTER_METHODS if method not in lorta.config.WEIGHT_METHODS)
@@ -150,7 +150,7 @@ class Variant:
         given = {word.partition("=")[0] for word in options}
         own = (
             *OWN_OPTIONS,
-            *(() if self.adapter.alpha is None else ("--adapter.alpha",)),
+            *(() if self.adapter.alpha is None else ("--alpha", "--adapter.alpha")),
             *(DRAW if self.size else ()),
         )
         for option in own:

@@ -1,41 +1,26 @@
-"""What the stage commands share: one line for errors that a user can cause, exit codes, devices."""
+"""What the commands of the pipeline share beside ``data_prep.files.command_line``."""
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from pipeline.config.schema import ConfigError
-from pipeline.runs.checkpoint import CheckpointError, WhichStep
+from data_prep.files import command_line, errors
+from data_prep.files.command_line import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, say
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-WRONG_PATH = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.EROFS,
-    errno.EFBIG,
-    errno.ENAMETOOLONG,
-)
-"""System errors that mean that a path was wrongly chosen; others (a full disk) are failed runs."""
+__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "say"]
 
 
 def run_command(
     body: Callable[[argparse.Namespace], int],
     arguments: argparse.Namespace,
     *,
-    usage_errors: Sequence[type[Exception]],
+    usage_errors: Sequence[type[Exception]] = (),
     failures: Sequence[type[Exception]] = (),
 ) -> int:
-    """``body(arguments)`` with foreseeable errors as one line on stderr; returns the exit code.
+    """``command_line.run_command`` where some errors have no exit code of their own.
 
     Args:
         body: the command; returns its own exit code.
@@ -43,33 +28,22 @@ def run_command(
         usage_errors: exceptions that mean wrong usage or input: exit 2.
         failures: exceptions that mean that the run failed: exit 1.
     """
-    try:
-        return body(arguments)
-    except (ConfigError, CheckpointError, *usage_errors) as error:
-        say(f"error: {error}")
-        return EXIT_USAGE
-    except tuple(failures) as error:
-        say(f"error: {error}")
-        return EXIT_FAILED
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        say(f"error: {where}{error.strerror or error}")
-        return EXIT_USAGE if error.errno in WRONG_PATH else EXIT_FAILED
-    except KeyboardInterrupt:
-        say("interrupted")
-        return EXIT_INTERRUPTED
+
+    def checked(arguments: argparse.Namespace) -> int:
+        try:
+            return body(arguments)
+        except tuple(failures) as error:
+            raise errors.RunError(str(error)) from error
+        except tuple(usage_errors) as error:
+            raise errors.UserError(str(error)) from error
+
+    return command_line.run_command(checked, arguments)
 
 
 def child_environment() -> dict[str, str]:
     """Return the environment in which ``python -m`` imports what this process does, whatever the working directory
     holds."""
     return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
-def say(line: str) -> None:
-    """Print a line on stderr, from one process of each machine where a launcher started several: the rest repeat it."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(line, file=sys.stderr)
 
 
 def make_console(quiet: bool = False) -> Console:
@@ -98,7 +72,7 @@ def add_checkpoint_option(p: argparse._ActionsContainer) -> None:
     )
 
 
-def _which_step(text: str) -> WhichStep:
+def _which_step(text: str) -> int | str:
     if text in ("best", "last"):
         return text
     if not text.isdecimal():

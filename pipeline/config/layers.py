@@ -22,7 +22,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from data_prep.files.bounded_reading import read_document
-from data_prep.files.release import program
+from data_prep.files.command_line import program
 from pipeline.config.bundled import bundled_names, bundled_text
 from pipeline.config.schema import ConfigError, RunConfig
 
@@ -60,10 +60,11 @@ def file_layer(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML of a configuration: nested too deeply") from None
 
 
-def dotted_layer(arguments: Sequence[str]) -> dict[str, Any]:
+def dotted_layer(arguments: Sequence[str], kind: type | None = None) -> dict[str, Any]:
     """Options such as ``--trunk.blocks 4`` or ``--trunk.blocks=4`` as a nested dictionary.
 
-    Values are TOML values (``4``, ``1e-3``, ``true``); what is not one is a string.
+    Values are TOML values (``4``, ``1e-3``, ``true``); what is not one is a string. Raises ConfigError: another option,
+    with the fields of ``kind``, if given, that it may mean.
     """
     layer: dict[str, Any] = {}
     rest = list(arguments)
@@ -71,7 +72,9 @@ def dotted_layer(arguments: Sequence[str]) -> dict[str, Any]:
         option = rest.pop(0)
         name, equals, text = option.partition("=")
         if not name.startswith("--") or "." not in name:
-            raise ConfigError(f"unknown option {option!r}: see --help; fields of the configuration are --section.field")
+            close = " or ".join(f"--{field}" for field in _fields_like(name.removeprefix("--"), kind) if kind)
+            hint = f"did you mean {close}?" if close else "see --help; fields of the configuration are --section.field"
+            raise ConfigError(f"unknown option {option!r}: {hint}")
         if not equals:
             if not rest:
                 raise ConfigError(f"option {name} needs a value")
@@ -137,7 +140,7 @@ def _explain(error: ValidationError, kind: type) -> str:
     name = ".".join(path)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _known_keys(path[:-1], kind)
-        close = difflib.get_close_matches(path[-1], known, n=1)
+        close = difflib.get_close_matches(path[-1], known, n=1) or _fields_like(name, kind)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"configuration: unknown key {name!r}: {hint}"
     if not path or first["type"] == "value_error":  # of a whole section, whose other values say nothing
@@ -152,6 +155,23 @@ def _known_keys(section: Sequence[str], kind: Any) -> list[str]:
         if not is_dataclass(kind):
             return []
     return [f.name for f in fields(kind)]
+
+
+def _fields_like(name: str, kind: type) -> list[str]:
+    """Dotted names of the fields in any section that end as ``name`` does, or else nearly so."""
+    names = _field_names(kind)
+    last = name.rpartition(".")[2].replace("-", "_")
+    ends = {field.rpartition(".")[2] for field in names}
+    wanted = [last] if last in ends else difflib.get_close_matches(last, ends, n=1)
+    return [field for field in names if field.rpartition(".")[2] in wanted]
+
+
+def _field_names(kind: Any, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for item in fields(kind):
+        name = f"{prefix}{item.name}"
+        names += _field_names(item.type, f"{name}.") if is_dataclass(item.type) else [name]
+    return names
 
 
 def to_toml(config: Any) -> str:

@@ -7,11 +7,10 @@
         state.json              step, format version, sha256 of the other files
 
 A checkpoint is read only if it has the checksums that it was written with and is in its own place. Random numbers need
-no state: every draw is a function of the seed and the step (``sampler.py``).
+no state: every draw is a function of the seed and the step (``training/data.py``).
 """
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -24,8 +23,10 @@ import tree
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from data_prep.files.atomic import writing_directory
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.checksums import sha256
+from data_prep.files.errors import UserError
 from pipeline.folding.tensor_files import write_tensors
 
 FORMAT_VERSION = 2
@@ -36,7 +37,7 @@ WhichStep = int | Literal["best", "last"]
 """A checkpoint of a run by its step, 0: untrained; or that of the best round of validation; or the newest."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message is one line."""
 
 
@@ -68,39 +69,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, spare: int 
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / _name(checkpoint.step)
-    temporary = folder / f".{target.name}.{os.getpid()}"
-    try:
-        temporary.mkdir()
+    with writing_directory(target) as temporary:
         for part in PARTS:
             write_tensors(temporary / f"{part}.safetensors", getattr(checkpoint, part))
         checksums = {part: sha256(temporary / f"{part}.safetensors") for part in PARTS}
         state = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "sha256": checksums}
-        with (temporary / "state.json").open("w") as stream:
-            stream.write(json.dumps(state, indent=1) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        _sync_directory(temporary)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-        _sync_directory(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     # Later steps are damaged checkpoints that the run has gone back behind: they count for nothing.
     written = [(step, path) for step, path in list_checkpoints(folder) if step <= checkpoint.step]
     for step, old in written[:-keep]:
         if step != spare:
             shutil.rmtree(old)
     return target
-
-
-def _sync_directory(folder: Path) -> None:
-    """Return when the names in ``folder`` are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -146,55 +126,51 @@ def latest_checkpoint(folder: Path, step: int | None = None) -> Checkpoint | Non
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
     """Adam's state as "<parameter>/<moment>" tensors."""
+    names = {parameter: name for name, parameter in parameters.items()}
     state = {names[parameter]: moments for parameter, moments in optimizer.state.items()}
     return {"/".join(path): torch.as_tensor(value) for path, value in tree.flatten_with_path(state)}
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[torch.nn.Parameter, str]
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.nn.Parameter]
 ) -> None:
     """Put back what ``optimizer_tensors`` gave. Raises CheckpointError when a parameter's state is missing."""
     by_parameter: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, moment = key.rsplit("/", 1)
         by_parameter.setdefault(name, {})[moment] = tensor
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            name = names[parameter]
-            if name not in by_parameter:
-                raise CheckpointError(
-                    f"the checkpoint has no optimizer state of {name}: was the configuration changed?"
-                )
-            optimizer.state[parameter] = {
-                moment: tensor if moment == "step" else like(tensor, parameter)
-                for moment, tensor in by_parameter[name].items()
-            }
+    for name, parameter in parameters.items():
+        if name not in by_parameter:
+            raise CheckpointError(f"the checkpoint has no optimizer state of {name}: was the configuration changed?")
+        optimizer.state[parameter] = {
+            moment: tensor if moment == "step" else like(tensor, parameter)
+            for moment, tensor in by_parameter[name].items()
+        }
 
 
-def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether ``tensor`` is a DTensor."""
-    return hasattr(tensor, "full_tensor")
+# Tensors that may be sharded over processes (DTensor) are known by their methods: importing their module takes longer
+# than all of torch, and most runs have none. Ordinary tensors pass through unchanged.
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The part of ``tensor`` that lies on this process, detached, sharing its memory."""
     tensor = tensor.detach()
-    return tensor.to_local() if is_sharded(tensor) else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of ``tensor``, on every process; a collective operation where it is sharded."""
     tensor = tensor.detach()
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "to_local") else tensor
 
 
 def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
     """``tensor``, whole on every process, on the device of ``model`` and sharded as it is."""
     tensor = tensor.to(model.device)
-    if not is_sharded(model):
+    if not hasattr(model, "to_local"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

@@ -32,10 +32,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import lorta
+from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json
+from data_prep.files.command_line import release
+from data_prep.files.errors import UserError
 from data_prep.files.lock import locked
-from data_prep.files.release import release
-from data_prep.structure.structure_bytes import atomic_write
 from lorta.storage import TENSOR_FILE
 from pipeline.config.layers import config_file_text, file_layer, merge, resolve
 from pipeline.config.schema import ConfigError, RunConfig
@@ -46,14 +47,14 @@ from pipeline.folding.tensor_files import write_tensors
 from pipeline.folding.weights import UNUSED, State, check_state
 from pipeline.runs.checkpoint import WhichStep, latest_checkpoint, like, list_checkpoints, local, whole
 from pipeline.runs.initial import PUBLISHED, check_agreement, read_source, shape_layer, source_config
-from pipeline.runs.tables import TableError, best_step, validation_history
+from pipeline.runs.tables import best_step, validation_history
 
 HASHES = 2
 """``hash_version`` of run.json. The hashes of version 1, which has no such field, counted ESM-2's masked-LM head, which
 was random where the file of the weights had none."""
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A run directory that cannot be used; the message is one line."""
 
 
@@ -88,7 +89,7 @@ class RunDirectory:
         Kept are the adapters and, where they are random and exist nowhere else, the stem's weights.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.info_file, (json.dumps(info, indent=2) + "\n").encode())
+        write_text(self.info_file, json.dumps(info, indent=2) + "\n")
         if config.stem.init == "random":
             write_tensors(self.stem_file, base_stem_parameters(model))
         for name, root in model.adapted().items():
@@ -114,7 +115,7 @@ class RunDirectory:
 
     def save_config(self, config: RunConfig) -> None:
         """Write the configuration."""
-        atomic_write(self.config_file, config_file_text(config).encode())
+        write_text(self.config_file, config_file_text(config))
 
     def go_on(self, config: RunConfig, *, finished: bool) -> None:
         """The run is trained further with ``config``, more steps, say: what is written of it goes by the files.
@@ -128,7 +129,7 @@ class RunDirectory:
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """What a finished run says of itself."""
-        atomic_write(self.summary_file, (json.dumps({"version": release(), **summary}, indent=2) + "\n").encode())
+        write_text(self.summary_file, json.dumps({"version": release(), **summary}, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any]:
         """Content of ``summary.json``. Raises RunError when there is none."""
@@ -323,10 +324,7 @@ def _step_of_best(run: RunDirectory) -> int:
     """Return the step of the best round of validation. Raises RunError: it has none, or its checkpoint was not kept."""
     kept = [number for number, _ in list_checkpoints(run.checkpoints)]
     # What is after the last checkpoint is lost when the run goes on, and was perhaps cut off in the middle of a round.
-    try:
-        best = best_step(validation_history(run.validation_file, kept[-1])) if kept else None
-    except TableError as error:
-        raise RunError(str(error)) from error
+    best = best_step(validation_history(run.validation_file, kept[-1])) if kept else None
     if best is None:
         raise RunError(f"{run.path}: has no round of validation with a checkpoint, so none is best: use the last one")
     if best and best not in kept:

@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow.csv import ConvertOptions, read_csv
 
+from data_prep.files.atomic import writing
 from data_prep.files.bounded_reading import read_table, read_table_bytes
+from data_prep.files.errors import UserError
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A table that cannot be gone on with; the message is one line."""
 
 
@@ -94,21 +96,14 @@ class CsvLog:
         Raises TableError: the file there has other columns.
         """
         self.columns = list(columns)
-        temporary = path.with_suffix(".tmp")
-        self._stream = temporary.open("w", newline="", encoding="utf-8")
-        try:
-            writer = csv.DictWriter(self._stream, columns, lineterminator="\n")
+        with writing(path) as stream:
+            writer = csv.DictWriter(stream, columns, lineterminator="\n")
             writer.writeheader()
             for row in _rows(path, after_step):
                 if list(row) != self.columns:
                     raise TableError(f"{path}: has the columns {', '.join(row)}; expected {', '.join(columns)}")
                 writer.writerow(row)
-            self.sync()
-            temporary.rename(path)
-        except BaseException:
-            self._stream.close()
-            temporary.unlink(missing_ok=True)
-            raise
+        self._stream = path.open("a", newline="", encoding="utf-8")
 
     def append(self, *rows: Mapping[str, Any]) -> None:
         """Write rows in one go; floats with 9 significant digits, which hold a float32 exactly; nan as a blank."""

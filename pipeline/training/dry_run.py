@@ -1,20 +1,26 @@
-"""What a run will take, from its shapes alone: parameters, memory, arithmetic, time (``pipeline.train --dry-run``).
+"""What a run will take (``pipeline.train --dry-run``): from its shapes alone, and from some steps at the largest crop.
 
 Every kind of layer is run once on torch's meta device, where tensors have a shape and no memory: that gives the
 multiply-adds of its matrix products, and the bytes that autograd keeps of it for the backward pass. Layers that repeat
-are multiplied. Weights are not needed.
+are multiplied. Weights are not needed. The steps that are measured have random weights and made-up chains, since what a
+step takes depends on shapes alone.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from data_prep.structure.record import ProteinRecord
+from data_prep.structure.residues import RESTYPE_ATOM37_MASK, RESTYPES, sequence_to_aatype
+from pipeline.config.device import free_bytes, is_out_of_memory, memory_in_use
 from pipeline.config.progress import duration
 from pipeline.config.schema import RunConfig
 from pipeline.folding.kernels.common import Plan
@@ -23,7 +29,10 @@ from pipeline.folding.stem import Stem
 from pipeline.losses.distogram import distogram_loss
 from pipeline.losses.reduce import binned_cross_entropy
 from pipeline.runs.directory import freeze
+from pipeline.training.data import StepBatches, TrainingChains
 from pipeline.training.gradient_check import PartCount, count_parts
+from pipeline.training.processes import Processes
+from pipeline.training.step import Trainer
 
 FLOAT = 4
 """Bytes of a float32, in which weights, gradients, moments and averages are."""
@@ -40,6 +49,20 @@ GPU_SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)
 """GB of memory that GPUs are sold with."""
 SHARE = 0.9
 """Of it, for what is estimated here; operators need the rest for the time of a call."""
+NIGHT = 8
+"""Hours."""
+
+MICRO_BATCHES = 2
+"""Of a step that are taken at most: the second has gradients in memory to add to, and more are alike."""
+
+CPU_TERAFLOP = 0.3
+"""In matrix products that are tried on a CPU: about half a minute of a core."""
+
+ROOM = 1.2
+"""How many times the estimate of its memory has to be free for a step to be tried."""
+
+SPREAD = 10.0
+"""angstrom, of the made-up atoms."""
 
 
 @dataclass(frozen=True)
@@ -201,10 +224,6 @@ def _costs(model: FoldingModel, config: RunConfig, micro: int) -> dict[str, Cost
     return {"stem": stem, "block": block(trunk.blocks), "block alone": block(1), "rest": rest_cost}
 
 
-NIGHT = 8
-"""Hours."""
-
-
 def night(seconds: float, max_steps: int) -> str:
     """Say how many steps of ``seconds`` fit into a night, and what the run takes."""
     steps = float(f"{3600 * NIGHT / seconds:.2g}")
@@ -246,3 +265,89 @@ def report(e: Estimate, config: RunConfig, console: Console) -> None:
         seconds = e.flops / 1e12 / throughput
         words = night(seconds, config.training.max_steps)
         console.print(f"  at {throughput:g} TFLOP/s sustained: {seconds:.3g} s a step; {words}")
+
+
+def why_not(estimate: Estimate, device: torch.device) -> str:
+    """Why steps are not tried on ``device``; empty if they can be."""
+    free = free_bytes(device)
+    if ROOM * estimate.memory > free:
+        return f"{free / 1e9:.1f} GB are free on {device}"
+    share = min(1.0, MICRO_BATCHES * estimate.micro_batch / estimate.samples)
+    if device.type == "cpu" and share * estimate.flops > CPU_TERAFLOP * 1e12:
+        return "a CPU would take too long: try it where the training will run"
+    return ""
+
+
+class MadeUpChains(TrainingChains):
+    """Ten random chains of one length, with all their atoms."""
+
+    def __init__(self, length: int) -> None:
+        self.lengths = np.full(10, length)
+        self.weights = np.full(10, 0.1)
+
+    def load(self, chain: int) -> tuple[ProteinRecord, bool]:
+        """The record of a chain."""
+        rng, n = np.random.default_rng(chain), int(self.lengths[chain])
+        sequence = "".join(rng.choice(list(RESTYPES), n))
+        record = ProteinRecord(
+            id=str(chain),
+            chain_id="A",
+            sequence=sequence,
+            residue_index=np.arange(n, dtype=np.int32),
+            atom37_positions=(SPREAD * rng.standard_normal((n, 37, 3))).astype(np.float32),
+            atom37_mask=RESTYPE_ATOM37_MASK[sequence_to_aatype(sequence)].astype(bool),
+            b_factors=np.zeros((n, 37), dtype=np.float32),
+            auth_seq_id=np.arange(n, dtype=np.int32),
+            insertion_code=np.full(n, ""),
+        )
+        return record, False
+
+
+def measure(config: RunConfig, processes: Processes) -> float | None:
+    """Seconds of a step on this process's device, on average over the recycles; None where the memory ends.
+
+    Of three steps the first is not counted, the second has no recycles and the third the most, so that the mean of the
+    two is that of all.
+    """
+    try:
+        model = FoldingModel(config, Stem(config.stem.name))
+        model.set_trainable()
+        freeze(model, config.training.freeze)
+        trainer = Trainer(config, MadeUpChains(config.data.crop_size), processes, model)
+        trainer.start()
+        whole = trainer.feed.load(max(1, config.training.max_steps))  # when crops have grown
+        part = whole.micro_batches[:MICRO_BATCHES]
+        seconds = []
+        for recycles in (0, 0, config.data.max_recycles):
+            batches = StepBatches(whole.plan, tuple(replace(micro, num_recycles=recycles) for micro in part))
+            started = time.perf_counter()
+            trainer.train_step(batches)
+            if trainer.device.type != "cpu":
+                torch.accelerator.synchronize()
+            seconds.append(time.perf_counter() - started)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return None
+        raise
+    return sum(seconds[1:]) / 2 * len(whole.micro_batches) / len(part)
+
+
+def dry_run(config: RunConfig, processes: Processes, console: Console) -> bool:
+    """Print what a run will take, by its shapes and by steps where they fit; whether the memory sufficed for these."""
+    expected = estimate(config)
+    report(expected, config, console)
+    reason = why_not(expected, processes.device)
+    if processes.any(bool(reason)):  # all or none: the steps are taken together
+        console.print(f"Not measured here: {reason or 'another process has no room for it'}.")
+        return True
+    seconds = measure(config, processes)
+    if seconds is None:
+        console.print(f"Measured on {processes.device}: the memory does not suffice for a step.")
+        return False
+    memory = memory_in_use(processes.device) / 1024
+    console.print(
+        f"Measured on {processes.device}, {processes.count} process(es), {config.training.precision}: "
+        f"{seconds:.3g} s a step on average over the recycles, {memory:.2f} GB at most; "
+        f"{night(seconds, config.training.max_steps)}, validation not counted."
+    )
+    return True

@@ -1,4 +1,4 @@
-"""Before the first step: what trains, and proof that gradients reach it and nothing else.
+"""Before the first step: what trains, and a check that gradients reach it and nothing else.
 
 Published ports of ESMFold detach the stem's output, so that an adapter on the stem trains without ever moving. Here a
 rehearsal backward pass shows that each factor of the adapter gets a gradient: at step 0 those that start at zero (the
@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 
 import lorta
+from data_prep.files import errors
 from pipeline.folding.model import PARTS, FoldingModel
 from pipeline.folding.stem import parameter_hash
 from pipeline.runs.checkpoint import local
 
 
-class GradientPathError(RuntimeError):
+class GradientPathError(errors.RunError):
     """A parameter that should move would not, or the other way round; the message is one line."""
 
 
@@ -41,7 +42,7 @@ def count_parts(model: FoldingModel) -> list[PartCount]:
 
 
 @dataclass(frozen=True)
-class FactorProof:
+class FactorCheck:
     """Gradient norms of one factor of the adapter."""
 
     name: str
@@ -52,7 +53,7 @@ class FactorProof:
     """After the factors that start at zero were set to small random values."""
 
 
-def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], seed: int) -> list[FactorProof]:
+def check_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], seed: int) -> list[FactorCheck]:
     """Rehearse two backward passes and leave the model exactly as it was.
 
     Args:
@@ -76,7 +77,7 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
         if parameter.grad is not None:
             raise GradientPathError(f"frozen parameter {name} got a gradient")
     # The stem's output must carry gradient even though factors other than the zero ones have none yet.
-    proofs: list[FactorProof] = []
+    checks: list[FactorCheck] = []
     if factors:
         zero = {f"{where}{name}" for where, adapter in _by_prefix(model) for name in adapter.zero_factors}
         zero &= set(factors)
@@ -93,8 +94,8 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
             for name, value in saved.items():
                 factors[name].copy_(value)
         for name, parameter in factors.items():
-            row = FactorProof(name, tuple(parameter.shape), name in zero, first[name], second[name])
-            proofs.append(row)
+            row = FactorCheck(name, tuple(parameter.shape), name in zero, first[name], second[name])
+            checks.append(row)
             for passed, value in (("at the start", first[name]), ("with the zero factors off zero", second[name])):
                 if (passed != "at the start" or row.starts_at_zero) and not 0 < value < float("inf"):
                     raise GradientPathError(
@@ -103,7 +104,7 @@ def prove_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
     model.zero_grad(set_to_none=True)
     if checksums(model.named_parameters()) != before:
         raise GradientPathError("the rehearsal changed parameters; nothing was trained yet")
-    return proofs
+    return checks
 
 
 @torch.no_grad()
@@ -150,17 +151,17 @@ def report_parameters(parts: Sequence[PartCount], console: Console) -> None:
     console.print(f"  {'together':<17}{sum(p.trainable for p in parts):>13,} / {sum(p.total for p in parts):,}")
 
 
-def report_proof(proofs: Sequence[FactorProof], console: Console) -> None:
+def report_gradient_check(checks: Sequence[FactorCheck], console: Console) -> None:
     """The gradient path, one line per factor."""
-    if not proofs:
+    if not checks:
         console.print("Gradient path: no adapter; frozen parameters get no gradient.")
         return
     console.print("Gradient path of the adapter (gradient norm at step 0, and with the zero factors off zero):")
-    for proof in proofs[:12]:
-        shape = " x ".join(str(n) for n in proof.shape)
+    for check in checks[:12]:
+        shape = " x ".join(str(n) for n in check.shape)
         console.print(
-            f"  {proof.name:<20}{shape:>12}{proof.gradient_at_start:>12.3g}{proof.gradient_off_zero:>12.3g}"
-            f"{'   starts at zero' if proof.starts_at_zero else ''}",
+            f"  {check.name:<20}{shape:>12}{check.gradient_at_start:>12.3g}{check.gradient_off_zero:>12.3g}"
+            f"{'   starts at zero' if check.starts_at_zero else ''}",
         )
-    if len(proofs) > 12:
-        console.print(f"  and {len(proofs) - 12} more factors, all with finite non-zero gradients where they should")
+    if len(checks) > 12:
+        console.print(f"  and {len(checks) - 12} more factors, all with finite non-zero gradients where they should")

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from data_prep.structure.structure_bytes import atomic_write
+from data_prep.files.atomic import write_text
 from pipeline.runs.checkpoint import local
-from pipeline.training.feed import StepBatches
+from pipeline.training.data import StepBatches
 from pipeline.training.step import StepResult, Trainer
 
 WINDOW = 100
@@ -63,7 +63,8 @@ def save_bad_step(folder: Path, result: StepResult, batches: StepBatches, traine
             bad = [term for term, value in own.items() if not math.isfinite(value)]
             samples.append({"id": chain, "terms": {t: repr(v) if t in bad else v for t, v in own.items()}, "bad": bad})
     samples = processes.gather(samples)
-    tensors = _gradients_not_finite(trainer)
+    gradients = {name: p.grad for name, p in trainer.parameters.items() if p.grad is not None}
+    tensors = [name for name, gradient in gradients.items() if not bool(torch.isfinite(local(gradient)).all())]
     if processes.is_main:
         report = {
             "step": result.step,
@@ -72,22 +73,9 @@ def save_bad_step(folder: Path, result: StepResult, batches: StepBatches, traine
             "samples": samples,
             "gradients_not_finite": tensors,
         }
-        atomic_write(folder / f"{name}.json", (json.dumps(report, indent=1) + "\n").encode())
+        write_text(folder / f"{name}.json", json.dumps(report, indent=1) + "\n")
     terms_not_finite = [f"{', '.join(sample['bad'])} of {sample['id']}" for sample in samples if sample["bad"]]
     if terms_not_finite:
         return "; ".join(terms_not_finite[:3])
-    if tensors:
-        return f"no finite gradient in {', '.join(tensors[:3])}; chains {_ids(samples)}"
-    return f"chains {_ids(samples)}"
-
-
-def _ids(samples: list[dict[str, Any]]) -> str:
-    return ", ".join(sample["id"] for sample in samples[:8]) + (" ..." if len(samples) > 8 else "")
-
-
-def _gradients_not_finite(trainer: Trainer) -> list[str]:
-    bad = []
-    for name, parameter in trainer.parameters.items():
-        if parameter.grad is not None and not bool(torch.isfinite(local(parameter.grad)).all()):
-            bad.append(name)
-    return bad
+    chains = "chains " + ", ".join(sample["id"] for sample in samples[:8]) + (" ..." if len(samples) > 8 else "")
+    return f"no finite gradient in {', '.join(tensors[:3])}; {chains}" if tensors else chains

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from data_prep.dataset.store import StructureDataset
+from data_prep.files import errors
 from data_prep.structure.record import ProteinRecord
 from evaluation.baselines import Baseline, means_in_words, verdict
 from pipeline.config.device import memory_in_use
@@ -28,17 +29,15 @@ from pipeline.runs.directory import (
     weight_hashes,
 )
 from pipeline.runs.tables import CsvLog, best_step, mean_score, read_columns, read_rows, validation_history
-from pipeline.training.chains import panel_records, training_chains, validation_records
-from pipeline.training.feed import StepBatches
+from pipeline.training.data import StepBatches, panel_records, training_chains, validation_records
 from pipeline.training.gradient_check import (
+    check_gradient_path,
     count_parts,
     frozen_checksums,
-    prove_gradient_path,
+    report_gradient_check,
     report_parameters,
-    report_proof,
 )
 from pipeline.training.guard import MOST_IN_A_ROW, SpikeGuard, save_bad_step
-from pipeline.training.outcome import Interrupted, TimeUp, TrainingError, TrainingSummary
 from pipeline.training.processes import Processes
 from pipeline.training.report import write_pages
 from pipeline.training.step import Asked, StepResult, Trainer
@@ -46,6 +45,35 @@ from pipeline.training.validation import sample_in_words, save_baselines, valida
 
 VALIDATION = ("step", "target", "length", "lddt_ca", "mean_plddt")
 TIMING = ("step", "seconds", "waiting", "samples", "memory_mb")
+
+
+class TrainingError(errors.RunError):
+    """A run that failed; the message is one line."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM; the state up to the last step is saved."""
+
+
+class TimeUp(Interrupted):
+    """The time of ``--max-minutes`` is over; the state up to the last step is saved."""
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a finished run says of itself."""
+
+    step: int
+    validation: dict[int, float]
+    """Mean lDDT-Calpha by step."""
+    best_step: int | None
+    """Step of the best round; None without validation."""
+    stopped_early: bool
+    seconds_per_step: float
+    """Median."""
+    share_waiting: float
+    """Part of the time of the steps that was spent waiting for data."""
+    memory_mb: float
 
 
 def train(
@@ -119,7 +147,7 @@ def _session(
         terms[:] = objective.terms
         return objective.loss
 
-    report_proof(prove_gradient_path(trainer.model, rehearsal, config.training.seed), console)
+    report_gradient_check(check_gradient_path(trainer.model, rehearsal, config.training.seed), console)
     if not resumed and processes.is_main:
         counts = {part.part: {"total": part.total, "trainable": part.trainable} for part in parts}
         facts = {"processes": processes.count, "parameters": counts}

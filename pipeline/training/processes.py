@@ -1,23 +1,19 @@
 """The processes of a run: one, or those that ``torchrun`` started; what they exchange and how the model is wrapped.
 
-Accelerate sets up the process group (nccl on GPUs, gloo on CPUs), wraps for data-parallel training and runs autocast.
-Sharding is PyTorch's own ``fully_shard`` (FSDP2), called directly: Accelerate offers it on accelerators only, and this
-way the tests run it on CPUs.
+All of it is PyTorch's own: process groups (nccl on GPUs, gloo on CPUs), DDP and ``fully_shard`` (FSDP2), autocast.
 """
 
 import importlib.util
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, gather_object
-from torch import nn
+from torch import distributed, nn
 
 from pipeline.config.device import pick_device
 from pipeline.config.layers import dotted_values
@@ -27,11 +23,8 @@ from pipeline.folding.model import FoldingModel
 PATIENCE = timedelta(hours=1)
 """How long a process waits for the others: the first one alone writes checkpoints, which takes its time when all of a
 large stem trains and the disk is slow. torchrun ends all when one dies, so a hang is not found by this alone."""
-
-
-def launched_processes() -> int:
-    """How many processes the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+PROJECT = "lorta-fold"
+"""Of the run in experiment trackers."""
 
 
 def is_restarted() -> bool:
@@ -41,7 +34,7 @@ def is_restarted() -> bool:
 
 def is_lost_connection(error: RuntimeError) -> bool:
     """Whether ``error`` means that another process went away. gloo has no exception of its own."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _own_device(name: str, count: int) -> torch.device:
@@ -58,17 +51,17 @@ def _own_device(name: str, count: int) -> torch.device:
     return device
 
 
-def _join_after_restart(device: torch.device) -> None:
+def _join_group(device: torch.device) -> None:
     """Join the group under keys of this attempt.
 
-    torchrun keeps its store over restarts (torch 2.13), where the addresses of the attempt before stand: a process
-    that reads them before its peer has written new ones waits for ever.
+    torchrun keeps its store over restarts (torch 2.13), with the addresses of the attempt before in it: a process that
+    reads them before its peer has written new ones waits for ever.
     """
-    store, rank, count = next(torch.distributed.rendezvous("env://"))
-    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
-    torch.distributed.init_process_group(
+    store, rank, count = next(distributed.rendezvous("env://", timeout=PATIENCE))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=torch.distributed.PrefixStore(f"attempt_{attempt}", store),
+        store=distributed.PrefixStore(f"attempt_{attempt}", store),
         rank=rank,
         world_size=count,
         timeout=PATIENCE,
@@ -81,10 +74,10 @@ class Processes:
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
         """Join the group; trackers write to ``folder``.
 
-        Raises ConfigError: an unknown device, settings that do not go together, a tracker that is not
-        installed.
+        Raises ConfigError: an unknown device, settings that do not go together, a tracker that is not installed.
         """
-        training, count = config.training, launched_processes()
+        training = config.training
+        self.count = count = int(os.environ.get("WORLD_SIZE", "1"))
         if count > 1 and config.data.batch_size % count:
             raise ConfigError(
                 f"configuration: data.batch_size = {config.data.batch_size} is not a multiple of the {count} processes"
@@ -99,26 +92,20 @@ class Processes:
                 raise ConfigError(
                     f"configuration: training.trackers: {tracker} is not installed: pip install 'lorta-fold[tracking]'"
                 )
-        device = _own_device(training.device, count)
-        AcceleratorState._reset_state(not torch.distributed.is_initialized())  # of a run before this one
-        if count > 1 and is_restarted() and not torch.distributed.is_initialized():
-            _join_after_restart(device)
-        self.accelerator = Accelerator(
-            cpu=device.type == "cpu",
-            mixed_precision="no" if training.precision == "fp32" else "bf16",
-            log_with=list(training.trackers) or None,
-            project_dir=folder,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-        )
-        self.count = count
-        self.rank: int = self.accelerator.process_index
-        self.device = self.accelerator.device if count > 1 else device
+        self.device = _own_device(training.device, count)
+        if count > 1 and not distributed.is_initialized():
+            _join_group(self.device)
+        self.rank = distributed.get_rank() if count > 1 else 0
         if training.cpu_threads:
-            torch.set_num_threads(training.cpu_threads)  # after Accelerate, which sets it too
+            torch.set_num_threads(training.cpu_threads)
         if training.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         self.sharded = training.parallel == "fsdp2" and count > 1
+        self._half = training.precision == "bf16"
+        self._folder = folder
+        self._tensorboard: Any = None
+        self._wandb: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -134,10 +121,8 @@ class Processes:
         if self.count == 1:
             return model
         if not self.sharded:
-            wrapped = self.accelerator.prepare_model(model, device_placement=False)
-            # With bf16 it also puts the model's own forward under autocast for good, validation in float32 included.
-            vars(model).pop("forward", None)
-            return wrapped
+            own = [self.device] if self.device.type == "cuda" else None
+            return nn.parallel.DistributedDataParallel(model, device_ids=own)
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -154,24 +139,26 @@ class Processes:
     @contextmanager
     def accumulating(self, wrapped: nn.Module) -> Iterator[None]:
         """Within the block backward passes leave gradients on their own process."""
-        if self.sharded:
+        if isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            with wrapped.no_sync():
+                yield
+        elif self.sharded:
             wrapped.set_requires_gradient_sync(False)
             try:
                 yield
             finally:
                 wrapped.set_requires_gradient_sync(True)
-            return
-        with self.accelerator.no_sync(wrapped):
+        else:
             yield
 
     def autocast(self) -> AbstractContextManager:
         """The precision of forward passes."""
-        return self.accelerator.autocast()
+        return torch.autocast(self.device.type, torch.bfloat16) if self._half else nullcontext()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over the processes, on all of them; ``tensor`` itself with one."""
         if self.count > 1:
-            torch.distributed.all_reduce(tensor)
+            distributed.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
@@ -180,27 +167,46 @@ class Processes:
 
     def gather(self, items: list) -> list:
         """The items of all processes in the order of their ranks, on all of them. For small things and rare events."""
-        return gather_object(items) if self.count > 1 else items
+        if self.count == 1:
+            return items
+        gathered: list[list] = [[] for _ in range(self.count)]
+        distributed.all_gather_object(gathered, items)
+        return [item for own in gathered for item in own]
 
     def wait(self) -> None:
         """Until all processes are here."""
-        self.accelerator.wait_for_everyone()
+        if self.count > 1:
+            distributed.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def start_trackers(self, config: RunConfig, name: str) -> None:
-        """Open the trackers of the configuration, on the first process."""
-        if config.training.trackers:
-            values = dotted_values(config)
-            plain = {key: v if isinstance(v, (int, float, str)) else str(v) for key, v in values.items()}
-            folder = self.accelerator.project_dir
-            options = {"wandb": {"name": name, "dir": folder}}
-            self.accelerator.init_trackers("lorta-fold", config=plain, init_kwargs=options)
+        """Open the trackers of the configuration, on the first process; they write to the folder of the run."""
+        if not self.is_main or not config.training.trackers:
+            return
+        values = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in dotted_values(config).items()}
+        if "tensorboard" in config.training.trackers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str((self._folder or Path()) / PROJECT))
+            self._tensorboard.add_hparams(values, metric_dict={})
+        if "wandb" in config.training.trackers:
+            import wandb
+
+            self._wandb = wandb.init(project=PROJECT, name=name, dir=self._folder, config=values)
 
     def track(self, values: Mapping[str, float], step: int) -> None:
         """Send numbers to the trackers."""
-        if self.accelerator.trackers:
-            self.accelerator.log(dict(values), step=step)
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
 
     def close(self) -> None:
         """Close the trackers and leave the group."""
-        if self.count > 1 or self.accelerator.trackers:
-            self.accelerator.end_training()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        if self.count > 1:
+            distributed.destroy_process_group()

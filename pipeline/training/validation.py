@@ -12,8 +12,7 @@ from evaluation.baselines import Baseline, score_baselines, write_baselines
 from evaluation.lddt_scores import lddt_ca
 from pipeline.folding.model import FoldingModel
 from pipeline.losses.plddt import predicted_plddt
-from pipeline.training.chains import TrainingChains
-from pipeline.training.data import Crop, collate
+from pipeline.training.data import Crop, TrainingChains, collate
 from pipeline.training.objective import CA_IN_ATOM14
 from pipeline.training.processes import Processes
 

@@ -164,6 +164,7 @@ def test_dotted_options():
     [
         ({"trunk": {"block": 2}}, "unknown key 'trunk.block': did you mean 'blocks'"),
         ({"trunks": {}}, "unknown key 'trunks': did you mean 'trunk'"),
+        ({"training": {"batch_size": 2}}, "unknown key 'training.batch_size': did you mean 'data.batch_size'?"),
         ({"trunk": {"blocks": "two"}}, "trunk.blocks = 'two': input should be a valid integer"),
         ({"trunk": {"blocks": 0}}, "trunk.blocks = 0: input should be greater than 0"),
         ({"adapter": {"method": "loro"}}, "adapter.method = 'loro'"),
@@ -181,8 +182,12 @@ def test_mistakes_are_one_line_that_names_the_field(layer, message):
 
 
 def test_unknown_options_and_files(tmp_path):
-    with pytest.raises(ConfigError, match="unknown option '--blocks'"):
-        dotted_layer(["--blocks", "2"])
+    with pytest.raises(ConfigError, match=r"'--blocks': did you mean --trunk\.blocks or --trunk\.structure_module\.bl"):
+        dotted_layer(["--blocks", "2"], RunConfig)
+    with pytest.raises(ConfigError, match=r"'--stem-lr': did you mean --optimizer\.stem_lr\?"):
+        dotted_layer(["--stem-lr", "2"], RunConfig)
+    with pytest.raises(ConfigError, match="'--what': see --help"):
+        dotted_layer(["--what", "2"], RunConfig)
     with pytest.raises(ConfigError, match="needs a value"):
         dotted_layer(["--trunk.blocks"])
     with pytest.raises(ConfigError, match="preset 'huge' is unknown: one of esmfold, family, paper, paper-fin"):

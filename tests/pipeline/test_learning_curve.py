@@ -15,7 +15,7 @@ from pipeline.comparison.curve_command import write_curve
 from pipeline.config.schema import DataConfig
 from pipeline.learning_curve import main
 from pipeline.runs.directory import load_run
-from pipeline.training.chains import own_ids
+from pipeline.training.data import own_ids
 from tests.pipeline.training.small import ROOT, SMALL, table
 
 OPTIONS = tuple(option for option in SMALL if option not in ("--device", "cpu", "--seed", "3"))

@@ -13,6 +13,7 @@ from pipeline.folding import hub
 from pipeline.folding.esm2_weights import StemError
 from pipeline.runs.directory import RunDirectory, RunError
 from pipeline.runs.directory import load_run as read_run
+from pipeline.training import command
 from tests.pipeline.prepare_demo import dataset_of
 
 SMALL = (
@@ -24,7 +25,7 @@ SMALL = (
 
 
 def configured(*words):
-    return train.fresh_configuration(*train.parser().parse_known_args([str(word) for word in words]))
+    return command.fresh_configuration(*train.parser().parse_known_args([str(word) for word in words]))
 
 
 def test_a_published_name_or_weights_win_over_the_random_stem_of_a_preset(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from pipeline.config.schema import ADAPTER_METHODS, TRUNK_METHODS, ConfigError
 from pipeline.folding.model import build_model
 from pipeline.runs.directory import load_parameters, trained_parameters
-from pipeline.training.gradient_check import count_parts, factors_of, prove_gradient_path
+from pipeline.training.gradient_check import check_gradient_path, count_parts, factors_of
 from tests.pipeline.folding.test_weights import tiny_config, tiny_model
 
 UPDATES = [method for method in TRUNK_METHODS if method not in ("none", "full")]
@@ -54,7 +54,7 @@ def test_every_method_trains_the_trunk_through_its_adapter_alone(base, method):
         build_model(tiny_config(init={"weights": "given"}, stem={"init": "pretrained"}), base).eval()
     ).item()
     assert before == pytest.approx(plain, rel=1e-5)  # the updates start at zero
-    proofs = prove_gradient_path(model, lambda: outcome(model), seed=0)
+    proofs = check_gradient_path(model, lambda: outcome(model), seed=0)
     assert {proof.name.split(".")[0] for proof in proofs} == {"sequence", "triangle"}
     assert sum(torch.Size(proof.shape).numel() for proof in proofs) == sum(
         p.numel() for p in factors_of(model).values()
@@ -75,7 +75,7 @@ def test_transitions_are_adapted_with_their_attention(base, method):
     roles = {name: {site.role for site in next(iter(part.values())).sites.values()} for name, part in
              model.trunk_adapters.items()}  # fmt: skip
     assert roles == {name: set(TRANSITIONS["targets"]) for name in ("sequence", "triangle")}
-    proofs = prove_gradient_path(model, lambda: outcome(model), seed=0)
+    proofs = check_gradient_path(model, lambda: outcome(model), seed=0)
     assert {proof.name.split(".")[0] for proof in proofs} == {"sequence", "triangle"}
     off_zero(model)
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_every_method_on_the_stem_takes_a_step_and_is_read_back(base, method):
     model = build_model(config, base).eval()
     plain = build_model(tiny_config(**given), base).eval()
     torch.testing.assert_close(outcome(model), outcome(plain), rtol=1e-5, atol=1e-3)
-    proofs = prove_gradient_path(model, lambda: outcome(model), seed=0)
+    proofs = check_gradient_path(model, lambda: outcome(model), seed=0)
     assert bool(proofs) == (method not in ("none", "full"))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     stem = {n: p for n, p in trained_parameters(model).items() if n.startswith("stem.")}

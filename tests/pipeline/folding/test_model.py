@@ -9,7 +9,7 @@ from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import RunConfig
 from pipeline.folding.adapters import PAPER_ALPHA, adapter_alpha
 from pipeline.folding.model import build_model, sinusoidal_positions
-from pipeline.training.gradient_check import GradientPathError, count_parts, frozen_checksums, prove_gradient_path
+from pipeline.training.gradient_check import GradientPathError, check_gradient_path, count_parts, frozen_checksums
 
 SMALL = {
     "trunk": {"blocks": 1, "c_s": 32, "c_z": 16, "structure_module": {"c_s": 32, "c_z": 16, "heads": 2, "blocks": 2}}
@@ -42,7 +42,7 @@ def test_adapter_parameters_and_gradient_path(method, count):
     assert parts["stem"].trainable == 0
     assert parts["trunk"].trainable == parts["trunk"].total
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    proofs = prove_gradient_path(model, loss_of(model), seed=0)
+    proofs = check_gradient_path(model, loss_of(model), seed=0)
     assert sum(torch.Size(proof.shape).numel() for proof in proofs) == count
     for proof in proofs:
         assert (proof.gradient_at_start > 0) == proof.starts_at_zero
@@ -58,7 +58,7 @@ def test_the_proof_fails_where_the_stem_is_detached(monkeypatch):
     forward = model.stem.forward
     monkeypatch.setattr(model.stem, "forward", lambda *a: forward(*a).detach())
     with pytest.raises(GradientPathError, match="it cannot train"):
-        prove_gradient_path(model, loss_of(model), seed=0)
+        check_gradient_path(model, loss_of(model), seed=0)
 
 
 def test_checksums_see_every_change_however_it_is_written():
@@ -82,7 +82,7 @@ def test_full_and_none():
     missing = [n for n, p in full.stem.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
     assert sum(p.numel() for p in full.stem.parameters() if p.requires_grad) > 100_000
-    assert prove_gradient_path(none, loss_of(none), seed=0) == []
+    assert check_gradient_path(none, loss_of(none), seed=0) == []
 
 
 def test_every_parameter_that_trains_gets_a_gradient():

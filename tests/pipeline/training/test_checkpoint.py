@@ -66,7 +66,7 @@ def test_what_cannot_be_written_keeps_the_last_good_one(tmp_path, small_files):
     """No file of more than 1 kB, as on a disk that is full: an OSError, the checkpoint before it, no other trace."""
     save_checkpoint(tmp_path, checkpoint(1), keep=1)
     big = Checkpoint(step=2, trained={"w": torch.zeros(10_000)}, ema={}, optimizer={})
-    with small_files(1000), pytest.raises(OSError, match=r"trained\.safetensors"):
+    with small_files(1000), pytest.raises(OSError, match="step_00000002"):
         save_checkpoint(tmp_path, big, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     assert latest_checkpoint(tmp_path).step == 1
@@ -139,13 +139,13 @@ def test_optimizer_state_goes_on_exactly():
 
     def run(break_after_one: bool) -> torch.Tensor:
         parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-        names = {parameter: "w"}
+        parameters = {"w": parameter}
         optimizer = torch.optim.Adam([parameter], lr=0.1)
         for step in range(2):
             if step == 1 and break_after_one:
-                tensors = optimizer_tensors(optimizer, names)
+                tensors = optimizer_tensors(optimizer, parameters)
                 optimizer = torch.optim.Adam([parameter], lr=0.1)
-                load_optimizer(optimizer, tensors, names)
+                load_optimizer(optimizer, tensors, parameters)
             parameter.grad = 2 * parameter.detach() + step
             optimizer.step()
         return parameter.detach()
@@ -156,4 +156,4 @@ def test_optimizer_state_goes_on_exactly():
 def test_missing_optimizer_state_is_an_error():
     parameter = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(CheckpointError, match="no optimizer state of w"):
-        load_optimizer(torch.optim.Adam([parameter]), {}, {parameter: "w"})
+        load_optimizer(torch.optim.Adam([parameter]), {}, {"w": parameter})

@@ -11,9 +11,8 @@ from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import RunConfig
 from pipeline.folding.model import build_model
 from pipeline.training.data import Batch
-from pipeline.training.dry_run import estimate, night
+from pipeline.training.dry_run import estimate, night, why_not
 from pipeline.training.objective import fold_objective
-from pipeline.training.trial import why_not
 
 MEDIUM = {
     "trunk": {"blocks": 2, "c_s": 64, "c_z": 32, "triangle_attention": True, "structure_module": {"c_z": 32}},

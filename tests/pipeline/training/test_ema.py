@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.ema import ExponentialMovingAverage
+from pipeline.training.step import ExponentialMovingAverage
 
 
 def test_average_and_exchange():

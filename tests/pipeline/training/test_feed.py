@@ -8,10 +8,8 @@ from data_prep.dataset.store import DatasetError, Placement, StructureDataset, w
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import ATOM37_INDEX
 from evaluation.baselines import read_baselines
-from pipeline.config.schema import DataConfig
-from pipeline.training.chains import ChainSource, TrainingChains, training_chains, validation_records
-from pipeline.training.feed import Feed
-from pipeline.training.sampler import CropSchedule, StepSampler
+from pipeline.config.schema import DataConfig, LossConfig, RunConfig, TrainingConfig
+from pipeline.training.data import ChainSource, Feed, TrainingChains, training_chains, validation_records
 from pipeline.training.validation import sample_in_words, save_baselines
 
 
@@ -20,9 +18,10 @@ def dataset(small_dataset):
     return StructureDataset(small_dataset)
 
 
-def feed(chains: TrainingChains, **changes) -> Feed:
-    sampler = StepSampler(chains.weights, CropSchedule(final=70), 4, max_recycles=2, clamp_probability=0.5, seed=0)
-    return Feed(chains, sampler, **({"substitutions": 0.3, "micro_batch": 0} | changes))
+def feed(chains: TrainingChains, *, micro_batch: int = 0, rank: int = 0, count: int = 1) -> Feed:
+    data = DataConfig(crop_size=70, batch_size=4, max_recycles=2, substitutions=0.3)
+    training = TrainingConfig(micro_batch=micro_batch)
+    return Feed(chains, RunConfig(data=data, loss=LossConfig(clamp_probability=0.5), training=training), rank, count)
 
 
 def samples(batches) -> list[tuple]:

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.training.gradients import globally_clipped, sample_clipped
 from pipeline.training.objective import Objective
+from pipeline.training.step import globally_clipped, sample_clipped
 
 SAMPLES = ((3.0, 4.0), (0.0, 0.5), (6.0, 8.0), (0.0, 0.0))
 """Gradients of four samples: norms 5, 0.5, 10 and 0."""

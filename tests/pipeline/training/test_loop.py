@@ -21,7 +21,7 @@ from pipeline.train import main
 from pipeline.training import loop
 from pipeline.training import step as trainer
 from pipeline.training.guard import SpikeGuard
-from pipeline.training.optimizer import make_optimizer, set_learning_rate
+from pipeline.training.step import make_optimizer, set_learning_rate
 from pipeline.training.validation import TargetScore
 from tests.pipeline.training.small import SMALL, table
 
@@ -77,7 +77,7 @@ def test_a_gradient_that_is_no_number_names_its_tensors(train_here, tmp_path, mo
         nothing = (output.plddt_logits.sum() * 0).abs().sqrt() if output.plddt_logits.requires_grad else 0
         return replace(objective, loss=objective.loss + nothing)
 
-    monkeypatch.setattr(loop, "prove_gradient_path", lambda *a: [])  # which would refuse it
+    monkeypatch.setattr(loop, "check_gradient_path", lambda *a: [])  # which would refuse it
     monkeypatch.setattr(trainer, "fold_objective", broken)
     run = tmp_path / "run"
     assert train_here(run, *SMALL, "--max-steps", "2") == 1
@@ -174,7 +174,7 @@ def test_the_same_options_again_go_on(train_here, tmp_path, capsys):
     assert (run / "config.toml").read_bytes() == written
     assert train_here(run, "--auto-resume", *SMALL, "--max-steps", "2") == 0
     printed = capsys.readouterr()
-    assert printed.err.startswith("warning: --auto-resume is called --resume now") and "Resuming" in printed.out
+    assert printed.err.startswith("warning: --auto-resume is now called --resume") and "Resuming" in printed.out
     assert len(table(run / "metrics.csv")) == 2
 
 

@@ -113,7 +113,7 @@ def assert_pages_say(run: Path, step: int) -> None:
 def test_the_clock_saves_and_ends_and_changes_no_number(whole, train_here, tmp_path, monkeypatch, capsys):
     """Two steps at a time, a checkpoint after each: the clock is asked twice a step and set once."""
     run, time_of = tmp_path / "run", FakeTime(20.0)
-    monkeypatch.setattr("pipeline.train.Clock", partial(Clock, now=time_of))
+    monkeypatch.setattr("pipeline.config.progress.Clock", partial(Clock, now=time_of))
     by_clock = ("--training.checkpoint_minutes", "0.3", "--training.keep_checkpoints", "20", "--checkpoint-every", "99")
     assert train_here(run, *SMALL, *STEPS, *by_clock, "--max-minutes", "2") == 0
     said = capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_the_clock_saves_and_ends_and_changes_no_number(whole, train_here, tmp_p
 
 
 def test_without_minutes_the_clock_saves_nothing(train_here, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.train.Clock", partial(Clock, now=FakeTime(1e6)))
+    monkeypatch.setattr("pipeline.config.progress.Clock", partial(Clock, now=FakeTime(1e6)))
     run = tmp_path / "run"
     options = ("--max-steps", "3", "--checkpoint-every", "99", "--training.validate_every", "99")
     assert train_here(run, *SMALL, *options, "--training.checkpoint_minutes", "0") == 0

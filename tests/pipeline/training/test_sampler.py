@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.training.sampler import CropSchedule, StepSampler, sampling_weights
+from pipeline.training.data import CropSchedule, StepSampler, sampling_weights
 
 
 def sampler(**changes) -> StepSampler:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pipeline.training.schedule import learning_rate
+from pipeline.training.step import learning_rate
 from tests.pipeline import golden
 
 
