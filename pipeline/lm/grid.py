@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from data_prep.files.atomic import write_text
 from data_prep.files.command_line import program
+from data_prep.pages import Plot
 from pipeline.config.bundled import bundled_names, bundled_text
 from pipeline.config.layers import file_layer, resolve
 from pipeline.config.schema import ConfigError, Strict
@@ -201,38 +202,31 @@ def score_table(rows: Sequence[Row], kind: str) -> str:
 
 def plot(rows: Sequence[Row], kind: str, file: Path) -> None:
     """Score or loss against trainable adapter parameters (log scale), a panel per task; seeds as dots, means joined."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     done = [row for row in rows if row["status"] == "done"]
     tasks = list(dict.fromkeys(row["task"] for row in done))
-    figure, axes = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4), squeeze=False, layout="constrained")
     methods = list(dict.fromkeys(row["method"] for row in done))
-    for panel, task in zip(axes[0], tasks, strict=True):
-        here = [row for row in done if row["task"] == task]
-        for index, method in enumerate(methods):
-            own = [row for row in here if row["method"] == method]
-            if not own:
-                continue
-            if own[0]["adapter_parameters"] == 0:  # the head alone: no place on a log axis
-                panel.axhline(statistics.fmean(r[kind] for r in own), color=f"C{index}", ls=":", label=method)
-                continue
-            sizes = sorted({row["adapter_parameters"] for row in own})
-            means = [statistics.fmean(r[kind] for r in own if r["adapter_parameters"] == size) for size in sizes]
-            panel.plot(sizes, means, "o-", color=f"C{index}", label=method)
-            panel.plot(
-                [r["adapter_parameters"] for r in own], [r[kind] for r in own], ".", color=f"C{index}", alpha=0.4
-            )
-        panel.set(
-            xscale="log", xlabel="trainable adapter parameters", ylabel=f"{here[0]['metric']} ({kind} evaluation)"
-        )
-        panel.set_title(task)
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize="small")
-    figure.savefig(file)
-    plt.close(figure)
+
+    def draw(*panels: Any) -> None:
+        for panel, task in zip(panels, tasks, strict=True):
+            here = [row for row in done if row["task"] == task]
+            for index, method in enumerate(methods):
+                own = [row for row in here if row["method"] == method]
+                if not own:
+                    continue
+                colour = f"C{index}"
+                if own[0]["adapter_parameters"] == 0:  # the head alone: no place on a log axis
+                    panel.axhline(statistics.fmean(r[kind] for r in own), color=colour, ls=":", label=method)
+                    continue
+                sizes = sorted({row["adapter_parameters"] for row in own})
+                means = [statistics.fmean(r[kind] for r in own if r["adapter_parameters"] == size) for size in sizes]
+                panel.plot(sizes, means, "o-", color=colour, label=method)
+                dots = [(r["adapter_parameters"], r[kind]) for r in own]
+                panel.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.4)
+            label = f"{here[0]['metric']} ({kind} evaluation)"
+            panel.set(xscale="log", xlabel="trainable adapter parameters", ylabel=label, title=task)
+            panel.legend(fontsize="small")
+
+    Plot(draw, 5.2 * len(tasks), 4.0, panels=len(tasks)).save(file)
 
 
 def write_comparison(folder: Path, rows: Sequence[Row], title: str, *, plots: bool) -> list[str]:

@@ -5,20 +5,17 @@ as it was in memory; of what earlier commands folded, the files are read.
 """
 
 import base64
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import parse_json, read_table
 from data_prep.files.command_line import program
+from data_prep.pages import render_page, viewer
 from data_prep.structure.io import read_structure
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import ATOM37_INDEX, RESNAMES
@@ -112,11 +109,9 @@ def write_report(
     """Write the page of ``rows`` into ``directory``, which has the files that they name; returns its path."""
     details = details or PageDetails()
     found = [detail for row in rows if (detail := details.of_row(directory, row)) is not None]
-    environment = Environment(
-        loader=PackageLoader("pipeline.prediction", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    data = json.dumps([asdict(detail) for detail in found], separators=(",", ":"))
-    page = environment.get_template("report.html.jinja").render(
+    page = render_page(
+        "pipeline.prediction",
+        "report.html.jinja",
         rows=rows,
         columns={
             name: title for name, title in _COLUMNS.items() if any(getattr(row, name) not in (None, "") for row in rows)
@@ -126,18 +121,12 @@ def write_report(
         program=program(),
         separator=SEPARATOR,
         left_out=sum(row.status == "done" for row in rows) - len(found),
-        data=Markup(data.replace("<", "\\u003c")),
-        viewer_library=Markup(_viewer_file("3Dmol-min.js")),
-        viewer_licence=_viewer_file("LICENSE"),
+        data=[asdict(detail) for detail in found],
+        viewer=viewer(),
     )
     path = directory / REPORT
     write_text(path, page)
     return path
-
-
-def _viewer_file(name: str) -> str:
-    """A file of the 3D viewer that comes with the pages, see ``viewer/PROVENANCE.md``."""
-    return (resources.files("data_prep") / "viewer" / name).read_text(encoding="utf-8")
 
 
 def _detail_of_files(directory: Path, row: PredictionRow) -> StructureDetail | None:

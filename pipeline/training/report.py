@@ -5,16 +5,14 @@ Both are functions of the files in the run directory alone, so they can be writt
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
+from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_document
-from data_prep.structure.structure_bytes import atomic_write
+from data_prep.pages import curves, render_page, scatter
 from evaluation.baselines import Baseline, Standing, means_in_words, read_baselines, standing
 from evaluation.statistics import Estimate, estimate
-from pipeline.pages.figures import curves, scatter
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.tables import best_step, read_columns, read_rows
 from pipeline.training.validation import sample_in_words
@@ -170,22 +168,20 @@ def write_pages(run: RunDirectory) -> None:
         figures.append(("Validation, mean over chains", curves(lines, "step", "lDDT-Cα")))
     if page.targets:
         points = [(target.before, target.after) for target in page.targets]
-        figures.append(("Each chain before and after", scatter(points, "before", "now", unit_square=True)))
+        figures.append(("Each chain before and after", scatter(points, "before", "now", square=True)))
         points = [(target.length, target.after) for target in page.targets]
         figures.append(("Validation by length", scatter(points, "residues", "lDDT-Cα")))
     if page.panel:
         points = [(target.before, target.after) for target in page.panel]
-        figures.append(("Panel: what it knew before", scatter(points, "before", "after", unit_square=True)))
+        figures.append(("Panel: what it knew before", scatter(points, "before", "after", square=True)))
     if len(page.gradient):
         figures.append((f"Gradient norm, mean of {SMOOTHING} steps", curves({"": page.gradient}, "step", "norm")))
         figures.append(("Learning rate", curves({"": page.rate}, "step", "rate")))
     info = run.info()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    folder = resources.files("pipeline.training")
-    for name, target, escape in (("report.html.jinja", run.report_file, True), ("card.md.jinja", run.card_file, False)):
-        environment.autoescape = escape
-        template = environment.from_string(folder.joinpath(name).read_text(encoding="utf-8"))
-        text = template.render(
+    for name, target in (("report.html.jinja", run.report_file), ("card.md.jinja", run.card_file)):
+        text = render_page(
+            "pipeline.training",
+            name,
             page=page,
             figures=figures,
             means=means_in_words(list(page.baselines.values())),
@@ -194,4 +190,4 @@ def write_pages(run: RunDirectory) -> None:
             settings=read_document(run.config_file),
             command=" ".join(info["command"]),
         )
-        atomic_write(target, text.encode())
+        write_text(target, text)
