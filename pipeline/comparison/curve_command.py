@@ -31,7 +31,7 @@ from pipeline.config.progress import duration
 from pipeline.config.schema import RunConfig
 from pipeline.runs.directory import RunDirectory
 from pipeline.training.data import own_ids
-from pipeline.training.dry_run import estimate, try_steps, why_not
+from pipeline.training.dry_run import estimate, measure, why_not
 from pipeline.training.processes import Processes
 
 HOW = (
@@ -150,10 +150,10 @@ def _measured(config: RunConfig, device: str) -> float | str:
     processes = Processes(config)
     try:
         reason = why_not(estimate(config), processes.device)
-        trial = None if reason else try_steps(config, processes)
+        seconds = None if reason else measure(config, processes)
     finally:
         processes.close()
-    return (reason or f"the memory of {device} does not suffice for a step") if trial is None else trial.seconds
+    return (reason or f"the memory of {device} does not suffice for a step") if seconds is None else seconds
 
 
 def write_subsets(path: Path, dataset: StructureDataset, variants: Mapping[Variant, RunConfig]) -> None:
