@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "pipeline.training": RUNS,
     "pipeline.prediction": RUNS,
     "pipeline.comparison": RUNS | {"pipeline.training", "pipeline.prediction"},
-    "pipeline.lm": {"data_prep.files", "data_prep.pages", "lorta", "pipeline.config", "pipeline.pages"},
+    "pipeline.preparation": DATA,
+    "pipeline.lm": {"data_prep.files", "data_prep.pages", "lorta", "pipeline.config", "pipeline.folding", "pipeline.pages"},
 }
 """Rooms and the rooms that they may import from, besides themselves. Commands, the modules of ``pipeline`` itself, may
 import from all rooms, and nothing imports a command."""
