@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DATA = {"data_prep.files", "data_prep.pages", "data_prep.structure", "data_prep.dataset"}
 MODEL = {"data_prep.files", "data_prep.structure", "lorta", "pipeline.config", "pipeline.folding"}
-RUNS = MODEL | DATA | {"evaluation", "pipeline.losses", "pipeline.runs", "pipeline.pages"}
+RUNS = MODEL | DATA | {"evaluation", "pipeline.losses", "pipeline.runs"}
 MAY_IMPORT = {
     "data_prep.files": set(),
     "data_prep.pages": {"data_prep.files"},
@@ -19,7 +19,6 @@ MAY_IMPORT = {
     "lorta": set(),
     "evaluation": DATA,
     "pipeline.config": {"data_prep.files", "lorta"},
-    "pipeline.pages": {"data_prep.files", "data_prep.pages"},
     "pipeline.folding": MODEL,
     "pipeline.losses": MODEL,
     "pipeline.runs": MODEL | {"pipeline.losses"},
@@ -27,7 +26,7 @@ MAY_IMPORT = {
     "pipeline.prediction": RUNS,
     "pipeline.comparison": RUNS | {"pipeline.training", "pipeline.prediction"},
     "pipeline.preparation": DATA,
-    "pipeline.lm": {"data_prep.files", "data_prep.pages", "lorta", "pipeline.config", "pipeline.folding", "pipeline.pages"},
+    "pipeline.lm": {"data_prep.files", "data_prep.pages", "lorta", "pipeline.config", "pipeline.folding"},
 }
 """Rooms and the rooms that they may import from, besides themselves. Commands, the modules of ``pipeline`` itself, may
 import from all rooms, and nothing imports a command."""
