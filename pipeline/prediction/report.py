@@ -6,7 +6,7 @@ as it was in memory; of what earlier commands folded, the files are read.
 
 import base64
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def write_report(
         program=program(),
         separator=SEPARATOR,
         left_out=sum(row.status == "done" for row in rows) - len(found),
-        data=[asdict(detail) for detail in found],
+        data=[vars(detail) for detail in found],
         viewer=viewer(),
     )
     path = directory / REPORT
@@ -142,7 +142,8 @@ def _detail_of_files(directory: Path, row: PredictionRow) -> StructureDetail | N
     try:
         (document,) = parse_json(read_table(directory / f"{row.name}{ERROR_SUFFIX}"))
         matrix = np.array(document["predicted_aligned_error"], dtype=np.float32)
-        error = _error_map(matrix, float(document["max_predicted_aligned_error"]))
+        largest = float(document["max_predicted_aligned_error"])
+        error = _error_map(matrix, largest) if 0 < largest < np.inf else None
     except (OSError, ValueError, KeyError, TypeError):
         error = None
     return StructureDetail(row.name, atoms, residues, relaxed, error)

@@ -115,6 +115,8 @@ def test_long_error_maps_are_averaged(page, tmp_path):
     pixels = np.frombuffer(base64.b64decode(found["pixels"]), dtype=np.uint8).reshape(MAP_PIXELS, MAP_PIXELS)
     assert (found["size"], found["length"]) == (MAP_PIXELS, n)
     assert [pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]] == [0, 64, 129, 193]
+    (tmp_path / "x.pae.json").write_text(json.dumps([document[0] | {"max_predicted_aligned_error": float("nan")}]))
+    assert PageDetails().of_row(tmp_path, PredictionRow("x", "x.pdb")).error is None
     (tmp_path / "x.pae.json").unlink()
     assert PageDetails().of_row(tmp_path, PredictionRow("x", "x.pdb")).error is None
     assert PageDetails().of_row(tmp_path, PredictionRow("none", "none.pdb")) is None
