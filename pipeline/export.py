@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.files.command_line import add_version_option
+from data_prep.files.command_line import add_version_option, run_command
 from pipeline.config.command import add_checkpoint_option
 
 
@@ -44,14 +44,11 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = parser().parse_args(argv)
 
-    from pipeline.config.command import make_console, run_command
-    from pipeline.folding.esm2_weights import StemError
+    from pipeline.config.command import make_console
     from pipeline.folding.model_files import write_hugging_face, write_ours
     from pipeline.folding.tensor_files import written_whole
-    from pipeline.folding.weights import WeightsError
     from pipeline.prediction.export import ExportError, check_esmfold, export_adapters, without_adapters
     from pipeline.prediction.loading import Source, load
-    from pipeline.runs.directory import RunError
     from pipeline.runs.initial import MERGED_FILE
 
     def body(arguments: argparse.Namespace) -> int:
@@ -81,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"Next: python -m pipeline.predict --run {out} --fasta SEQS.fasta --out PREDS", markup=False)
         return 0
 
-    return run_command(body, arguments, usage_errors=(ExportError, RunError, StemError, WeightsError))
+    return run_command(body, arguments)
 
 
 if __name__ == "__main__":

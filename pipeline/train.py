@@ -5,6 +5,7 @@ python -m pipeline.train --data DATASET --out RUN --esm esm2_t12_35M --adapter l
 
 import sys
 
+from data_prep.files.command_line import run_command
 from pipeline.training.options import parser
 
 
@@ -19,14 +20,9 @@ def main(argv: list[str] | None = None) -> int:
 
     clock, words = Clock(arguments.max_minutes), sys.argv[1:] if argv is None else argv
 
-    from pipeline.config.command import run_command
-    from pipeline.folding.esm2_weights import StemError
-    from pipeline.folding.weights import WeightsError
     from pipeline.training import command
 
-    return run_command(
-        lambda given: command.run(given, dotted, words, clock), arguments, usage_errors=(StemError, WeightsError)
-    )
+    return run_command(lambda given: command.run(given, dotted, words, clock), arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.files.command_line import add_version_option
+from data_prep.files.command_line import add_version_option, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,8 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = parser().parse_args(argv)
 
-    from pipeline.config.command import make_console, run_command
-    from pipeline.folding.esm2_weights import StemError
+    from pipeline.config.command import make_console
     from pipeline.folding.model_files import read, write_hugging_face, write_ours
     from pipeline.folding.weights import UNUSED, WeightsError
 
@@ -71,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             console.print("No prediction reads them.")
         return 0
 
-    return run_command(body, arguments, usage_errors=(WeightsError, StemError))
+    return run_command(body, arguments)
 
 
 if __name__ == "__main__":

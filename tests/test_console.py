@@ -11,7 +11,7 @@ import data_prep
 import evaluation
 import lorta
 import pipeline
-from data_prep.files.release import release
+from data_prep.files.command_line import release
 from pipeline.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]

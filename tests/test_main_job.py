@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files.release import release
+from data_prep.files.command_line import release
 from tests.offline import run_offline
 
 ROOT = Path(__file__).resolve().parents[1]

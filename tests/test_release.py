@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files.release import release
+from data_prep.files.command_line import release
 from pipeline.__main__ import COMMANDS as OF_THE_CONSOLE
 
 ROOT = Path(__file__).resolve().parents[1]

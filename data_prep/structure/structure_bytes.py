@@ -17,7 +17,6 @@ try:
 except ImportError:
     import zlib  # type: ignore[no-redef]
 
-from data_prep.files.atomic import write_bytes as atomic_write  # noqa: F401  until all call it by its name
 from data_prep.files.errors import UserError
 
 MAX_TEXT_BYTES = 512 << 20

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.atomic import write_text
-from data_prep.files.command_line import program
+from data_prep.files.command_line import EXIT_FAILED, program, run_command, say
 from data_prep.pages import curves_with_spread, dots_by_name
 from evaluation.baselines import verdict, write_baselines
 from pipeline.comparison.alpha import FIRST, Trial, best, judge, search
@@ -28,16 +28,16 @@ from pipeline.comparison.results import (
     target_scores,
     write_csv,
 )
-from pipeline.comparison.variants import DRAW, USAGE_ERRORS, Adapter, ComparisonError, Variant, parse_adapters
-from pipeline.config.command import EXIT_FAILED, make_console, run_command, say
+from pipeline.comparison.variants import DRAW, Adapter, ComparisonError, Variant, parse_adapters
+from pipeline.config.command import make_console
 from pipeline.config.layers import dotted_values
 
 
 def run(arguments: argparse.Namespace, options: list[str]) -> int:
     """Run the command; returns the exit code."""
     if arguments.sweep_alpha is not None:
-        return run_command(lambda given: sweep(given, options), arguments, usage_errors=USAGE_ERRORS)
-    return run_command(lambda given: compare(given, options), arguments, usage_errors=USAGE_ERRORS)
+        return run_command(lambda given: sweep(given, options), arguments)
+    return run_command(lambda given: compare(given, options), arguments)
 
 
 def dataset_with_validation(path: Path) -> StructureDataset:

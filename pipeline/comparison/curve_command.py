@@ -10,7 +10,7 @@ from rich.console import Console
 
 from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.atomic import write_text
-from data_prep.files.command_line import program
+from data_prep.files.command_line import EXIT_FAILED, program, run_command, say
 from data_prep.pages import curves_with_spread, render_page
 from evaluation.baselines import verdict
 from pipeline.comparison.command import checked_seeds, dataset_with_validation, open_comparison, train_all
@@ -25,8 +25,8 @@ from pipeline.comparison.curve import (
     read_cell,
 )
 from pipeline.comparison.results import run_result, target_scores, write_csv
-from pipeline.comparison.variants import USAGE_ERRORS, ComparisonError, Variant, parse_adapters
-from pipeline.config.command import EXIT_FAILED, make_console, run_command, say
+from pipeline.comparison.variants import ComparisonError, Variant, parse_adapters
+from pipeline.config.command import make_console
 from pipeline.config.progress import duration
 from pipeline.config.schema import RunConfig
 from pipeline.runs.directory import RunDirectory
@@ -45,7 +45,7 @@ HOW = (
 
 def run(arguments: argparse.Namespace, options: list[str]) -> int:
     """Run the command; returns the exit code."""
-    return run_command(lambda given: learning_curve(given, options), arguments, usage_errors=USAGE_ERRORS)
+    return run_command(lambda given: learning_curve(given, options), arguments)
 
 
 def learning_curve(arguments: argparse.Namespace, options: list[str]) -> int:

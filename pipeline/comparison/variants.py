@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lorta.config
-from data_prep.dataset.store import DatasetError, StructureDataset
+from data_prep.dataset.store import StructureDataset
 from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json
+from data_prep.files.command_line import EXIT_INTERRUPTED
 from data_prep.files.errors import UserError
 from data_prep.files.workers import handled_by
 from evaluation.baselines import Baseline, read_baselines
-from pipeline.config.command import EXIT_INTERRUPTED, child_environment
+from pipeline.config.command import child_environment
 from pipeline.config.device import pick_device
 from pipeline.config.schema import ADAPTER_METHODS, RunConfig
-from pipeline.folding.esm2_weights import StemError
-from pipeline.folding.weights import WeightsError
-from pipeline.runs.directory import RunDirectory, RunError, load_run
-from pipeline.runs.tables import TableError
+from pipeline.runs.directory import RunDirectory, load_run
 from pipeline.training.command import fresh_configuration
 from pipeline.training.data import own_ids
 from pipeline.training.options import parser as train_parser
@@ -43,10 +41,6 @@ DRAW = ("--data.train_size", "--data.train_draw")
 
 class ComparisonError(UserError):
     """A variant that cannot be understood; the message is one line."""
-
-
-USAGE_ERRORS = (ComparisonError, DatasetError, RunError, StemError, TableError, WeightsError)
-"""How the options, the dataset and the directory of a command that trains variants can be wrong."""
 
 
 @dataclass(frozen=True)

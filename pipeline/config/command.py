@@ -3,41 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
 
 from rich.console import Console
-
-from data_prep.files import command_line, errors
-from data_prep.files.command_line import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, say
-
-__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "say"]
-
-
-def run_command(
-    body: Callable[[argparse.Namespace], int],
-    arguments: argparse.Namespace,
-    *,
-    usage_errors: Sequence[type[Exception]] = (),
-    failures: Sequence[type[Exception]] = (),
-) -> int:
-    """``command_line.run_command`` where some errors have no exit code of their own.
-
-    Args:
-        body: the command; returns its own exit code.
-        arguments: parsed.
-        usage_errors: exceptions that mean wrong usage or input: exit 2.
-        failures: exceptions that mean that the run failed: exit 1.
-    """
-
-    def checked(arguments: argparse.Namespace) -> int:
-        try:
-            return body(arguments)
-        except tuple(failures) as error:
-            raise errors.RunError(str(error)) from error
-        except tuple(usage_errors) as error:
-            raise errors.UserError(str(error)) from error
-
-    return command_line.run_command(checked, arguments)
 
 
 def child_environment() -> dict[str, str]:

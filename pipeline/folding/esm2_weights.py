@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from data_prep.files.errors import UserError
 from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_cache, hugging_face_snapshot
 from pipeline.folding.tensor_files import UnreadableError, read_pickle, weight_files
 
@@ -31,7 +32,7 @@ DEMO_STEM = "esm2_t3_demo"
 DEMO_SHAPE = (3, 64, 4)
 
 
-class StemError(ValueError):
+class StemError(UserError):
     """The stem cannot be built or its weights cannot be had; the message is one line."""
 
 

@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 
 from data_prep.files.atomic import writing_path
 from data_prep.files.bounded_reading import read_json
-from data_prep.files.release import program
+from data_prep.files.command_line import program
+from data_prep.files.errors import UserError
 
 HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights of a model in a Hugging Face directory, the first that is there; large models are in shards of such names."""
 
 
-class UnreadableError(ValueError):
+class UnreadableError(UserError):
     """A file that is damaged, no file of ``torch.save``, or of classes that are not let in; the message is one line."""
 
 

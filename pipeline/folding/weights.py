@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from data_prep.files.errors import UserError
 from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import ConfigError, RunConfig
 from pipeline.folding import esm2_weights
@@ -41,7 +42,7 @@ HEAD_BINS = 64
 """Bins of the distogram and of the aligned error; both ports have the number in their code."""
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights or a configuration that cannot be converted; the message is one line."""
 
 

@@ -13,25 +13,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from data_prep.dataset.store import DatasetError, StructureDataset
-from data_prep.files.command_line import EXIT_FAILED, EXIT_INTERRUPTED, release
+from data_prep.dataset.store import StructureDataset
+from data_prep.files.command_line import EXIT_FAILED, EXIT_INTERRUPTED, release, run_command
 from data_prep.files.workers import handled_by
-from pipeline.config.command import make_console, run_command
+from pipeline.config.command import make_console
 from pipeline.config.device import pick_device
 from pipeline.config.progress import duration
 from pipeline.config.schema import MAX_THREADS, ConfigError
-from pipeline.folding.esm2_weights import StemError
-from pipeline.folding.weights import WeightsError
 from pipeline.prediction.directory import PredictionDirectory, Shard
 from pipeline.prediction.engine import Plan, fold_all
 from pipeline.prediction.files import RELAXED
-from pipeline.prediction.fold import PredictionError
 from pipeline.prediction.loading import Loaded, Source, load
-from pipeline.prediction.relaxation import RelaxationError, require_openmm
+from pipeline.prediction.relaxation import require_openmm
 from pipeline.prediction.report import PageDetails, StructureDetail, write_report
 from pipeline.prediction.rows import SEPARATOR, PredictionRow, rejected_row
-from pipeline.prediction.sequences import InputError, Query, Rejected, dataset_queries, read_fasta
-from pipeline.runs.directory import RunError
+from pipeline.prediction.sequences import Query, Rejected, dataset_queries, read_fasta
 
 SHOWN = 20
 LINE_EVERY = 30.0
@@ -41,12 +37,7 @@ UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    return run_command(
-        _predict,
-        arguments,
-        usage_errors=(InputError, RunError, StemError, WeightsError, DatasetError, RelaxationError),
-        failures=(PredictionError,),
-    )
+    return run_command(_predict, arguments)
 
 
 def parse_size(text: str) -> int:

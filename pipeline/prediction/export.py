@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lorta
+from data_prep.files.errors import UserError
 from pipeline.config.schema import AdapterConfig, InitConfig, RunConfig, StemConfig, TrunkAdapterConfig
 from pipeline.folding import esm2_weights
 from pipeline.folding.esm2_weights import canonical_name
@@ -15,7 +16,7 @@ FOR_TRANSFORMERS = "stem_transformers"
 """Directory of the stem's adapter in transformers' names."""
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """A run that cannot be written so; the message is one line."""
 
 

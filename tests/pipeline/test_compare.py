@@ -13,7 +13,7 @@ import time
 import pytest
 
 from data_prep.dataset.store import Placement, write_dataset
-from data_prep.files.release import program
+from data_prep.files.command_line import program
 from data_prep.structure.io import read_structure
 from evaluation.baselines import Baseline
 from pipeline.compare import main

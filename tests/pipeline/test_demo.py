@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from data_prep.files.release import program
+from data_prep.files.command_line import program
 from pipeline.demo import DemoError, main, scores_of, stem_in_words
 from pipeline.folding import demo_weights
 from pipeline.folding.demo_weights import DemoStem

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files.release import program
+from data_prep.files.command_line import program
 
 pytest.importorskip("snakemake", reason="needs the extra: pip install 'lorta-fold[workflows]'")
 yaml = pytest.importorskip("yaml", reason="comes with snakemake")
