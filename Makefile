@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test quick check format bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,9 +18,13 @@ demo: .venv/installed   ## the main job on bundled structures, about 10 minutes 
 test: .venv/installed   ## the whole test suite
 	$(BIN)/python -m pytest
 
-check: .venv/installed  ## style
+quick: .venv/installed  ## the tests that are not slow
+	$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/installed
 	$(BIN)/ruff format .

@@ -72,7 +72,7 @@ def dotted_layer(arguments: Sequence[str], kind: type | None = None) -> dict[str
         option = rest.pop(0)
         name, equals, text = option.partition("=")
         if not name.startswith("--") or "." not in name:
-            close = " or ".join(f"--{field}" for field in _fields_like(name.removeprefix("--"), kind) if kind)
+            close = " or ".join(f"--{field}" for field in _fields_like(name.removeprefix("--"), kind)) if kind else ""
             hint = f"did you mean {close}?" if close else "see --help; fields of the configuration are --section.field"
             raise ConfigError(f"unknown option {option!r}: {hint}")
         if not equals:
@@ -117,7 +117,7 @@ def has_field(layer: Mapping[str, Any], name: str) -> bool:
     return True
 
 
-def resolve(*layers: Mapping[str, Any], kind: type[Resolved] = RunConfig) -> Resolved:
+def resolve(*layers: Mapping[str, Any], kind: type[Resolved] = RunConfig) -> Resolved:  # type: ignore[assignment]
     """The configuration ``kind`` from layers of nested dictionaries, later ones win. Raises ConfigError."""
     values: dict[str, Any] = {}
     for layer in layers:
@@ -232,9 +232,11 @@ def describe_fields(kind: type = RunConfig) -> str:
 def _field_docstrings(kind: type) -> dict[str, str]:
     """The string after each field of a class, by field: Python does not keep them."""
     (node,) = ast.parse(inspect.getsource(kind)).body
-    found = {}
+    found: dict[str, str] = {}
+    if not isinstance(node, ast.ClassDef):
+        raise TypeError(f"{kind} is not a class")
     for item, after in itertools.pairwise(node.body):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(item, ast.AnnAssign) and is_text:
-            found[item.target.id] = after.value.value
+        match item, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = text
     return found

@@ -94,7 +94,7 @@ class ProgressOfSteps:
         self.samples += samples
         now = time.perf_counter()
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, state=self.line())
+            self._bar.update(self._task, completed=step, state=self.line())  # type: ignore[arg-type]
         elif now - self.last >= PLAIN_PROGRESS_SECONDS:
             self.last = now
             self.console.print(f"step {step}/{self.total}  {self.line()}")

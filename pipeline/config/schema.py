@@ -73,7 +73,7 @@ class InitConfig(Strict):
 class AdapterConfig(Strict):
     """How the stem is adapted."""
 
-    method: Literal[ADAPTER_METHODS] = "lorta"
+    method: Literal[ADAPTER_METHODS] = "lorta"  # type: ignore[valid-type]
     """``none`` freezes the stem, ``full`` trains all of it; else a method of docs/adapters.md."""
     rank: PositiveInt = 8
     """Of the methods that have one."""
@@ -88,7 +88,7 @@ class AdapterConfig(Strict):
 class TrunkAdapterConfig(Strict):
     """What trains of the trunk's blocks, its recycling and the way from the stem to it."""
 
-    method: Literal[TRUNK_METHODS] = "full"
+    method: Literal[TRUNK_METHODS] = "full"  # type: ignore[valid-type]
     """``full`` trains all of it. ``none`` freezes it, and any other method adds an adapter of that kind to its
     attention; both are for a trunk that has learned already (init.weights). Structure module and heads train anyway."""
     rank: PositiveInt = 8

@@ -42,7 +42,9 @@ def attach_to_stem(esm: nn.Module, config: AdapterConfig, seed: int) -> None:
     if config.alpha == "paper":
         # Table 6 was found with the official codes' initial factors.
         config = replace(config, settings={"init": "official", **config.settings})
-    _attach(esm, adapter_settings(config, seed=seed, alpha=adapter_alpha(config)), "adapter")
+    settings = adapter_settings(config, seed=seed, alpha=adapter_alpha(config))
+    if settings is not None:
+        _attach(esm, settings, "adapter")
 
 
 def attention_of_trunk(trunk: FoldingTrunk, transitions: bool = False) -> dict[str, nn.ModuleDict]:
@@ -53,7 +55,7 @@ def attention_of_trunk(trunk: FoldingTrunk, transitions: bool = False) -> dict[s
     """
     blocks = dict(enumerate(trunk.blocks))
     if transitions:
-        names = {"sequence": ("seq_attention", "mlp_seq")}
+        names: dict[str, tuple[str, ...]] = {"sequence": ("seq_attention", "mlp_seq")}
         if trunk.config.triangle_attention:
             names["triangle"] = ("tri_att_start", "tri_att_end", "mlp_pair")
         return {
@@ -62,7 +64,7 @@ def attention_of_trunk(trunk: FoldingTrunk, transitions: bool = False) -> dict[s
             )
             for shape, parts in names.items()
         }
-    views = {"sequence": nn.ModuleDict({f"block{i}": block.seq_attention for i, block in blocks.items()})}
+    views = {"sequence": nn.ModuleDict({f"block{i}": block.seq_attention for i, block in blocks.items()})}  # type: ignore[misc]
     if trunk.config.triangle_attention:
         views["triangle"] = nn.ModuleDict(
             {
@@ -80,13 +82,14 @@ def attach_to_trunk(trunk: FoldingTrunk, config: TrunkAdapterConfig, seed: int) 
     Raises ConfigError: also for all linear maps, of which triangle multiplication and outer product have no roles.
     """
     settings = adapter_settings(config, seed=seed)
+    assert isinstance(settings, lorta.LortaConfig)  # the trunk has no other methods
     if settings.targets == ALL_ROLES:
         raise ConfigError(
             "configuration: trunk_adapter.settings.targets: of the trunk the attention and the transitions can be "
             'adapted, triangle multiplications and the outer product cannot: give ["q", "k", "v", "o", "up", "down"]'
         )
     views = attention_of_trunk(trunk, transitions=not set(settings.targets) <= set(ROLES))
-    if getattr(settings, "dropout", 0):
+    if settings.dropout:
         raise ConfigError(
             "configuration: trunk_adapter.settings.dropout: the trunk's fused attention adds the update to the weight, "
             "where its input cannot be dropped: leave it out"

@@ -59,13 +59,13 @@ def weight_of(module: nn.Module) -> torch.Tensor:
     """
     if not isinstance(module, AdaptedLinear):
         return module.get_parameter("weight")
-    weight: torch.Tensor = module.base_layer.weight
+    weight: torch.Tensor = module.base_layer.get_parameter("weight")
     if module.merged:
         return weight
     for adapter in module.adapters.active_adapters():
-        if adapter.config.dropout and module.training:
-            raise ValueError(f"{module.name}: adapters of the trunk cannot have dropout, got {adapter.config.dropout}")
-        update = adapter.module_update(module.name, module.out_features)
+        if adapter.config.dropout and module.training:  # type: ignore[union-attr]
+            raise ValueError(f"{module.name}: adapters of the trunk cannot have dropout, got {adapter.config.dropout}")  # type: ignore[union-attr]
+        update = adapter.module_update(module.name, module.out_features)  # type: ignore[operator]
         if update is not None:
             weight = weight + update.dense().to(weight.dtype)
     return weight

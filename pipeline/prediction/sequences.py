@@ -264,7 +264,7 @@ def _read_text(path: Path) -> str:
         data = read_table_bytes(path)
         if data[:2] == b"\x1f\x8b":
             with gzip.open(io.BytesIO(data)) as stream:
-                data = bounded(stream, path, MAX_TABLE_BYTES)
+                data = bounded(stream, path, MAX_TABLE_BYTES)  # type: ignore[arg-type]
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as FASTA: {getattr(error, 'strerror', None) or error}") from error
     return data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")

@@ -129,7 +129,7 @@ def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
     """Adam's state as "<parameter>/<moment>" tensors."""
-    names = {parameter: name for name, parameter in parameters.items()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in parameters.items()}
     state = {names[parameter]: moments for parameter, moments in optimizer.state.items()}
     return {"/".join(path): torch.as_tensor(value) for path, value in tree.flatten_with_path(state)}
 
@@ -164,7 +164,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of ``tensor``, on every process; a collective operation where it is sharded."""
     tensor = tensor.detach()
-    return tensor.full_tensor() if hasattr(tensor, "to_local") else tensor
+    return tensor.full_tensor() if hasattr(tensor, "to_local") else tensor  # type: ignore[attr-defined]
 
 
 def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
@@ -174,4 +174,4 @@ def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
+    return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)  # type: ignore[attr-defined]

@@ -52,7 +52,7 @@ def configuration(arguments: argparse.Namespace, dotted: list[str], run: RunDire
 
 def fresh_configuration(arguments: argparse.Namespace, dotted: list[str]) -> RunConfig:
     """The configuration that preset, file and options say. Raises ConfigError, WeightsError."""
-    config = resolve(*with_initial_shape(list(_layers(arguments, dotted).values())))
+    config: RunConfig = resolve(*with_initial_shape(list(_layers(arguments, dotted).values())))
     return with_absolute_paths(config, _is_name)
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -265,8 +265,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})  # type: ignore[arg-type]
 
     def save(self, path: Path) -> None:
         """Write all of it as safetensors, the ids in the metadata."""
@@ -422,7 +422,7 @@ class Feed:
             upcoming: Future[StepBatches] | None = thread.submit(self.load, first) if first <= last else None
             for step in range(first, last + 1):
                 asked = time.perf_counter()
-                batches = upcoming.result()
+                batches = upcoming.result()  # type: ignore[union-attr]
                 waited = time.perf_counter() - asked
                 upcoming = thread.submit(self.load, step + 1) if step < last else None
                 yield batches, waited

@@ -96,7 +96,7 @@ def check_gradient_path(model: FoldingModel, loss: Callable[[], torch.Tensor], s
         for name, parameter in factors.items():
             row = FactorCheck(name, tuple(parameter.shape), name in zero, first[name], second[name])
             checks.append(row)
-            for passed, value in (("at the start", first[name]), ("with the zero factors off zero", second[name])):
+            for passed, value in (("at the start", first[name]), ("with the zero factors off zero", second[name])):  # type: ignore[assignment]
                 if (passed != "at the start" or row.starts_at_zero) and not 0 < value < float("inf"):
                     raise GradientPathError(
                         f"adapter factor {name} has gradient norm {value} {passed}: it cannot train"
@@ -114,7 +114,7 @@ def checksums(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, int |
     It reads every element, so one that changes is seen however it was written, at the speed of the memory; for what is
     written down there is ``parameter_hash``, which also tells elements that have changed places.
     """
-    sums: dict[str, int | str] = {}
+    sums: dict[str, int | str | torch.Tensor] = {}
     for name, parameter in parameters:
         own = local(parameter).detach()
         if own.device.type == "mps":  # which lacks the operator

@@ -314,7 +314,7 @@ class Session:
         seconds, memory = time.perf_counter() - started + waited, memory_in_use(self.trainer.device)
         self.seconds.append(seconds)
         self.waiting.append(waited)
-        if self.processes.is_main:
+        if self.metrics is not None and self.timing is not None:
             row = {"step": result.step, "loss": result.loss, **result.terms, "grad_norm": result.grad_norm}
             self.metrics.append(
                 row | {"lr": result.lr, "recycles": result.recycles, "skipped": int(bool(result.problem))}
@@ -350,7 +350,7 @@ class Session:
             scores = validate(trainer.model, self.records, trainer.device, self.processes, self.interrupted)
         if scores is None:
             self.end_here()
-        if self.processes.is_main:
+        if self.validation is not None:
             self.validation.append(*({"step": trainer.step, **asdict(score)} for score in scores))
         mean = mean_score(score.lddt_ca for score in scores)
         better = all(mean > earlier for earlier in self.history.values())
@@ -372,7 +372,7 @@ class Session:
         if scores is None:
             self.end_here()
         self.panel_steps.add(step)
-        if self.processes.is_main:
+        if self.panel_table is not None:
             self.panel_table.append(*({"step": step, **asdict(score)} for score in scores))
         mean = mean_score(score.lddt_ca for score in scores)
         self.console.print(f"step {step}: panel lDDT-Calpha {mean:.4f} over {len(scores)} chains")

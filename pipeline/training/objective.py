@@ -102,9 +102,8 @@ def fold_objective(
         ),
     }
     if config.pae:
-        terms["pae"] = pae_loss(
-            output.pae_logits, structure.frames[-1], groups.backbone, groups.backbone_mask, resolution
-        )
+        alignment = structure.frames[-1], groups.backbone, groups.backbone_mask, resolution
+        terms["pae"] = pae_loss(output.pae_logits, *alignment)  # type: ignore[arg-type]
     if config.ca_distance:
         terms["ca_distance"] = ca_distance_loss(structure.positions[..., CA_IN_ATOM14, :], true_ca, ca_mask)
     details = [name for name in DETAILS if getattr(config, name)]
@@ -113,7 +112,7 @@ def fold_objective(
     elif details:
         terms |= _details(predicted, batch, details)
     if config.masked_lm and output.masked_lm_logits is not None:
-        terms["masked_lm"] = masked_lm_loss(output.masked_lm_logits, aatype, output.masked, batch.mask)
+        terms["masked_lm"] = masked_lm_loss(output.masked_lm_logits, aatype, output.masked, batch.mask)  # type: ignore[arg-type]
     total = sum(getattr(config, name) * term for name, term in terms.items())
     if config.scale_by_length:
         total = total * batch.mask.sum(dim=1).sqrt()

@@ -32,7 +32,7 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def is_lost_connection(error: RuntimeError) -> bool:
+def is_lost_connection(error: Exception) -> bool:
     """Whether ``error`` means that another process went away. gloo has no exception of its own."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
@@ -134,7 +134,7 @@ class Processes:
             fully_shard(unit, mesh=mesh)
         # The root too gives its parameters back after each forward pass: after one without a backward pass (validation
         # with averaged weights) it would go on with those that it gathered then.
-        return fully_shard(model, mesh=mesh, reshard_after_forward=True)
+        return fully_shard(model, mesh=mesh, reshard_after_forward=True)  # type: ignore[return-value]
 
     @contextmanager
     def accumulating(self, wrapped: nn.Module) -> Iterator[None]:
@@ -143,11 +143,11 @@ class Processes:
             with wrapped.no_sync():
                 yield
         elif self.sharded:
-            wrapped.set_requires_gradient_sync(False)
+            wrapped.set_requires_gradient_sync(False)  # type: ignore[operator]
             try:
                 yield
             finally:
-                wrapped.set_requires_gradient_sync(True)
+                wrapped.set_requires_gradient_sync(True)  # type: ignore[operator]
         else:
             yield
 

@@ -164,7 +164,7 @@ def write_pages(run: RunDirectory) -> None:
         if page.standing is not None:
             levels = {"straight helix": page.standing.helix, "copy of the nearest training chain": page.standing.copy}
             ends = page.rounds[[0, -1], 0]
-            lines |= {name: [(x, y) for x in ends] for name, y in levels.items() if np.isfinite(y)}
+            lines |= {name: [(x, y) for x in ends] for name, y in levels.items() if np.isfinite(y)}  # type: ignore[misc]
         figures.append(("Validation, mean over chains", curves(lines, "step", "lDDT-Cα")))
     if page.targets:
         points = [(target.before, target.after) for target in page.targets]

@@ -49,7 +49,7 @@ def validate(
     model.eval()
     scores = torch.zeros(len(records), 2, dtype=torch.float64)
     for number in range(rank, len(records), count):
-        stopped = processes.any(stop()) if sharded else stop()
+        stopped = processes.any(stop()) if sharded else stop()  # type: ignore[union-attr]
         if stopped:
             break
         record = records[number]
@@ -60,8 +60,8 @@ def validate(
         scores[number, 1] = predicted_plddt(output.plddt_logits[0].float()).mean()
     model.train(was_training)
     if count > 1:
-        scores = processes.sum(scores.to(processes.device)).cpu()
-        stopped = processes.any(stopped)
+        scores = processes.sum(scores.to(processes.device)).cpu()  # type: ignore[union-attr]
+        stopped = processes.any(stopped)  # type: ignore[union-attr]
     if stopped:
         return None
     return [
