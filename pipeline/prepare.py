@@ -12,6 +12,7 @@ from data_prep.files.command_line import CommandParser, run_command
 EXAMPLE = """examples:
   python -m pipeline.prepare --pdb-dir structures/ --out data/ --max-resolution 3 --val-fraction 0.1
   python -m pipeline.prepare --pdb-dir structures/ --out data/ --recipe esmfold --val-from 2019-01-01 --dry-run
+  python -m pipeline.prepare --pdb-dir structures/ --out data/ --max-resolution 3 --update     (of more files)
   python -m pipeline.prepare --verify data/
   python -m pipeline.train --data data/ --out run/
 
@@ -24,7 +25,7 @@ the disk is full); 2 nothing was done; 130 interrupted
 """
 COMMON = (
     *("--pdb-dir", "--out", "--recipe", "--max-resolution", "--identity", "--val-fraction", "--seed"),
-    *("--plddt-bfactor", "--jobs", "--overwrite", "--dry-run", "--verify"),
+    *("--plddt-bfactor", "--jobs", "--update", "--overwrite", "--dry-run", "--verify"),
 )
 """Options of the short help."""
 
@@ -98,6 +99,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on with an interrupted run, if there is one; so it does without"
     )
     run.add_argument("--overwrite", action="store_true", help="replace DATASET if it is one, and other unfinished work")
+    run.add_argument(
+        "--update",
+        action="store_true",
+        help="read what is new or changed since DATASET was made; the rest is taken over",
+    )
     run.add_argument("--strict", action="store_true", help="exit 1 if a file could not be used or an id was not found")
     run.add_argument(
         "--dry-run", action="store_true", help="say what would be read, how long and how big; write nothing"

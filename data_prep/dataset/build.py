@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,16 @@ from data_prep.dataset.ledger import LedgerRow
 from data_prep.dataset.report import report_page
 from data_prep.dataset.splits import SplitSettings, split_by_cluster
 from data_prep.dataset.store import DatasetError, DatasetWriter, Placement, check_target
+from data_prep.dataset.update import (
+    ID_IMPOSSIBLE,
+    ID_TAKEN,
+    REPEATED,
+    TWIN,
+    Changes,
+    FinishedDataset,
+    as_json,
+    moved,
+)
 from data_prep.files.bounded_reading import read_table
 from data_prep.files.errors import UserError
 from data_prep.files.lock import locked
@@ -69,6 +79,10 @@ class BuildReport:
     """By record id."""
     clustering: str
     """How similar pairs were found: 'exhaustive' or 'mmseqs'."""
+    changes: Changes | None = None
+    """Of the files, where a dataset was updated."""
+    moved: tuple[int, int] = (0, 0)
+    """Chains that the update took from training to the held-out ones, and from these to others."""
 
 
 def find_input(
@@ -77,24 +91,43 @@ def find_input(
     *,
     only_files: Sequence[str] | None = None,
     out: str | os.PathLike | None = None,
+    is_readable: Callable[[str], bool] = lambda file: False,
 ) -> Input:
     """What there is to read under ``root``, a directory or one structure file.
 
     ``only_files`` (paths relative to ``root``) are the only ones to read; what else is there is not looked at, nor is
-    the dataset ``out``. Raises ``BuildError`` where there is nothing at all.
+    the dataset ``out``. Files that share a stem are tried, but where ``is_readable`` knows. Raises ``BuildError`` where
+    there is nothing at all.
     """
-    directory = Path(root)
-    if directory.is_file():
-        directory, only_files = directory.parent, [directory.name]
+    directory = _directory_of(root)
+    if Path(root).is_file():
+        only_files = [Path(root).name]
     found, rows, ambiguous = find_structures(directory, only_files, out=out)
     if not found and not rows and not ambiguous:
         raise BuildError(f"{root}: is empty, expected structure files")
-    resolved, more = _settle_shared_stems(directory, ambiguous, reading)
+    resolved, more = _settle_shared_stems(directory, ambiguous, reading, is_readable)
     n_read = len(found) + sum(map(len, ambiguous))
     files = tuple(sorted([*found, *resolved]))
     stems = Counter(structure_stem(file).lower() for file in files)
     path_in_id = tuple(file for file in files if stems[structure_stem(file).lower()] > 1)
     return Input(directory, files, n_read, (*rows, *more), path_in_id)
+
+
+def _directory_of(root: str | os.PathLike) -> Path:
+    return Path(root).parent if Path(root).is_file() else Path(root)
+
+
+def open_update(
+    root: str | os.PathLike,
+    out: str | os.PathLike,
+    reading: IngestSettings,
+    *,
+    only_files: Sequence[str] | None = None,
+) -> tuple[FinishedDataset, Input, Changes]:
+    """The dataset ``out`` to be updated, its input today, and what of that has changed. Errors as of both."""
+    finished = FinishedDataset(Path(out), _directory_of(root), reading)
+    source = find_input(root, reading, only_files=only_files, out=out, is_readable=finished.is_unchanged)
+    return finished, source, finished.changes(source.files, source.rows, source.path_in_id)
 
 
 def work_directory(out: str | os.PathLike) -> Path:
@@ -111,14 +144,16 @@ def read_blocks(
     shard: tuple[int, int] = (1, 1),
     jobs: int = 1,
     overwrite: bool = False,
+    update: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Blocks:
     """Read the files of ``source``, or the ``shard`` (i, n) of them, into the work directory of ``out``.
 
-    What is there already is not read again. Raises ``DatasetError`` where ``out`` cannot be written, ``WorkError``
-    where the work directory holds something else.
+    What is there already is not read again. ``overwrite`` discards it; with ``update`` the dataset ``out`` is one that
+    will be replaced. Raises ``DatasetError`` where ``out`` cannot be written, ``WorkError`` where the work directory
+    holds something else.
     """
-    check_target(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite or update)
     blocks = Blocks(source.root, source.files, source.settings(reading), work_directory(out))
     try:
         blocks.open(restart=overwrite)
@@ -148,27 +183,48 @@ def build_dataset(
     jobs: int = 1,
     overwrite: bool = False,
     merge: bool = False,
+    update: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> BuildReport:
     """Build the dataset ``out`` from the structure files under ``root``.
 
     The dataset depends on the files and the settings alone, not on ``jobs``, the order of the file system, or how
     often the work was interrupted. ``merge`` demands that all files were read before, by ``read_blocks``.
-    ``clustering`` is 'exhaustive', 'mmseqs' or 'auto' (see ``MAX_EXHAUSTIVE``). ``progress(what, done, total)`` is
-    called as the work goes on. Raises ``BuildError`` where there is no usable chain, ``WorkError`` where another
-    process is making this dataset, and what ``read_blocks`` and ``split_by_cluster`` raise.
+    ``update`` takes from the dataset ``out``, if it is there, what files gave that are as they were; the dataset
+    becomes the same as without. ``clustering`` is 'exhaustive', 'mmseqs' or 'auto' (see ``MAX_EXHAUSTIVE``).
+    ``progress(what, done, total)`` is called as the work goes on. Raises ``BuildError`` where there is no usable chain,
+    ``WorkError`` where another process is making this dataset, and what ``read_blocks``, ``split_by_cluster`` and
+    ``open_update`` raise.
     """
     reading, split = reading or IngestSettings(), split or SplitSettings()
     _check_clustering(clustering)
-    source = find_input(root, reading, only_files=only_files, out=out)
+    finished: FinishedDataset | None = None
+    changes: Changes | None = None
+    if update and Path(out, "dataset.json").is_file():
+        finished, source, changes = open_update(root, out, reading, only_files=only_files)
+        if finished.is_current(changes, source.rows, as_json(asdict(split)), clustering):
+            return BuildReport(source.n_read, finished.ledger, finished.placements(), finished.clustering, changes)
+        to_read = replace(source, files=changes.to_read)
+    else:
+        to_read = source = find_input(root, reading, only_files=only_files, out=out)
     if merge:
         _check_complete(source, out, reading)
-    blocks = read_blocks(source, out, reading, jobs=jobs, overwrite=overwrite, progress=progress)
+    replaced = overwrite or finished is not None
+    blocks = read_blocks(
+        to_read, out, reading, jobs=jobs, overwrite=overwrite, update=finished is not None, progress=progress
+    )
+
+    def results() -> Iterator[Ingested]:
+        read = blocks.results()
+        return read if finished is None else finished.results(source.files, to_read.files, read)
+
     with locked(blocks.path / "lock") as is_alone:
         if not is_alone:
             raise WorkError(f"{blocks.path}: another run is making this dataset")
-        with DatasetWriter(out, overwrite=overwrite, work=blocks.path / "dataset") as writer:
-            gathered = _gather(blocks, reading, writer)
+        with DatasetWriter(out, overwrite=replaced, work=blocks.path / "dataset") as writer:
+            gathered = _gather(results, reading, writer)
+            if finished is not None:
+                finished.check_unchanged()
             twins = _twins(gathered.results)
             ledger = [*source.rows, *gathered.absent(reading)]
             ledger += [_with_warnings(row, twins) for result in gathered.results for row in result.rows]
@@ -196,7 +252,8 @@ def build_dataset(
             settings = {"reading": asdict(reading), "split": asdict(split), "clustering": program}
             writer.finish(placements, ledger=ledger, settings=settings, extra_warnings=twins, pages=report_page)
         blocks.remove()
-    return BuildReport(source.n_read, tuple(ledger), placements, method)
+    before = {} if finished is None else finished.placements()
+    return BuildReport(source.n_read, tuple(ledger), placements, method, changes, moved(before, placements))
 
 
 @dataclass
@@ -220,21 +277,21 @@ class _Gathered:
         return [LedgerRow("", name, "rejected", "asked for, but no file has such a chain") for name in sorted(names)]
 
 
-def _gather(blocks: Blocks, reading: IngestSettings, writer: DatasetWriter) -> _Gathered:
+def _gather(results: Callable[[], Iterator[Ingested]], reading: IngestSettings, writer: DatasetWriter) -> _Gathered:
     """Hand the chains of all files to the ``writer``, but those that cannot be beside another one."""
-    repeated = _repeated(blocks) if reading.filters.unique_sequences else {}
+    repeated = _repeated(results()) if reading.filters.unique_sequences else {}
     gathered = _Gathered()
     lower_ids: set[str] = set()
     first_model: dict[tuple[str, str], str] = {}
-    for result in blocks.results():
+    for result in results():
         left_out: dict[str, str] = {}
         for record in result.records:
             if record.id in repeated:
                 left_out[record.id] = _repeats(repeated[record.id])
             elif record.id.lower() in lower_ids:
-                left_out[record.id] = f"id taken: {record.id} is a chain of another file; rename it"
+                left_out[record.id] = f"{ID_TAKEN}{record.id} is a chain of another file; rename it"
             elif not is_file_name(record.id):
-                left_out[record.id] = f"id cannot be the name of a file: {record.id[:40]}...; rename the file"
+                left_out[record.id] = f"{ID_IMPOSSIBLE}the name of a file: {record.id[:40]}...; rename the file"
             else:
                 writer.add(record)
                 gathered.sequences[record.id] = record.sequence
@@ -284,20 +341,20 @@ def _clustering_method(wanted: str, n_different: int) -> str:
     return wanted
 
 
-def _repeated(blocks: Blocks) -> dict[str, str]:
+def _repeated(results: Iterable[Ingested]) -> dict[str, str]:
     return repeated_sequences(
         ChainQuality(record.id, record.sequence, record.resolution, int(record.ca_mask.sum()))
-        for result in blocks.results()
+        for result in results
         for record in result.records
     )
 
 
 def _repeats(better: str) -> str:
-    return f"repeated sequence: that of {better}, which is kept"
+    return f"{REPEATED}that of {better}, which is kept"
 
 
 def _settle_shared_stems(
-    root: Path, groups: Iterable[Sequence[str]], reading: IngestSettings
+    root: Path, groups: Iterable[Sequence[str]], reading: IngestSettings, is_readable: Callable[[str], bool]
 ) -> tuple[list[str], list[LedgerRow]]:
     """Of files of one directory that share a stem the first that can be read, and rows for the others."""
     usable: list[str] = []
@@ -308,8 +365,8 @@ def _settle_shared_stems(
             if used is not None:
                 rows.append(LedgerRow(file, "", "rejected", f"same name as {used}, which is read in its place"))
                 continue
-            result = ingest_file(root, file, reading)
-            if result.sha256:
+            result = None if is_readable(file) else ingest_file(root, file, reading)
+            if result is None or result.sha256:
                 used = file
                 usable.append(file)
             else:
@@ -335,7 +392,7 @@ def _twins(results: Sequence[Ingested]) -> dict[str, list[str]]:
         if result.sha256:
             files_of.setdefault(result.sha256, []).append(result.file)
     return {
-        row.id: [f"same content as {_others(files_of[result.sha256], result.file)}"]
+        row.id: [f"{TWIN}{_others(files_of[result.sha256], result.file)}"]
         for result in results
         for row in result.rows
         if row.id and len(files_of[result.sha256]) > 1

@@ -15,6 +15,9 @@ from data_prep.structure.clashes import clashing_fractions
 from data_prep.structure.io import StructureError, read_structure_file
 from data_prep.structure.record import ProteinRecord
 
+NOT_ASKED_FOR = "not asked for"
+"""Why chains are left out that are none of ``IngestSettings.only_ids``."""
+
 
 @dataclass(frozen=True)
 class ConfidenceSettings:
@@ -126,7 +129,7 @@ def ingest_file(root: str | os.PathLike, file: str, settings: IngestSettings) ->
     rows, accepted, left_out = [], [], {}
     for record, share in zip(structure.records, clashing, strict=True):
         if settings.wanted_ids is not None and record.id not in settings.wanted_ids:
-            rows.append(LedgerRow(file, record.chain_id, "rejected", "not asked for"))
+            rows.append(LedgerRow(file, record.chain_id, "rejected", NOT_ASKED_FOR))
             continue
         record, reason = _checked(replace(record, source_file=file), settings, share)
         if reason is None:

@@ -122,12 +122,15 @@ def check_target(path: str | os.PathLike, *, overwrite: bool) -> None:
     """
     target = Path(path)
     if os.path.lexists(target) and not _is_empty_directory(target):
+        if not (target / "dataset.json").is_file():
+            raise DatasetError(
+                f"{target}: is not a dataset (no dataset.json), so it is not overwritten; give another --out"
+            )
         if not overwrite:
             raise DatasetError(
-                f"{target}: already there; --overwrite makes it anew from all files, another --out leaves it"
+                f"{target}: is a finished dataset; --update adds what is new in the input, --overwrite makes it anew "
+                "from all files, another --out leaves it"
             )
-        if not (target / "dataset.json").is_file():
-            raise DatasetError(f"{target}: is not a dataset (no dataset.json), so it is not overwritten")
 
 
 class DatasetWriter:

@@ -72,9 +72,14 @@ def assemble(
     return records, skipped, "" if records else content(parsed.atoms)
 
 
+def plain_id(stem: str, chain_id: str) -> str:
+    """``<stem>_<chain>``, safe as a file name."""
+    return re.sub(r"[^A-Za-z0-9._+-]", lambda m: f"%{ord(m[0]):02X}", f"{stem}_{chain_id}" if chain_id else stem)
+
+
 def _unique_id(stem: str, chain_id: str, model: int | None, taken: set[str]) -> str:
-    """``<stem>_<chain>.m<model>``, safe as a file name also where upper and lower case are the same."""
-    base = re.sub(r"[^A-Za-z0-9._+-]", lambda m: f"%{ord(m[0]):02X}", f"{stem}_{chain_id}" if chain_id else stem)
+    """``<stem>_<chain>.m<model>``, of its own also where upper and lower case are the same."""
+    base = plain_id(stem, chain_id)
     base += "" if model is None else f".m{model}"
     unique, number = base, 2
     while unique.lower() in taken:

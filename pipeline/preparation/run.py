@@ -30,6 +30,7 @@ from data_prep.dataset.build import (
     build_dataset,
     estimate,
     find_input,
+    open_update,
     read_blocks,
     read_lines,
 )
@@ -79,6 +80,9 @@ def _prepare(args: argparse.Namespace) -> int:
         raise BuildError("--overwrite with --resume: the one deletes what the other goes on with: choose")
     if args.merge and args.shard:
         raise BuildError("--merge finishes what --shard runs have read: give one of the two")
+    if args.update and (args.overwrite or args.merge or args.shard):
+        other = "--overwrite" if args.overwrite else "--merge" if args.merge else "--shard"
+        raise BuildError(f"--update with {other}: an update keeps what is in {args.out} and reads the rest in one run")
     shard = _shard_of(args.shard)
     try:
         reading, split = _reading_settings(args), _split_settings(args)
@@ -87,6 +91,9 @@ def _prepare(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     only_files = None if args.list is None else read_lines(args.list, "paths")
+    if args.dry_run and args.update and args.out is not None and (args.out / "dataset.json").is_file():
+        print(open_update(args.pdb_dir, args.out, reading, only_files=only_files)[2])
+        return 0
     if args.dry_run:
         source = find_input(args.pdb_dir, reading, only_files=only_files, out=args.out)
         print_estimate(Console(), estimate(source, reading), args.jobs)
@@ -109,7 +116,7 @@ def _prepare(args: argparse.Namespace) -> int:
         else:
             report = build_dataset(
                 args.pdb_dir, args.out, reading=reading, split=split, only_files=only_files,
-                clustering=args.clustering, merge=args.merge, **common,
+                clustering=args.clustering, merge=args.merge, update=args.update, **common,
             )  # fmt: skip
     if shard is not None:
         print(f"read part {args.shard}; {left} of {len(blocks)} blocks are left to other parts")
@@ -227,6 +234,16 @@ def print_report(console: Console, out: Path, report: BuildReport) -> None:
             table.add_row(f"highest identity of a {name} chain to training", f"{max(nearest):.2f}")
     console.print(table)
     print_left_out(console, ledger)
+    if report.changes is not None:
+        console.print(f"update: {report.changes}", soft_wrap=True, markup=False)
+    held, freed = report.moved
+    if held or freed:
+        console.print(
+            f"The split was drawn anew: {held} chains that were for training are held out now, {freed} that were held "
+            "out are not any more. A model trained before may have seen what is held out now; --val-ids keeps a split, "
+            "see docs/how-to.md.",
+            soft_wrap=True,
+        )
     if not by_split["val"]:
         console.print("No validation chains: all chains are one cluster, or none were asked for; see --identity.")
     if report.clustering == "mmseqs":

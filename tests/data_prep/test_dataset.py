@@ -122,7 +122,7 @@ def test_an_unfinished_dataset_never_has_the_name(records, tmp_path):
 
 def test_overwriting_is_asked_for_and_hits_datasets_only(records, tmp_path):
     write_dataset(tmp_path / "d", records)
-    with pytest.raises(DatasetError, match="already there"):
+    with pytest.raises(DatasetError, match="is a finished dataset; --update adds"):
         write_dataset(tmp_path / "d", records[:1])
     assert len(StructureDataset(tmp_path / "d")) == 3
     write_dataset(tmp_path / "d", records[:1], overwrite=True)

@@ -22,7 +22,7 @@ from tests.pipeline.prepare_demo import DEMO, files_of
         ),
         (
             ["--out", "{tmp}/empty/../bad"],
-            r"already there; --overwrite makes it anew from all files, another --out leaves it",
+            r"/bad: is not a dataset \(no dataset\.json\), so it is not overwritten; give another --out",
         ),
         (["--out", "{tmp}/bad", "--overwrite"], r"is not a dataset \(no dataset\.json\), so it is not overwritten"),
         (["--out", "{tmp}/file/data"], r"cannot be written \(Not a directory\)"),
@@ -31,6 +31,10 @@ from tests.pipeline.prepare_demo import DEMO, files_of
         (["--identity", "30"], r"identity is 30.0, expected more than 0 and at most 1"),
         (["--val-fraction", "1"], r"val_fraction is 1.0"),
         (["--pdb-dir", "{tmp}/good/2igd_A.pdb.gz", "--list", "{tmp}/file"], r"--list names files of a directory"),
+        (["--out", "{tmp}/done"], r"/done: is a finished dataset; --update adds what is new .*, --overwrite makes"),
+        (["--out", "{tmp}/bad", "--update"], r"/bad: is not a dataset"),
+        (["--update", "--overwrite"], r"--update with --overwrite: an update keeps what is in"),
+        (["--update", "--shard", "1/2"], r"--update with --shard"),
         (["--jobs", "0"], r"--jobs 0: expected 1 or more"),
         (["--shard", "3/2"], r"--shard 3/2: expected I/N with I from 1 to N"),
         (["--shard", "half"], r"--shard half: expected I/N"),
@@ -52,6 +56,8 @@ def test_what_cannot_be_used_is_one_line_and_exit_2(tmp_path, capsys, change, me
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/file").touch()
     (tmp_path / "good").mkdir()
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done/dataset.json").write_text("{}")
     shutil.copy(DEMO / "2igd_A.pdb.gz", tmp_path / "good")
     before = files_of(tmp_path)
     change = [part.format(tmp=tmp_path) for part in change]
