@@ -16,6 +16,7 @@ from data_prep.dataset.inputs import name_with_path
 from data_prep.dataset.ledger import LedgerRow, read_ledger
 from data_prep.dataset.splits import HELD_OUT
 from data_prep.dataset.store import DatasetError, Placement, StructureDataset
+from data_prep.files.bounded_reading import read_table_bytes
 from data_prep.files.checksums import CHECKSUMS, damaged_files, sha256
 from data_prep.files.command_line import program
 from data_prep.files.journal import differences
@@ -75,7 +76,7 @@ class FinishedDataset:
         for record_id, file in zip(self._dataset.ids(), files, strict=True):
             self._ids.setdefault(file, []).append(record_id)
         self._is_unchanged: dict[str, bool] = {}
-        self._sums = (path / CHECKSUMS).read_bytes()
+        self._sums = read_table_bytes(path / CHECKSUMS)
 
     def placements(self) -> dict[str, Placement]:
         """Where the chains were, by record id."""
@@ -149,7 +150,7 @@ class FinishedDataset:
     def check_unchanged(self) -> None:
         """Raise ``DatasetError`` where another run has written to the dataset since it was opened."""
         path = self._dataset.path / CHECKSUMS
-        if not path.is_file() or path.read_bytes() != self._sums:
+        if not path.is_file() or read_table_bytes(path) != self._sums:
             raise DatasetError(f"{self._dataset.path}: another run has written it meanwhile; give the command again")
 
 
