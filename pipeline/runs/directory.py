@@ -106,11 +106,11 @@ class RunDirectory:
         with locked(self.path / ".lock") as free:
             if not free:
                 raise RunError(f"{self.path}: is being trained by another process: wait for it, or give another --out")
+            for folder in self.checkpoints.glob(".step_*"):  # first: a checkpoint's is a directory called .partial too
+                shutil.rmtree(folder)
             for pattern in (".*.partial", "*.partial-*"):
                 for file in self.path.rglob(pattern):
                     file.unlink()
-            for folder in self.checkpoints.glob(".step_*"):
-                shutil.rmtree(folder)
             yield
 
     def save_config(self, config: RunConfig) -> None:

@@ -211,7 +211,9 @@ def test_one_process_at_a_time(whole, train_here, tmp_path, capsys):
     left = [run / ".report.html.77.partial", run / "adapter" / ".adapter_model.safetensors.77.partial"]
     for file in left:
         file.write_text("half")
-    (run / "checkpoints" / ".step_00000006.77").mkdir()
+    for name in (".step_00000006.77.partial", ".step_00000006.77.old", ".step_00000006.77"):  # the last: of 0.1.0
+        (run / "checkpoints" / name).mkdir()
+        (run / "checkpoints" / name / "trained.safetensors").write_text("half")
     with RunDirectory(run).being_trained():
         assert train_here(run, "--resume") == 2
         error = capsys.readouterr().err
