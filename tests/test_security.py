@@ -13,7 +13,7 @@ import pytest
 import lorta
 from data_prep.dataset.build import BuildError, read_lines
 from data_prep.dataset.ledger import read_ledger
-from data_prep.dataset.store import DatasetError, StructureDataset, write_dataset
+from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files import bounded_reading
 from data_prep.files.bounded_reading import parse_json, read_parquet
 from data_prep.files.checksums import damaged_files
@@ -28,6 +28,7 @@ from pipeline.folding.model_files import WeightsError, read_hugging_face
 from pipeline.prediction.directory import PredictionDirectory
 from pipeline.prediction.sequences import InputError, read_fasta
 from pipeline.runs.directory import RunDirectory, RunError
+from tests.datasets import write_dataset
 from tests.evaluation.conftest import make_record
 from tests.lorta.conftest import Plain
 

@@ -250,26 +250,6 @@ def _index(
     return pa.table(columns, schema=INDEX_SCHEMA)
 
 
-def write_dataset(
-    path: str | os.PathLike,
-    records: Iterable[ProteinRecord],
-    *,
-    placements: Mapping[str, Placement] | None = None,
-    ledger: Iterable[LedgerRow] = (),
-    settings: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Write a whole dataset; without ``placements`` every record is a training chain and a cluster of its own."""
-    with DatasetWriter(path, overwrite=overwrite) as writer:
-        ids = []
-        for record in records:
-            writer.add(record)
-            ids.append(record.id)
-        if placements is None:
-            placements = {record_id: Placement(cluster=i) for i, record_id in enumerate(ids)}
-        writer.finish(placements, ledger=ledger, settings=settings)
-
-
 class StructureDataset:
     """Read access to a dataset directory. Safe to hand to worker processes; files are opened on first use."""
 

@@ -8,10 +8,11 @@ from safetensors.numpy import load_file
 
 from data_prep.dataset import store as dataset_module
 from data_prep.dataset.ledger import LedgerRow, read_ledger
-from data_prep.dataset.store import DatasetError, DatasetWriter, Placement, StructureDataset, write_dataset
+from data_prep.dataset.store import DatasetError, DatasetWriter, Placement, StructureDataset
 from data_prep.structure.io import read_structure
 from data_prep.structure.record import ProteinRecord
 from tests.data_prep.compare import differences
+from tests.datasets import write_dataset
 
 
 def make_record(name: str, length: int, seed: int = 0, **fields) -> ProteinRecord:

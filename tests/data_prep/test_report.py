@@ -9,8 +9,9 @@ import pytest
 from data_prep.dataset import report
 from data_prep.dataset.ledger import LedgerRow
 from data_prep.dataset.report import chart, report_page
-from data_prep.dataset.store import Placement, StructureDataset, write_dataset
+from data_prep.dataset.store import Placement, StructureDataset
 from tests.data_prep.test_dataset import make_record
+from tests.datasets import write_dataset
 
 
 class Page(html.parser.HTMLParser):

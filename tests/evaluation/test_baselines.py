@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from Bio.Align import PairwiseAligner, substitution_matrices
 
-from data_prep.dataset.store import Placement, StructureDataset, write_dataset
+from data_prep.dataset.store import Placement, StructureDataset
 from data_prep.structure.alignment import aligned_positions
 from data_prep.structure.io import read_structure
 from data_prep.structure.record import ProteinRecord
@@ -23,6 +23,7 @@ from evaluation.baselines import (
     verdict,
     write_baselines,
 )
+from tests.datasets import write_dataset
 
 STRUCTURES = Path(__file__).resolve().parents[2] / "pipeline" / "demo_structures"
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.dataset.store import Placement, write_dataset
+from data_prep.dataset.store import Placement
 from data_prep.structure.io import write_mmcif, write_pdb
 from evaluation.baselines import helix_ca
 from evaluation.lddt_scores import lddt_ca
+from tests.datasets import write_dataset
 
 
 @pytest.fixture
@@ -162,7 +163,8 @@ def test_named_chains(run, tmp_path, record, sequence, walk):
 def test_a_dataset_as_truth(run, tmp_path, record, sequence, walk):
     from dataclasses import replace
 
-    from data_prep.dataset.store import Placement, write_dataset
+    from data_prep.dataset.store import Placement
+    from tests.datasets import write_dataset
 
     truth = replace(record(sequence(40, 10), walk(40, 10)), id="x_A")
     write_dataset(tmp_path / "dataset", [truth], placements={"x_A": Placement("val")})

@@ -127,7 +127,8 @@ def test_a_killed_process_is_one_line(case, monkeypatch, run, tmp_path):
 def test_a_record_of_a_dataset_is_known_by_its_source(tmp_path, record, walk, sequence):
     from dataclasses import replace
 
-    from data_prep.dataset.store import Placement, write_dataset
+    from data_prep.dataset.store import Placement
+    from tests.datasets import write_dataset
 
     truth = replace(record(sequence(30, 1), walk(30, 1)), id="x_A", source_sha256="abc")
     write_dataset(tmp_path / "dataset", [truth], placements={"x_A": Placement("val")})

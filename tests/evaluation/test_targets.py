@@ -1,9 +1,9 @@
 import pytest
 
-from data_prep.dataset.store import write_dataset
 from data_prep.files.errors import UserError
 from evaluation.run import Settings, evaluate
 from evaluation.targets import pair, read_ids
+from tests.datasets import write_dataset
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from data_prep.dataset.store import Placement, write_dataset
+from data_prep.dataset.store import Placement
 from data_prep.files.command_line import program
 from data_prep.structure.io import read_structure
 from evaluation.baselines import Baseline
@@ -32,6 +32,7 @@ from pipeline.comparison.results import (
 )
 from pipeline.comparison.variants import Adapter, ComparisonError, Variant, parse_adapters
 from pipeline.config.schema import RunConfig
+from tests.datasets import write_dataset
 from tests.pipeline.training.small import ROOT, SMALL
 
 

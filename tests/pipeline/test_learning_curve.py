@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from data_prep.dataset.store import Placement, StructureDataset, write_dataset
+from data_prep.dataset.store import Placement, StructureDataset
 from data_prep.structure.io import read_structure
 from evaluation.baselines import Baseline
 from pipeline import train
@@ -16,6 +16,7 @@ from pipeline.config.schema import DataConfig
 from pipeline.learning_curve import main
 from pipeline.runs.directory import load_run
 from pipeline.training.data import own_ids
+from tests.datasets import write_dataset
 from tests.pipeline.training.small import ROOT, SMALL, table
 
 OPTIONS = tuple(option for option in SMALL if option not in ("--device", "cpu", "--seed", "3"))

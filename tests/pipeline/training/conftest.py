@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.dataset.store import Placement, write_dataset
+from data_prep.dataset.store import Placement
 from data_prep.structure.io import read_structure
 from pipeline.train import main
+from tests.datasets import write_dataset
 from tests.pipeline.training.small import ROOT
 
 FILES = ("2igd_A.pdb.gz", "1cyo_A.pdb.gz", "1paz_A.pdb.gz", "d1ecaa_.pdb.gz")

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset.store import DatasetError, Placement, StructureDataset, write_dataset
+from data_prep.dataset.store import DatasetError, Placement, StructureDataset
 from data_prep.structure.record import ProteinRecord
 from data_prep.structure.residues import ATOM37_INDEX
 from evaluation.baselines import read_baselines
 from pipeline.config.schema import DataConfig, LossConfig, RunConfig, TrainingConfig
 from pipeline.training.data import ChainSource, Feed, TrainingChains, training_chains, validation_records
 from pipeline.training.validation import sample_in_words, save_baselines
+from tests.datasets import write_dataset
 
 
 @pytest.fixture

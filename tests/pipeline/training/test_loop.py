@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from data_prep.dataset.store import StructureDataset, write_dataset
+from data_prep.dataset.store import StructureDataset
 from evaluation.baselines import read_baselines, score_baselines
 from pipeline.config.layers import preset_layer, resolve
 from pipeline.config.schema import ConfigError, OptimizerConfig
@@ -23,6 +23,7 @@ from pipeline.training import step as trainer
 from pipeline.training.guard import SpikeGuard
 from pipeline.training.step import make_optimizer, set_learning_rate
 from pipeline.training.validation import TargetScore
+from tests.datasets import write_dataset
 from tests.pipeline.training.small import SMALL, table
 
 
