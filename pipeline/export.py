@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from data_prep.files.atomic import writing_directory
 from data_prep.files.command_line import add_version_option, run_command
 from pipeline.config.command import add_checkpoint_option
 
@@ -46,7 +47,6 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.config.command import make_console
     from pipeline.folding.model_files import write_hugging_face, write_ours
-    from pipeline.folding.tensor_files import written_whole
     from pipeline.prediction.export import ExportError, check_esmfold, export_adapters, without_adapters
     from pipeline.prediction.loading import Source, load
     from pipeline.runs.initial import MERGED_FILE
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         loaded = load(Source(arguments.run, arguments.checkpoint, arguments.weights, arguments.esm_weights))
         console = make_console()
         if arguments.to == "lora":
-            with written_whole(out) as folder:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with writing_directory(out) as folder:
                 names = [written.name for written in export_adapters(loaded.model, folder)]
             for name in names:
                 console.print(f"Wrote {out / name}: adapter_model.safetensors, adapter_config.json", markup=False)
@@ -71,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
             write_hugging_face(converted, out)
             console.print(f"Wrote {out}: {loaded.description}, for transformers' EsmForProteinFolding", markup=False)
         else:
-            with written_whole(out) as folder:
-                folder.mkdir()
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with writing_directory(out) as folder:
                 write_ours(converted, folder / MERGED_FILE)
             console.print(f"Wrote {out / MERGED_FILE} and {out / 'model.toml'}: {loaded.description}", markup=False)
         console.print(f"Next: python -m pipeline.predict --run {out} --fasta SEQS.fasta --out PREDS", markup=False)

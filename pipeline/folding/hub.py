@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import wrap_file
 
-from pipeline.folding.tensor_files import UnreadableError, weight_files, written_whole
+from data_prep.files.atomic import writing
+from pipeline.folding.tensor_files import UnreadableError, weight_files
 
 DOWNLOAD_URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{file}"
 SILENCE = 15.0
@@ -51,7 +52,8 @@ def download(file: str) -> Path:
     """Download ``file`` from fair-esm's server into the hub's cache. Raises DownloadError."""
     cached, url = cached_file(file), DOWNLOAD_URL.format(file=file)
     try:
-        with written_whole(cached) as partial, _answer(url) as response, partial.open("wb") as stream:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with writing(cached, "wb") as stream, _answer(url) as response:
             size = int(response.headers.get("Content-Length") or 0)
             with wrap_file(response, size, description=file, console=Console(stderr=True)) as shown:
                 copyfileobj(shown, stream, 1 << 20)

@@ -16,13 +16,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from data_prep.files.atomic import writing, writing_directory
 from data_prep.files.bounded_reading import read_json
 from data_prep.structure.residues import RESTYPES_WITH_X
 from pipeline.config.layers import config_file_text, file_layer, resolve
 from pipeline.config.schema import RunConfig
 from pipeline.folding.esm2_weights import cached_weights, hub_name, read_esm2_weights
 from pipeline.folding.stem import Stem
-from pipeline.folding.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors, written_whole
+from pipeline.folding.tensor_files import UnreadableError, read_pickle, weight_files, write_tensors
 from pipeline.folding.weights import (
     UNUSED,
     State,
@@ -245,8 +246,8 @@ def write_hugging_face(model: Converted, out: Path) -> None:
     stem = [v for name, v in model.state.items() if name.startswith("stem.") and not name.endswith("inv_freq")]
     half = all(value.dtype == torch.float16 for value in stem)
     config = hugging_face_config(model.config, half_stem=half)
-    with written_whole(out) as folder:
-        folder.mkdir()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing_directory(out) as folder:
         write_tensors(folder / "model.safetensors", to_hugging_face(model.state), {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (folder / "vocab.txt").write_text("\n".join(RESTYPES_WITH_X) + "\n")
@@ -256,6 +257,7 @@ def write_hugging_face(model: Converted, out: Path) -> None:
 
 def write_ours(model: Converted, out: Path) -> None:
     """Our safetensors file, and the configuration as TOML beside it."""
-    with written_whole(out) as file, written_whole(out.with_suffix(".toml")) as toml:
-        write_tensors(file, model.state, {"format": "pt"})
-        toml.write_text(config_file_text(model.config))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out.with_suffix(".toml")) as toml:
+        toml.write(config_file_text(model.config))
+        write_tensors(out, model.state, {"format": "pt"})

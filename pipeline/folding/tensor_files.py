@@ -4,11 +4,9 @@ import errno
 import json
 import os
 import re
-import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +79,6 @@ def weight_files(directory: Path) -> list[Path]:
                 raise UnreadableError(f"{index}: names a shard outside its directory")
             return [directory / shard for shard in shards]
     raise UnreadableError(f"{directory}: holds neither {' nor '.join(HUGGING_FACE_FILES)}, whole or in shards")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes it when the block ends well, and goes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.rename(path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

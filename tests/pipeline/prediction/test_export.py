@@ -104,7 +104,7 @@ def test_biases_are_merged_and_bottlenecks_are_refused(run_with, tmp_path, capsy
     same(load_run(tmp_path / "hf", device="cpu").fold(SEQUENCE), load_run(bitfit, device="cpu").fold(SEQUENCE))
     for run, to, reason in (
         (bitfit, "lora", "'bitfit', which is no update of weights; no LoRA holds it"),
-        (houlsby, "hf", "'houlsby', which acts behind modules; cannot merge"),
+        (houlsby, "hf", "'houlsby', which acts on outputs; cannot merge"),
     ):
         capsys.readouterr()
         export(run, to, tmp_path / "refused", 2)
