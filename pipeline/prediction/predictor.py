@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 
 from data_prep.files.atomic import write_bytes
 from data_prep.structure.record import ProteinRecord
@@ -15,7 +18,7 @@ from pipeline.prediction.fold import Prediction, PredictionError, fold_batch
 from pipeline.prediction.loading import Loaded, Source, load
 from pipeline.prediction.relaxation import relax
 from pipeline.prediction.rows import warnings_of
-from pipeline.prediction.sequences import InputError, Rejected, safe_name, single_chain
+from pipeline.prediction.sequences import InputError, Query, Rejected, safe_name, single_chain
 from pipeline.runs.checkpoint import WhichStep
 
 
@@ -125,26 +128,35 @@ class Predictor:
         """One line: which weights."""
         return self.loaded.description
 
-    def fold(self, sequence: str, *, name: str = "prediction", recycles: int | None = None) -> Structure:
-        """Fold one sequence, or a complex of chains with ``:`` between them.
+    @overload
+    def fold(self, sequence: str, *, name: str = ..., recycles: int | None = ...) -> Structure: ...
+
+    @overload
+    def fold(self, sequence: list[str], *, name: str = ..., recycles: int | None = ...) -> list[Structure]: ...
+
+    def fold(
+        self, sequence: str | list[str], *, name: str = "prediction", recycles: int | None = None
+    ) -> Structure | list[Structure]:
+        """Fold one sequence, or a complex of chains with ``:`` between them; or each of a list, with a progress bar.
 
         Args:
             sequence: one-letter codes, read by the rules of docs/prediction.md.
-            name: of the structure, in files.
+            name: of the structure, in files; those of a list get a number, from 1 on.
             recycles: passes after the first; None: as many as the model was trained for.
 
         Raises:
             InputError: a sequence that cannot be folded, or no number of recycles; one line.
             PredictionError: memory ended, or the model gave numbers that are not finite; one line.
         """
-        if not isinstance(sequence, str):
-            raise InputError(f"{name}: a text of one-letter codes is expected, not {type(sequence).__name__}")
-        if recycles is not None and (not isinstance(recycles, int) or recycles < 0):
-            raise InputError(f"{name}: recycles are a whole number from 0, not {recycles!r}")
-        query = single_chain(safe_name(name) or "prediction", sequence, name)
-        if isinstance(query, Rejected):
-            raise InputError(f"{name}: {query.reason}")
-        model = self.loaded.model
+        if isinstance(sequence, list):  # all are checked before the first is folded
+            queries = [_query(one, f"{name}_{number}", recycles) for number, one in enumerate(sequence, 1)]
+            console = Console(stderr=True)
+            hidden = not (console.is_terminal or console.is_jupyter)
+            return [self._fold(q, recycles) for q in track(queries, "folding", console=console, disable=hidden)]
+        return self._fold(_query(sequence, name, recycles), recycles)
+
+    def _fold(self, query: Query, recycles: int | None) -> Structure:
+        name, model = query.name, self.loaded.model
         passes = model.config.data.max_recycles if recycles is None else recycles
         length = query.linked_length
         needed, free = bytes_needed(model, self.device, 1, length), int(SHARE * free_bytes(self.device))
@@ -158,6 +170,18 @@ class Predictor:
                 raise
             raise PredictionError(f"{name}: memory of {self.device} ended with {length} residues") from None
         return Structure(prediction, self.description)
+
+
+def _query(sequence: str, name: str, recycles: int | None) -> Query:
+    """Return what is to be folded, checked. Raises InputError."""
+    if not isinstance(sequence, str):
+        raise InputError(f"{name}: a text of one-letter codes is expected, not {type(sequence).__name__}")
+    if recycles is not None and (not isinstance(recycles, int) or recycles < 0):
+        raise InputError(f"{name}: recycles are a whole number from 0, not {recycles!r}")
+    query = single_chain(safe_name(name) or "prediction", sequence, name)
+    if isinstance(query, Rejected):
+        raise InputError(f"{name}: {query.reason}")
+    return query
 
 
 def load_run(

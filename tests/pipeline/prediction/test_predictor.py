@@ -39,6 +39,17 @@ def test_same_as_the_command(predict, fasta, run_path, tmp_path):
         structure.save(tmp_path / "a.xyz")
 
 
+def test_each_of_a_list(run_path, capsys):
+    model = pipeline.load_run(run_path, device="cpu")
+    first, second = model.fold(["MKTAY", "GSHM:LEEK"], name="p", recycles=0)
+    assert repr(first).startswith("Structure(p_1: 5 residues,") and second.sequence == "GSHM:LEEK"
+    np.testing.assert_array_equal(first.plddt, model.fold("MKTAY", recycles=0).plddt)
+    assert capsys.readouterr().err == "", "the bar is for terminals and notebooks"
+    assert model.fold([]) == []
+    with pytest.raises(InputError, match=r"^p_2: "):
+        model.fold(["MKTAY", "M1"], name="p")
+
+
 def test_a_complex_of_a_published_model(weights_path, tmp_path):
     model = pipeline.load_run("esmfold_v1", weights=str(weights_path), device="cpu")
     structure = model.fold("MKTAYIAK:GGSWQ", recycles=0)
@@ -70,8 +81,8 @@ def test_mistakes(run_path, tmp_path):
     model = pipeline.load_run(run_path, device="cpu")
     with pytest.raises(InputError, match="prediction: '1' at position 2"):
         model.fold("M1")
-    with pytest.raises(InputError, match="prediction: a text of one-letter codes is expected, not list"):
-        model.fold(["MKT"])
+    with pytest.raises(InputError, match="prediction: a text of one-letter codes is expected, not tuple"):
+        model.fold(("MKT",))
     for recycles in (-1, 1.5):
         with pytest.raises(InputError, match=f"x: recycles are a whole number from 0, not {recycles}"):
             model.fold("MKT", name="x", recycles=recycles)
