@@ -12,6 +12,8 @@ import pytest
 from data_prep.files.command_line import release
 from tests.offline import run_offline
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 STRUCTURES = ROOT / "pipeline" / "demo_structures"
 FILES = ("1cyo_A.pdb.gz", "2igd_A.pdb.gz", "d3lb2a_.pdb.gz", "d1ecaa_.pdb.gz")

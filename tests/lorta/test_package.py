@@ -11,6 +11,8 @@ import pytest
 
 import lorta
 
+pytestmark = pytest.mark.slow
+
 MODULES = ["lorta", *(module.name for module in pkgutil.iter_modules(lorta.__path__, "lorta."))]
 
 

@@ -35,6 +35,8 @@ from pipeline.config.schema import RunConfig
 from tests.datasets import write_dataset
 from tests.pipeline.training.small import ROOT, SMALL
 
+pytestmark = pytest.mark.slow
+
 
 def test_adapters_of_the_command_line():
     parsed = parse_adapters("none, lora:1,lorta:8:256,full")

@@ -10,6 +10,8 @@ from pipeline.demo import DemoError, main, scores_of, stem_in_words
 from pipeline.folding import demo_weights
 from pipeline.folding.demo_weights import DemoStem
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_target_without_a_score_ends_the_demo(tmp_path):
     (tmp_path / "scores.csv").write_text("target,status,reason,lddt_ca\na,scored,,0.5\n")

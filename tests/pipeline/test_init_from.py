@@ -15,6 +15,8 @@ from tests.pipeline.prepare_demo import dataset_of
 from tests.pipeline.test_initial import assert_same_prediction, hugging_face, ours
 from tests.pipeline.test_weights import fair_esm_file
 
+pytestmark = pytest.mark.slow
+
 QUICK = (
     "--data.crop_size", "24", "--data.batch_size", "1", "--data.max_recycles", "1", "--training.validation_limit", "1",
     "--training.validate_every", "9", "--training.cpu_threads", "1", "--trunk.checkpoint_blocks", "false",

@@ -19,6 +19,8 @@ from pipeline.training.data import own_ids
 from tests.datasets import write_dataset
 from tests.pipeline.training.small import ROOT, SMALL, table
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = tuple(option for option in SMALL if option not in ("--device", "cpu", "--seed", "3"))
 TARGETS = ("a", "b", "c")
 
@@ -129,7 +131,6 @@ def test_draws_are_nested_and_spread_over_clusters(dataset, records):
     assert len({frozenset(one) for one, *_ in draws}) > 1
 
 
-@pytest.mark.slow
 def test_a_small_curve_is_what_training_by_hand_gives(dataset, records, tmp_path, capsys):
     out, forgetting = tmp_path / "curve", tmp_path / "forgetting"
     write_dataset(forgetting, records[4:])

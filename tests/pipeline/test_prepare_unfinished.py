@@ -13,6 +13,8 @@ from data_prep.files.lock import locked
 from pipeline.prepare import main
 from tests.pipeline.prepare_demo import demo_arguments, files_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_output_depends_on_neither_processes_nor_the_order_of_files(demo, tmp_path, monkeypatch):
     scandir = os.scandir

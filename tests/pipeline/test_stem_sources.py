@@ -16,6 +16,8 @@ from pipeline.runs.directory import load_run as read_run
 from pipeline.training import command
 from tests.pipeline.prepare_demo import dataset_of
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "--preset", "tiny", "--data.crop_size", "16", "--data.batch_size", "1", "--data.max_recycles", "0",
     "--data.initial_crop_size", "0", "--training.validation_limit", "1", "--training.validate_every", "9",

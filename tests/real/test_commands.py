@@ -14,8 +14,11 @@ import torch
 from esm.data import Alphabet
 
 from pipeline import compare, export, load_run, predict, train
+from pipeline.prediction.export import FOR_TRANSFORMERS
 from pipeline.runs.directory import load_run as read_run
 from tests.pipeline.prepare_demo import dataset_of
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
@@ -136,7 +139,7 @@ def test_peft_puts_the_adapter_on_transformers_esm(esmfold, weights, folder):
     stem = read_run(esmfold)[0].stem
     with torch.no_grad():
         plain = base(tokens, **options).last_hidden_state
-        adapted = peft.PeftModel.from_pretrained(base, folder / "lora" / export.FOR_TRANSFORMERS).eval()
+        adapted = peft.PeftModel.from_pretrained(base, folder / "lora" / FOR_TRANSFORMERS).eval()
         theirs = adapted(tokens, **options).last_hidden_state
         ours = stem.esm(tokens, repr_layers=[stem.num_layers])["representations"][stem.num_layers]
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)

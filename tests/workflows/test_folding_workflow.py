@@ -10,6 +10,8 @@ import pytest
 
 from data_prep.files.command_line import program
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("snakemake", reason="needs the extra: pip install 'lorta-fold[workflows]'")
 yaml = pytest.importorskip("yaml", reason="comes with snakemake")
 
@@ -120,7 +122,6 @@ def test_more_steps_are_taken_and_all_that_follows_is_made_again(finished, confi
         assert json.loads((results / "preds" / arm / "seed0" / "predictions.json").read_text())["step"] == 3
 
 
-@pytest.mark.slow
 def test_a_learning_curve_in_jobs(finished):
     """One size, two adapters: a job for each, and one that writes what they say."""
     options = [*SMALL, "--train-chains", "1"]

@@ -12,6 +12,8 @@ from pipeline.lm.engine import Interrupted
 from pipeline.lm.grid import Grid, cells, parse_adapters, read_grid
 from tests.pipeline.lm.conftest import table
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--training.device", "cpu", "--training.cpu_threads", "1", "--model.vocabulary", "300",
          "--training.max_steps", "2", "--training.batch_size", "8", "--data.validation_limit", "4")  # fmt: skip
 

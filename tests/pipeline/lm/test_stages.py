@@ -25,6 +25,8 @@ from pipeline.lm.run import LanguageRun
 from pipeline.lm.settings import METHODS, TrainingSettings
 from tests.pipeline.lm.conftest import table
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = ("--device", "cpu", "--training.cpu_threads", "1", "--training.log_every", "1", "--model.vocabulary", "300")
 

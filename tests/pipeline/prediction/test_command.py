@@ -18,6 +18,8 @@ from pipeline.prediction.command import parse_size
 from pipeline.prediction.fold import fold_batch
 from tests.pipeline.prediction.conftest import rows
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 SEQUENCES = {
     "a": "MKTAYIAKQRQISFVKSHFSRQ",

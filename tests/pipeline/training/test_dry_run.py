@@ -14,6 +14,8 @@ from pipeline.training.data import Batch
 from pipeline.training.dry_run import estimate, night, why_not
 from pipeline.training.objective import fold_objective
 
+pytestmark = pytest.mark.slow
+
 MEDIUM = {
     "trunk": {"blocks": 2, "c_s": 64, "c_z": 32, "triangle_attention": True, "structure_module": {"c_z": 32}},
     "data": {"crop_size": 64, "initial_crop_size": 0, "batch_size": 2},

@@ -26,6 +26,8 @@ from pipeline.training.validation import TargetScore
 from tests.datasets import write_dataset
 from tests.pipeline.training.small import SMALL, table
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_loss_that_is_no_number_is_saved_and_stops_the_run_or_is_skipped(train_here, tmp_path, monkeypatch, capsys):
     seeds, fold_objective = set(), trainer.fold_objective

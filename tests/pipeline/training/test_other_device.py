@@ -10,6 +10,8 @@ from torch.utils import backend_registration
 from pipeline.train import main
 from tests.pipeline.training.small import ROOT, SMALL, table
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = (
     *("--trunk.triangle_attention", "true", "--trunk.checkpoint_blocks", "true", "--data.max_recycles", "2"),
     *("--heads.pae", "true", "--loss.pae", "0.1", "--loss.violation", "1.0", "--heads.masked_lm", "true"),

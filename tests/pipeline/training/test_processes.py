@@ -13,6 +13,8 @@ from pipeline.training import processes as processes_module
 from pipeline.training.processes import Processes
 from tests.pipeline.training.small import SMALL, launch, table
 
+pytestmark = pytest.mark.slow
+
 SAME = ("--training.micro_batch", "1", "--optimizer.eps", "1e-2")
 """Dropout is drawn per forward pass: with one sample in each it does not depend on the number of processes. With a
 large eps Adam's steps are continuous in the gradient; with a small one they are the signs of rounding errors."""

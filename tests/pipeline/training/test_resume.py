@@ -21,6 +21,8 @@ from pipeline.train import main
 from pipeline.training import loop
 from tests.pipeline.training.small import ROOT, SMALL, table
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("--max-steps", "8", "--training.validate_every", "3")
 
 
