@@ -1,0 +1,1 @@
+"""Run directories: what training writes and prediction reads; models that exist already."""
