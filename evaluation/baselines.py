@@ -14,7 +14,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from data_prep.dataset.store import StructureDataset
 from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_table
 from data_prep.files.errors import UserError
+from data_prep.files.text import csv_text
 from data_prep.structure.alignment import aligned_positions, identity, reaching
 from data_prep.structure.record import ProteinRecord
 from evaluation.lddt_scores import lddt_ca
@@ -273,11 +274,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def write_baselines(path: Path, rows: Sequence[Baseline]) -> None:
     """Write ``baselines.csv``. Raises OSError."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Baseline)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in asdict(row).items()} for row in rows)
-    write_text(path, text.getvalue())
+    names = [field.name for field in fields(Baseline)]
+    write_text(path, csv_text(names, ([_cell(getattr(row, name)) for name in names] for row in rows)))
 
 
 def read_baselines(path: Path) -> list[Baseline]:

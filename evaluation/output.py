@@ -4,8 +4,6 @@ An undefined value is a blank cell or a null, never nan. Files are written besid
 so that a stopped run leaves the old file or the new one and no half of either.
 """
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +18,7 @@ from rich.text import Text
 
 from data_prep.files.atomic import write_text
 from data_prep.files.command_line import release
+from data_prep.files.text import csv_text
 from evaluation.lddt_scores import DEFINITION, INCLUSION_RADIUS, THRESHOLDS
 from evaluation.residue_table import RESIDUE_COLUMNS
 from evaluation.run import STATUSES, Row, Settings
@@ -143,8 +142,8 @@ def write_scores(directory: Path, rows: Sequence[Row], summary: Mapping) -> list
         for residue in zip(*row.score.residues.columns().values(), strict=True)
     ]
     contents = {
-        "scores.csv": _csv([*header, *sources, *BASELINE_COLUMNS], table),
-        "per_residue.csv": _csv(["target", *RESIDUE_COLUMNS], residues),
+        "scores.csv": csv_text([*header, *sources, *BASELINE_COLUMNS], table),
+        "per_residue.csv": csv_text(["target", *RESIDUE_COLUMNS], residues),
         "summary.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
     }
     for name, text in contents.items():
@@ -168,14 +167,6 @@ def _cell(value: float | int | bool | str | None) -> str:
 
 def _estimate(values: Iterable[float | None], seed: int) -> dict:
     return asdict(estimate([value for value in values if value is not None], seed))
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def show(console: Console, rows: Sequence[Row], summary: Mapping) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_prep.dataset.ledger import LedgerRow, read_ledger, write_ledger
 from data_prep.dataset.shards import RECORDS_PER_SHARD, ShardReader, check_storable, save_shard
-from data_prep.files.atomic import move_directory
+from data_prep.files.atomic import move_directory, partial_path
 from data_prep.files.bounded_reading import read_json, read_parquet
 from data_prep.files.checksums import damaged_files, write_checksums
 from data_prep.files.command_line import program
@@ -146,7 +146,7 @@ class DatasetWriter:
     def __init__(self, path: str | os.PathLike, *, overwrite: bool = False, work: Path | None = None) -> None:
         self.path = Path(path)
         check_target(self.path, overwrite=overwrite)
-        self._work = work or self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self._work = work or partial_path(self.path)
         try:
             if self._work.is_dir():
                 shutil.rmtree(self._work)  # of a run that was killed

@@ -28,7 +28,7 @@ def writing(path: str | os.PathLike, mode: str = "w", **open_options: Any) -> It
 def writing_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield the path of a temporary file for a library that opens it by name; otherwise as ``writing``."""
     target = Path(path)
-    temporary = _partial(target)
+    temporary = partial_path(target)
     try:
         yield temporary
         _sync(temporary)
@@ -46,7 +46,7 @@ def writing_directory(path: str | os.PathLike) -> Iterator[Path]:
     A directory that is there already keeps its name until the new one is on disk. Errors as of ``writing``.
     """
     target = Path(path)
-    temporary = _partial(target)
+    temporary = partial_path(target)
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process of the same number that was killed
         temporary.mkdir()
@@ -86,7 +86,8 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         stream.write(data)
 
 
-def _partial(target: Path) -> Path:
+def partial_path(target: Path) -> Path:
+    """Return where ``target`` lies until it is whole."""
     return target.with_name(f".{target.name}.{os.getpid()}.partial")
 
 

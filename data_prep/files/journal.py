@@ -97,8 +97,12 @@ class Journal:
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What differs between the settings that were found and those of today: 'seed was 1, now 2; ...'; '' if nothing."""
-    names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-    return ", ".join(f"{name} was {found.get(name)}, now {wanted.get(name)}" for name in names)
+    return ", ".join(f"{name} was {found.get(name)}, now {wanted.get(name)}" for name in differing(found, wanted))
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ, sorted; one that is not there is None."""
+    return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
-"""Text with a meaning: days of the calendar, names that may become names of files, lists in messages."""
+"""Text with a meaning: days of the calendar, names that may become names of files, lists in messages, tables."""
 
+import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 
@@ -33,3 +35,12 @@ def is_file_name(text: str) -> bool:
 def some(items: Sequence[str], limit: int = 5) -> str:
     """The first few items and how many more there are: 'a, b and 3 more'."""
     return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as CSV with lines that end as on Unix, the same on every system."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

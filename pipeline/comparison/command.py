@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,19 +72,19 @@ def open_comparison(arguments: argparse.Namespace, options: Sequence[str], varia
 
 def train_all(
     variants: Sequence[Variant],
-    data: Path,
+    dataset: StructureDataset,
+    arguments: argparse.Namespace,
     options: Sequence[str],
     console: Console,
-    finish: Callable[[Variant], str],
 ) -> dict[str, str]:
-    """Train the variants that are not done, one after the other; returns what went wrong, by name.
+    """Train the variants that are not done, one after the other, and score them; returns what went wrong, by name.
 
     Args:
         variants: in their order.
-        data: dataset directory.
+        dataset: what they train on.
+        arguments: of the command.
         options: of the train command, for all.
         console: for progress.
-        finish: what is done after the training, which makes the variant done; returns what it reached, in words.
     """
     failed = {}
     for number, variant in enumerate(variants, start=1):
@@ -93,10 +93,15 @@ def train_all(
             console.print(f"{label}: done before")
             continue
         console.print(f"{label}: training, see {variant.log}")
-        problem = variant.train(data, options)
+        problem = variant.train(arguments.data, ["--device", arguments.device, *options])
         if problem:
             failed[variant.name] = problem
-        console.print(f"{label}: failed: {problem}" if problem else f"{label}: {finish(variant)}")
+            console.print(f"{label}: failed: {problem}")
+            continue
+        variant.score_training_chains(dataset, arguments.train_chains, arguments.device)
+        words = verdict(target_scores(variant), variant.baselines())
+        reached = f"validation lDDT-Calpha {run_result(variant).val_lddt_ca:.4f}"
+        console.print(f"{label}: {reached}: {words}" if words else f"{label}: {reached}")
     return failed
 
 
@@ -109,13 +114,7 @@ def compare(arguments: argparse.Namespace, options: list[str]) -> int:
     variants = [variant_of(arguments, adapter, seed) for seed in seeds for adapter in adapters]
     open_comparison(arguments, options, variants[: len(adapters)])
 
-    def finish(variant: Variant) -> str:
-        variant.score_training_chains(dataset, arguments.train_chains, arguments.device)
-        words = verdict(target_scores(variant), variant.baselines())
-        reached = f"validation lDDT-Calpha {run_result(variant).val_lddt_ca:.4f}"
-        return f"{reached}: {words}" if words else reached
-
-    failed = train_all(variants, arguments.data, ["--device", arguments.device, *options], console, finish)
+    failed = train_all(variants, dataset, arguments, options, console)
     done = [variant for variant in variants if variant.is_done()]
     if not done:
         say("error: no run was trained to its end")

@@ -8,7 +8,15 @@ import numpy as np
 
 from evaluation.baselines import Baseline
 from evaluation.statistics import crossed_interval
-from pipeline.comparison.results import COPY, FEWEST_SEEDS, HELIX, PairedDifference, difference_of, target_scores
+from pipeline.comparison.results import (
+    COPY,
+    FEWEST_SEEDS,
+    HELIX,
+    PairedDifference,
+    difference_of,
+    in_words,
+    target_scores,
+)
 from pipeline.comparison.variants import Variant
 
 BASE, BEFORE = "base model", "before training"
@@ -266,18 +274,13 @@ def curve_table(curve: Curve) -> str:
         cells = [str(row.size), row.name, f"{row.lddt_ca:.3f}{spread}"]
         for reference in (BASE, COPY, curve.adapters[0]):
             shown = row.name in curve.adapters and row.name != reference and curve.scores(row.size, reference)
-            cells.append(_in_words(curve.difference(row.size, row.name, reference)) if shown else "-")
+            cells.append(in_words(curve.difference(row.size, row.name, reference)) if shown else "-")
         if forgets:
             change = curve.forgetting(row.size, row.name)
             after = f"{row.forgetting_before:.3f} → {row.forgetting_after:.3f}"
-            cells.append(f"{after}: {_in_words(change)}" if change else "-")
+            cells.append(f"{after}: {in_words(change)}" if change else "-")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _in_words(difference: PairedDifference) -> str:
-    interval = "" if math.isnan(difference.low) else f" ({difference.low:+.3f} to {difference.high:+.3f})"
-    return f"{difference.mean:+.3f}{interval}"
 
 
 def curve_lines(curve: Curve) -> dict[str, list[list[tuple[float, float]]]]:

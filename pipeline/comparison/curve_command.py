@@ -1,8 +1,6 @@
 """Train a learning curve cell by cell, and write what it says."""
 
 import argparse
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +9,8 @@ from rich.console import Console
 from data_prep.dataset.store import DatasetError, StructureDataset
 from data_prep.files.atomic import write_text
 from data_prep.files.command_line import EXIT_FAILED, program, run_command, say
+from data_prep.files.text import csv_text
 from data_prep.pages import curves_with_spread, render_page
-from evaluation.baselines import verdict
 from pipeline.comparison.command import checked_seeds, dataset_with_validation, open_comparison, train_all
 from pipeline.comparison.curve import (
     FEW,
@@ -24,7 +22,7 @@ from pipeline.comparison.curve import (
     curve_table,
     read_cell,
 )
-from pipeline.comparison.results import run_result, target_scores, write_csv
+from pipeline.comparison.results import write_csv
 from pipeline.comparison.variants import ComparisonError, Variant, parse_adapters
 from pipeline.config.command import make_console
 from pipeline.config.progress import duration
@@ -72,12 +70,7 @@ def learning_curve(arguments: argparse.Namespace, options: list[str]) -> int:
     if arguments.dry_run:
         return 0
 
-    def finish(variant: Variant) -> str:
-        variant.score_training_chains(dataset, arguments.train_chains, arguments.device)
-        words = verdict(target_scores(variant), variant.baselines())
-        return f"validation lDDT-Calpha {run_result(variant).val_lddt_ca:.4f}: {words}"
-
-    failed = train_all(variants, arguments.data, ["--device", arguments.device, *options], console, finish)
+    failed = train_all(variants, dataset, arguments, options, console)
     done = [variant for variant in variants if variant.is_done()]
     if not done:
         say("error: no run was trained to its end")
@@ -158,14 +151,12 @@ def _measured(config: RunConfig, device: str) -> float | str:
 
 def write_subsets(path: Path, dataset: StructureDataset, variants: Mapping[Variant, RunConfig]) -> None:
     """Write which chains each size and seed trains on."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("seed", "size", "chain", "cluster"))
+    rows: list[tuple[object, ...]] = []
     draws = {(variant.seed, variant.size): own_ids(dataset, config.data) for variant, config in variants.items()}
     for (seed, size), names in sorted(draws.items()):
         clusters = dataset.column("cluster", names)
-        writer.writerows((seed, size, name, cluster) for name, cluster in zip(names, clusters, strict=True))
-    write_text(path, text.getvalue())
+        rows += ((seed, size, name, cluster) for name, cluster in zip(names, clusters, strict=True))
+    write_text(path, csv_text(("seed", "size", "chain", "cluster"), rows))
 
 
 def write_curve(out: Path, curve: Curve, failed: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_prep.files.command_line import add_version_option
+from pipeline.config.command import add_resume_option
 
 
 def add_options(p: argparse.ArgumentParser, adapters: str) -> None:
@@ -12,12 +13,7 @@ def add_options(p: argparse.ArgumentParser, adapters: str) -> None:
     add_version_option(p)
     p.add_argument("--data", type=Path, required=True, help="dataset directory with a validation split")
     p.add_argument("--out", type=Path, required=True, help="directory to write")
-    p.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on if there is something in --out to go on with, which the command does without it too; the same "
-        "options again are fine, others are refused",
-    )
+    add_resume_option(p)
     p.add_argument(
         "--adapters",
         default=adapters,

@@ -1,16 +1,16 @@
 """What the variants of a comparison reached, and how sure that is."""
 
 import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.files.atomic import write_text
+from data_prep.files.text import csv_text
 from evaluation.baselines import Baseline, Standing, means_in_words, standing
 from evaluation.statistics import crossed_interval
 from pipeline.comparison.variants import TRAIN_SCORES, Variant
@@ -183,17 +183,14 @@ def difference_of(
 
 def write_csv(path: Path, kind: type, rows: Sequence[Any]) -> None:
     """A table of dataclasses."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        values = asdict(row).items()
-        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else _short(v) for k, v in values})
-    write_text(path, text.getvalue())
+    names = [field.name for field in fields(kind)]
+    write_text(path, csv_text(names, ([_cell(getattr(row, name)) for name in names] for row in rows)))
 
 
-def _short(value: object) -> object:
-    return f"{value:.6g}" if isinstance(value, float) else value
+def _cell(value: object) -> object:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def markdown_table(
@@ -219,7 +216,7 @@ def markdown_table(
         lines.append(
             f"| {adapter} | {alpha} | {rows[0].stem_parameters:,} | {rows[0].adapter_bytes:,} | {seconds:.3f} | "
             f"{memory:.0f} | {ended} | {train:.3f} | {np.mean(scores):.3f} ({spread}) | "
-            f"{_in_words(known.get((adapter, False)), 'reference')} | {_in_words(known.get((adapter, True)), '-')} |"
+            f"{in_words(known.get((adapter, False)), 'reference')} | {in_words(known.get((adapter, True)), '-')} |"
         )
     means = _of_helix(baselines)
     for name, value in () if means is None else ((HELIX, means.helix), (COPY, means.copy)):
@@ -228,7 +225,8 @@ def markdown_table(
     return "\n".join([*lines, "", _intervals_in_words(differences), *_baselines_in_words(baselines)]) + "\n"
 
 
-def _in_words(difference: PairedDifference | None, without: str) -> str:
+def in_words(difference: PairedDifference | None, without: str = "") -> str:
+    """Return the mean with its interval where there is one; ``without`` in place of no difference."""
     if difference is None:
         return without
     interval = "" if math.isnan(difference.low) else f" ({difference.low:+.3f} to {difference.high:+.3f})"

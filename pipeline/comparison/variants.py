@@ -1,7 +1,5 @@
 """Variants of a comparison: an adapter and a seed each, trained by the train command in a process of its own."""
 
-import csv
-import io
 import signal
 import subprocess
 import sys
@@ -15,6 +13,7 @@ from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json
 from data_prep.files.command_line import EXIT_INTERRUPTED
 from data_prep.files.errors import UserError
+from data_prep.files.text import csv_text
 from data_prep.files.workers import handled_by
 from evaluation.baselines import Baseline, read_baselines
 from pipeline.config.command import child_environment
@@ -162,11 +161,8 @@ class Variant:
         model, _ = load_run(self.path)
         names = own_ids(dataset, model.config.data)[:count]
         scores = validate(model.to(target), [dataset.load(name) for name in names], target)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("target", "length", "lddt_ca"))
-        writer.writerows((score.target, score.length, f"{score.lddt_ca:.9g}") for score in scores or ())
-        write_text(self.path / TRAIN_SCORES, text.getvalue())
+        rows = ((score.target, score.length, f"{score.lddt_ca:.9g}") for score in scores or ())
+        write_text(self.path / TRAIN_SCORES, csv_text(("target", "length", "lddt_ca"), rows))
 
     def adapter_bytes(self) -> int:
         """Size of the adapter alone on disk; 0 without one."""

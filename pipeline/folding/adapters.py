@@ -43,8 +43,8 @@ def attach_to_stem(esm: nn.Module, config: AdapterConfig, seed: int) -> None:
         # Table 6 was found with the official codes' initial factors.
         config = replace(config, settings={"init": "official", **config.settings})
     settings = adapter_settings(config, seed=seed, alpha=adapter_alpha(config))
-    if settings is not None:
-        _attach(esm, settings, "adapter")
+    assert settings is not None  # none and full are not for this function
+    _attach(esm, settings, "adapter")
 
 
 def attention_of_trunk(trunk: FoldingTrunk, transitions: bool = False) -> dict[str, nn.ModuleDict]:

@@ -81,11 +81,7 @@ def stage_parser(stage: str, description: str, examples: str) -> CommandParser:
         f"pipeline.{stage}", description, common=COMMON, examples=examples, details=details, allow_abbrev=False
     )
     names = bundled_names("pipeline.lm", "presets", ".toml")
-    presets = [
-        name
-        for name in names
-        if tomllib.loads(bundled_text("pipeline.lm", "presets", f"{name}.toml"))["stage"] == stage
-    ]
+    presets = [name for name in names if stage_of_preset(name) == stage]
     p.add_argument("--out", type=Path, help="directory to write (default: runs/, named for stage, task, method, rank)")
     p.add_argument(
         "--resume",
@@ -99,6 +95,11 @@ def stage_parser(stage: str, description: str, examples: str) -> CommandParser:
     renamed_option(p, "--seed", "--seeds")
     p.add_argument("--export-lora", action="store_true", help="also write the adapter as plain PEFT LoRA, to RUN/lora")
     return p
+
+
+def stage_of_preset(name: str) -> str:
+    """``nlu``, ``sft`` or ``dpo``, of a preset that comes with the package."""
+    return tomllib.loads(bundled_text("pipeline.lm", "presets", f"{name}.toml"))["stage"]
 
 
 def add_field_options(p: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:

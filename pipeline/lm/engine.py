@@ -24,7 +24,7 @@ from pipeline.config.layers import config_file_text, to_toml
 from pipeline.config.progress import ProgressOfSteps, interruptible
 from pipeline.config.schema import ConfigError
 from pipeline.lm.errors import InputError, StageFailed
-from pipeline.lm.results import csv_text
+from pipeline.lm.results import rows_as_csv
 from pipeline.lm.run import LanguageRun, first_difference, newest_whole, seal
 from pipeline.lm.settings import StageConfig, TrainingSettings
 
@@ -201,7 +201,7 @@ def write_tables(run: LanguageRun, history: Sequence[dict[str, Any]]) -> None:
     losses = [{key: row[key] for key in row if key not in NOT_RESUMED} for row in history if "loss" in row]
     for file, rows in ((run.metrics_file, losses), (run.evaluations_file, evaluations(history))):
         # Checkpoints keep the history with sorted keys, so the order of the columns must not come from it.
-        write_text(file, csv_text(rows, first=(*FIRST, *sorted({key for row in rows for key in row}))))
+        write_text(file, rows_as_csv(rows, first=(*FIRST, *sorted({key for row in rows for key in row}))))
 
 
 def best_row(rows: Sequence[dict[str, Any]], metric: str, greater: bool) -> dict[str, Any]:

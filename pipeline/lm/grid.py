@@ -17,7 +17,7 @@ from pipeline.config.bundled import bundled_names, bundled_text
 from pipeline.config.layers import file_layer, resolve
 from pipeline.config.schema import ConfigError, Strict
 from pipeline.lm.glue import find_task, task_key
-from pipeline.lm.results import csv_text, markdown, result_row, spread
+from pipeline.lm.results import markdown, result_row, rows_as_csv, spread
 from pipeline.lm.settings import STAGES, StageConfig
 
 Row = dict[str, Any]
@@ -232,7 +232,7 @@ def plot(rows: Sequence[Row], kind: str, file: Path) -> None:
 def write_comparison(folder: Path, rows: Sequence[Row], title: str, *, plots: bool) -> list[str]:
     """Write ``cells.csv``, ``table.md`` and perhaps the plots; returns the names of the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "cells.csv", csv_text(rows))
+    write_text(folder / "cells.csv", rows_as_csv(rows))
     names = ["cells.csv"]
     if any(row["status"] == "done" for row in rows):
         text = f"# {title}\n\n"

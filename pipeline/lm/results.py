@@ -1,7 +1,5 @@
 """What a reader sees of runs: CSV and Markdown tables, the table of the seeds of one setting, the model card."""
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from data_prep.files.atomic import write_text
 from data_prep.files.command_line import program
+from data_prep.files.text import csv_text
 from pipeline.config.bundled import bundled_text
 from pipeline.config.layers import to_toml
 from pipeline.lm.settings import WITHOUT_ADAPTER, StageConfig
@@ -19,14 +18,10 @@ from pipeline.lm.settings import WITHOUT_ADAPTER, StageConfig
 TITLES = {"nlu": "text classification", "sft": "instruction tuning", "dpo": "preference optimisation"}
 
 
-def csv_text(rows: Sequence[dict[str, Any]], first: Sequence[str] = ()) -> str:
+def rows_as_csv(rows: Sequence[dict[str, Any]], first: Sequence[str] = ()) -> str:
     """Rows as CSV, the columns ``first`` before the others in the order of their first appearance."""
     names = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return csv_text(names, ([row.get(name, "") for name in names] for row in rows))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -66,7 +61,7 @@ def write_seed_tables(folder: Path, results: Sequence[dict[str, Any]]) -> str:
         }
         for result in results
     ]  # fmt: skip
-    write_text(folder / "results.csv", csv_text(rows))
+    write_text(folder / "results.csv", rows_as_csv(rows))
     metric = results[0]["metric"]
     best, last = ([row[kind] for row in rows] for kind in ("best", "last"))
     table = markdown(

@@ -222,11 +222,6 @@ def _preset(name: str) -> dict[str, Any]:
     return tomllib.loads(bundled_text("pipeline.lm", "presets", f"{name}.toml"))
 
 
-def stage_of_preset(name: str) -> str:
-    """``nlu``, ``sft`` or ``dpo``. Raises ConfigError."""
-    return _preset(name)["stage"]
-
-
 def preset_layer(name: str, stage: str, task: str = "") -> dict[str, Any]:
     """The values that a preset sets for a stage.
 

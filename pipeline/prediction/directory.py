@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from data_prep.files.atomic import write_text
 from data_prep.files.bounded_reading import read_json, read_table
+from data_prep.files.journal import differing
 from data_prep.files.lock import is_open, lock
 from pipeline.prediction.files import ERROR_SUFFIX, RELAXED
 from pipeline.prediction.rows import COLUMNS, PredictionRow
@@ -207,8 +208,7 @@ class PredictionDirectory:
             old = document["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self._settings}: cannot be read ({error}): {WAYS_OUT}") from error
-        names = sorted(name for name in old.keys() | settings.keys() if old.get(name) != settings.get(name))
-        changed = {name: (old.get(name), settings.get(name)) for name in names}
+        changed = {name: (old.get(name), settings.get(name)) for name in differing(old, settings)}
         described = document.get("description"), about.get("description")
         if "model" in changed and described[0] != described[1]:  # else two hashes say that the weights differ
             changed["model"] = described

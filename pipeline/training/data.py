@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -265,8 +265,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})  # type: ignore[arg-type]
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "ids"}
+        return replace(self, **moved)
 
     def save(self, path: Path) -> None:
         """Write all of it as safetensors, the ids in the metadata."""

@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.config.layers import dotted_layer, resolve
 from pipeline.config.schema import ConfigError
-from pipeline.lm.command import chosen_seeds, configuration, default_out, seed_numbers, stage_parser
+from pipeline.lm.command import chosen_seeds, configuration, default_out, seed_numbers, stage_of_preset, stage_parser
 from pipeline.lm.grid import grid_names, read_grid
-from pipeline.lm.settings import STAGES, NluConfig, SftConfig, preset_layer, preset_names, stage_of_preset
+from pipeline.lm.settings import STAGES, NluConfig, SftConfig, preset_layer, preset_names
 
 TABLE_3 = {
     "roberta-base": {

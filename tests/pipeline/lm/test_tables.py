@@ -1,7 +1,7 @@
 """Tables of results."""
 
 from pipeline.lm.grid import score_table, write_comparison
-from pipeline.lm.results import csv_text, markdown, spread
+from pipeline.lm.results import markdown, rows_as_csv, spread
 
 
 def row(task, method, rank, seed, parameters, best, last):
@@ -24,7 +24,7 @@ def test_small_pieces():
     assert spread([0.5, 0.7]) == "0.600 ± 0.141"
     assert spread([0.5]) == "0.500"
     assert markdown(("a", "b"), [(1, "x")]) == "| a | b |\n| --- | --- |\n| 1 | x |\n"
-    assert csv_text([{"b": 1}, {"a": 2, "b": 3}], first=("a",)) == "a,b\n,1\n2,3\n"
+    assert rows_as_csv([{"b": 1}, {"a": 2, "b": 3}], first=("a",)) == "a,b\n,1\n2,3\n"
 
 
 def test_table_1s_shape_with_gaps():
